@@ -1,0 +1,6 @@
+//! The compiler behind `agent-fw`: words to rules, rules to a policy, a policy to the kernel.
+
+pub mod nft;
+pub mod policy;
+pub mod rule;
+pub mod source;

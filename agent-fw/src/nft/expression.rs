@@ -1,0 +1,137 @@
+//! The instructions of the kernel's nf_tables machine, as far as agent-fw uses them.
+//!
+//! Every value goes through register 1; the verdict has its own.
+
+use std::fmt;
+
+/// One instruction.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Expression {
+    /// Loads a fact about the packet into the register.
+    Meta(MetaKey),
+    /// Loads bytes of the packet into the register.
+    Payload(Payload),
+    /// Ends the rule unless the register equals this.
+    CompareEqual(Vec<u8>),
+    /// Ends the rule unless the register is in the set.
+    Lookup {
+        /// The set.
+        set: String,
+    },
+    /// Adds the packet to the counter that the map has for the register; ends the rule if none.
+    CountByMap {
+        /// The map.
+        map: String,
+    },
+    /// Adds the packet to a counter.
+    Count {
+        /// The counter.
+        counter: String,
+    },
+    /// Loads the type of the packet's destination address into the register.
+    FibDestinationType,
+    /// Ends the rule when packets come faster than this.
+    Limit {
+        /// Packets a second.
+        rate: u64,
+        /// How many may come at once.
+        burst: u32,
+    },
+    /// Writes the packet's headers to the kernel's log.
+    Log {
+        /// What the line begins with.
+        prefix: String,
+        /// The level, as of syslog.
+        level: u32,
+    },
+    /// Ends the base chain: the packet goes on to the next.
+    Accept,
+    /// Ends the packet.
+    Drop,
+    /// Goes on in another chain, and comes back if that one does not decide.
+    Jump {
+        /// The chain.
+        chain: String,
+    },
+}
+
+/// A fact about a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MetaKey {
+    /// The index of the interface that it came in through.
+    InputInterface,
+    /// The type of that interface's hardware.
+    InputInterfaceType,
+    /// The network protocol's family.
+    NetworkProtocol,
+    /// The transport protocol's number.
+    TransportProtocol,
+}
+
+/// A part of a packet's headers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Payload {
+    /// The header.
+    pub base: PayloadBase,
+    /// The offset in it, in bytes.
+    pub offset: u32,
+    /// The length, in bytes.
+    pub length: u32,
+}
+
+/// A header of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PayloadBase {
+    /// Ethernet.
+    Link,
+    /// IP.
+    Network,
+    /// TCP.
+    Transport,
+}
+
+impl fmt::Display for Expression {
+    /// Writes the instruction as `nft --debug=netlink` does.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Meta(key) => write!(f, "meta load {key}"),
+            Self::Payload(Payload { base, offset, length }) => {
+                write!(f, "payload load {length}b @ {base} header + {offset}")
+            }
+            Self::CompareEqual(data) => {
+                write!(f, "cmp eq 0x")?;
+                data.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+            Self::Lookup { set } => write!(f, "lookup set {set}"),
+            Self::CountByMap { map } => write!(f, "objref set {map}"),
+            Self::Count { counter } => write!(f, "objref counter {counter}"),
+            Self::FibDestinationType => write!(f, "fib daddr type"),
+            Self::Limit { rate, burst } => write!(f, "limit {rate}/second burst {burst}"),
+            Self::Log { prefix, level } => write!(f, "log prefix \"{prefix}\" level {level}"),
+            Self::Accept => write!(f, "accept"),
+            Self::Drop => write!(f, "drop"),
+            Self::Jump { chain } => write!(f, "jump {chain}"),
+        }
+    }
+}
+
+impl fmt::Display for MetaKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::InputInterface => "iif",
+            Self::InputInterfaceType => "iiftype",
+            Self::NetworkProtocol => "nfproto",
+            Self::TransportProtocol => "l4proto",
+        })
+    }
+}
+
+impl fmt::Display for PayloadBase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Link => "link",
+            Self::Network => "network",
+            Self::Transport => "transport",
+        })
+    }
+}

@@ -1,0 +1,158 @@
+//! An nftables table as a value: counters, sets with their elements, chains with their rules.
+//!
+//! [`Table`] is generic over what a rule is: statements, as a person reads them, in a
+//! [`Ruleset`](super::Ruleset); expressions, as the kernel keeps them, in an [`Image`].
+
+use super::expression::Expression;
+use crate::policy::{LabelIndex, MacAddr, Port, Range};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// A table of the family `inet`, named [`TABLE`](super::TABLE).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Table<R> {
+    /// The table's comment.
+    pub comment: String,
+    /// Its named counters.
+    pub counters: Vec<Counter>,
+    /// Its named sets and maps.
+    pub sets: Vec<Set>,
+    /// Its chains.
+    pub chains: Vec<Chain<R>>,
+}
+
+/// A table in the kernel's terms: what is sent to it and what is read back.
+pub type Image = Table<Vec<Expression>>;
+
+impl<R> Table<R> {
+    /// The table with each rule made into something else.
+    pub fn map_rules<S>(self, mut rule: impl FnMut(R) -> S) -> Table<S> {
+        let chains = self
+            .chains
+            .into_iter()
+            .map(|Chain { name, base, rules }| Chain {
+                name,
+                base,
+                rules: rules.into_iter().map(&mut rule).collect(),
+            })
+            .collect();
+        Table { comment: self.comment, counters: self.counters, sets: self.sets, chains }
+    }
+
+    /// The counter of this name.
+    pub fn counter(&self, name: &str) -> Option<&Counter> {
+        self.counters.iter().find(|counter| counter.name == name)
+    }
+}
+
+/// A named counter.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Counter {
+    /// Its name.
+    pub name: String,
+    /// What it counts, in words.
+    pub comment: String,
+    /// What it has counted.
+    pub count: Count,
+}
+
+/// Packets and their bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, serde::Serialize)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, from the IP header on.
+    pub bytes: u64,
+}
+
+impl std::ops::Add for Count {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            packets: self.packets.saturating_add(other.packets),
+            bytes: self.bytes.saturating_add(other.bytes),
+        }
+    }
+}
+
+/// A named set of intervals; a map to counters when its elements have some.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Set {
+    /// Its name.
+    pub name: String,
+    /// What it holds.
+    pub elements: Elements,
+}
+
+/// The elements of a set, by the type of its key: sorted, disjoint ranges.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Elements {
+    /// IPv4 addresses, each range with the counter that it leads to.
+    V4(Vec<(Range<Ipv4Addr>, LabelIndex)>),
+    /// IPv6 addresses, each range with the counter that it leads to.
+    V6(Vec<(Range<Ipv6Addr>, LabelIndex)>),
+    /// MAC addresses.
+    Mac(Vec<Range<MacAddr>>),
+    /// TCP ports.
+    Port(Vec<Range<Port>>),
+}
+
+impl Elements {
+    /// How many ranges there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::V4(elements) => elements.len(),
+            Self::V6(elements) => elements.len(),
+            Self::Mac(elements) => elements.len(),
+            Self::Port(elements) => elements.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether the elements lead to counters.
+    pub fn is_map(&self) -> bool {
+        matches!(self, Self::V4(_) | Self::V6(_))
+    }
+}
+
+/// A chain.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Chain<R> {
+    /// Its name.
+    pub name: String,
+    /// Where it hangs in the kernel's path of a packet, if it does; its policy is accept.
+    pub base: Option<BaseChain>,
+    /// Its rules, in order.
+    pub rules: Vec<R>,
+}
+
+/// What makes a chain a base chain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BaseChain {
+    /// The hook.
+    pub hook: Hook,
+    /// The priority: lower runs earlier.
+    pub priority: i32,
+}
+
+/// A point in the kernel's path of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hook {
+    /// Before routing: every packet that comes in.
+    Prerouting,
+    /// After routing: packets to this host, with the port that they really go to.
+    Input,
+}
+
+impl std::fmt::Display for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Prerouting => "prerouting",
+            Self::Input => "input",
+        })
+    }
+}

@@ -1,0 +1,312 @@
+//! Sources: what `--allow-from` and `--allow-mac` say, and which addresses that means.
+
+mod item;
+mod list;
+mod region;
+
+pub use item::{Fault, Item, ItemError, parse as parse_item};
+pub use list::{
+    AddressList, HostBits, LineError, ListError, ListFile, parse_addresses, parse_macs,
+};
+pub use region::{Catalogue, OBSOLETE, OVERRIDES, Region, UnknownRegion};
+
+use crate::policy::{AddressSet, Label, MacAddr, Range, RangeSet};
+use anyhow::Context as _;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// One `--allow-from`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// Any address.
+    Any,
+    /// `region:NAME`.
+    Region(String),
+    /// `file:PATH` or `file:-`.
+    File(ListFile),
+    /// An address, prefix or range, as it was written.
+    Item {
+        /// The addresses.
+        item: Item,
+        /// The text.
+        written: String,
+    },
+}
+
+/// Why the text of an `--allow-from` is no source.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SourceError {
+    /// `region:` or `file:` with nothing behind it.
+    #[error("expected {expected} after `{prefix}`")]
+    Empty {
+        /// `region:` or `file:`.
+        prefix: &'static str,
+        /// What should be there.
+        expected: &'static str,
+    },
+    /// Neither a keyword nor an item.
+    #[error("column {column}: {fault}, `any`, `region:NAME` or `file:PATH`")]
+    Item {
+        /// Where, in characters counted from 1.
+        column: usize,
+        /// What is wrong.
+        fault: Fault,
+    },
+}
+
+impl FromStr for Source {
+    type Err = SourceError;
+
+    fn from_str(text: &str) -> Result<Self, SourceError> {
+        if text == "any" {
+            return Ok(Self::Any);
+        }
+        if let Some(name) = text.strip_prefix("region:") {
+            let expected = "a region's name, such as us-1,";
+            return match name {
+                "" => Err(SourceError::Empty { prefix: "region:", expected }),
+                name => Ok(Self::Region(name.to_owned())),
+            };
+        }
+        if let Some(file) = text.strip_prefix("file:") {
+            return parse_file(file).map(Self::File);
+        }
+        let item = item::parse(text).map_err(|error| {
+            let before = &text[..text.floor_char_boundary(error.offset)];
+            SourceError::Item { column: 1 + before.chars().count(), fault: error.fault }
+        })?;
+        Ok(Self::Item { item, written: text.to_owned() })
+    }
+}
+
+fn parse_file(path: &str) -> Result<ListFile, SourceError> {
+    match path {
+        "" => Err(SourceError::Empty { prefix: "file:", expected: "a path, or `-`," }),
+        "-" => Ok(ListFile::StandardInput),
+        path => Ok(ListFile::Path(PathBuf::from(path))),
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("any"),
+            Self::Region(name) => write!(f, "region:{name}"),
+            Self::File(ListFile::StandardInput) => f.write_str("file:-"),
+            Self::File(ListFile::Path(path)) => write!(f, "file:{}", path.display()),
+            Self::Item { written, .. } => f.write_str(written),
+        }
+    }
+}
+
+/// One `--allow-mac`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MacSource {
+    /// A MAC address.
+    Mac(MacAddr),
+    /// `file:PATH` or `file:-`.
+    File(ListFile),
+}
+
+impl FromStr for MacSource {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        match text.strip_prefix("file:") {
+            Some(file) => Ok(Self::File(parse_file(file)?)),
+            None => Ok(Self::Mac(text.parse()?)),
+        }
+    }
+}
+
+impl fmt::Display for MacSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mac(mac) => mac.fmt(f),
+            Self::File(ListFile::StandardInput) => f.write_str("file:-"),
+            Self::File(ListFile::Path(path)) => write!(f, "file:{}", path.display()),
+        }
+    }
+}
+
+/// Something that the user should know, though it does not stand in the way.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// Prefixes had bits set beyond their length.
+    HostBits {
+        /// The source.
+        source: String,
+        /// Which.
+        host_bits: HostBits,
+    },
+    /// A list has no items.
+    EmptyList {
+        /// The list.
+        list: String,
+    },
+    /// The vendor's block of before 2019 is admitted.
+    Obsolete {
+        /// The source.
+        source: String,
+    },
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HostBits { source, host_bits } if host_bits.line == 0 => {
+                write!(f, "{source}: the host bits were masked off: {}", host_bits.meant)
+            }
+            Self::HostBits { source, host_bits } => {
+                let HostBits { count, line, written, meant } = host_bits;
+                write!(f, "{source}: the host bits of {count} prefixes were masked off,")?;
+                write!(f, "\nthe first on line {line}: {written} means {meant}")
+            }
+            Self::EmptyList { list } => write!(f, "{list}: the list is empty and admits nobody"),
+            Self::Obsolete { source } => write!(
+                f,
+                "{source} admits {OBSOLETE}, the block of \"Deep Security\n\
+                 as a Service\" until about 2019. It is obsolete: no region uses it now,\n\
+                 somebody else may. Name the region instead (`region:NAME`)."
+            ),
+        }
+    }
+}
+
+/// What sources mean: addresses by label, and what to tell the user.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Resolved {
+    /// The addresses that each source admits.
+    pub addresses: Vec<(Label, AddressSet)>,
+    /// What the user should know.
+    pub notices: Vec<Notice>,
+}
+
+/// Looks up regions and reads lists. Files are read here and nowhere else.
+pub fn resolve(sources: &[Source], catalogue: &Catalogue) -> anyhow::Result<Resolved> {
+    let mut resolved = Resolved::default();
+    for source in sources {
+        let (label, addresses) = match source {
+            Source::Any => (Label::Any, AddressSet::all()),
+            Source::Region(name) => {
+                (Label::Region(name.clone()), catalogue.get(name)?.addresses())
+            }
+            Source::File(file) => resolve_file(source, file, &mut resolved.notices)?,
+            Source::Item { item, written } => {
+                if item.host_bits {
+                    let meant = item.range.to_string();
+                    let host_bits = HostBits { count: 1, line: 0, written: written.clone(), meant };
+                    resolved.notices.push(Notice::HostBits { source: written.clone(), host_bits });
+                }
+                (Label::Address, [item.range].into_iter().collect())
+            }
+        };
+        if *source != Source::Any && admits_obsolete(&addresses) {
+            resolved.notices.push(Notice::Obsolete { source: source.to_string() });
+        }
+        resolved.addresses.push((label, addresses));
+    }
+    Ok(resolved)
+}
+
+fn resolve_file(
+    source: &Source,
+    file: &ListFile,
+    notices: &mut Vec<Notice>,
+) -> anyhow::Result<(Label, AddressSet)> {
+    let text = file.read().with_context(|| format!("--allow-from {source}"))?;
+    let list = parse_addresses(&file.to_string(), &text)?;
+    // A list of a million lines is tens of megabytes; it is not needed any more.
+    drop(text);
+    if let Some(host_bits) = list.host_bits {
+        notices.push(Notice::HostBits { source: file.to_string(), host_bits });
+    }
+    if list.v4.is_empty() && list.v6.is_empty() {
+        notices.push(Notice::EmptyList { list: file.to_string() });
+    }
+    let addresses =
+        AddressSet { v4: list.v4.into_iter().collect(), v6: list.v6.into_iter().collect() };
+    let path = match file {
+        ListFile::Path(path) => path.clone(),
+        ListFile::StandardInput => PathBuf::from("-"),
+    };
+    Ok((Label::File(path), addresses))
+}
+
+/// Reads the MAC addresses that these sources name.
+pub fn resolve_macs(sources: &[MacSource]) -> anyhow::Result<(RangeSet<MacAddr>, Vec<Notice>)> {
+    let mut macs = RangeSet::default();
+    let mut notices = Vec::new();
+    for source in sources {
+        let named = match source {
+            MacSource::Mac(mac) => Range::single(*mac).into(),
+            MacSource::File(file) => {
+                let text = file.read().with_context(|| format!("--allow-mac {source}"))?;
+                parse_macs(&file.to_string(), &text)?
+            }
+        };
+        if named.is_empty() {
+            notices.push(Notice::EmptyList { list: source.to_string() });
+        }
+        macs = macs.union(&named);
+    }
+    Ok((macs, notices))
+}
+
+fn admits_obsolete(addresses: &AddressSet) -> bool {
+    let Ok(Item { range: crate::policy::AddressRange::V4(block), .. }) = item::parse(OBSOLETE)
+    else {
+        return false;
+    };
+    !addresses.v4.intersection(&block.into()).is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_read_and_printed_as_they_were_written() {
+        for text in [
+            "any", "region:us-1", "file:/etc/offices.list", "file:-", "192.0.2.1", "192.0.2.0/24",
+            "192.168.0/24", "192.0.2.0/255.255.255.0", "192.0.2.1-192.0.2.9", "2001:db8::/32",
+        ] {
+            assert_eq!(text.parse::<Source>().expect(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_text_that_is_no_source_is_answered_with_what_was_expected_and_where() {
+        for (text, expected) in [
+            ("region:", "expected a region's name, such as us-1, after `region:`"),
+            ("file:", "expected a path, or `-`, after `file:`"),
+            ("192.0.2.0/40", "column 11: expected a prefix length from 0 to 32"),
+            ("Any", "column 1: expected an IPv4 or IPv6 address, prefix or range, `any`"),
+        ] {
+            let error = text.parse::<Source>().expect_err(text).to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_obsolete_block_is_met_with_a_warning_also_inside_a_wider_prefix() {
+        let catalogue = Catalogue::published().expect("valid");
+        for (text, warned) in
+            [("54.221.196.0/24", true), ("54.221.0.0/16", true), ("54.221.197.1", false), ("any", false)]
+        {
+            let source = text.parse().expect("a source");
+            let notices = resolve(&[source], &catalogue).expect("resolved").notices;
+            assert_eq!(!notices.is_empty(), warned, "{text}: {notices:?}");
+        }
+    }
+
+    #[test]
+    fn masked_host_bits_are_said() {
+        let catalogue = Catalogue::published().expect("valid");
+        let source = "192.168.2.77/24".parse().expect("a source");
+        let notices = resolve(&[source], &catalogue).expect("resolved").notices;
+        let said: Vec<_> = notices.iter().map(ToString::to_string).collect();
+        assert_eq!(said, ["192.168.2.77/24: the host bits were masked off: 192.168.2.0/24"]);
+    }
+}
