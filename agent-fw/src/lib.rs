@@ -1,5 +1,8 @@
 //! The compiler behind `agent-fw`: words to rules, rules to a policy, a policy to the kernel.
 
+pub mod command;
+pub mod configuration;
+pub mod host;
 pub mod nft;
 pub mod policy;
 pub mod rule;

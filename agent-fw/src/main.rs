@@ -1,1 +1,9 @@
-fn main(){}
+//! The command `agent-fw`.
+
+use agent_fw::command::{Arguments, run};
+use clap::Parser as _;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    run(Arguments::parse())
+}

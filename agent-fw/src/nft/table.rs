@@ -38,6 +38,15 @@ impl<R> Table<R> {
         Table { comment: self.comment, counters: self.counters, sets: self.sets, chains }
     }
 
+    /// Lets counters go on from where those of the same name in `before` are.
+    pub fn carry_counts<S>(&mut self, before: &Table<S>) {
+        for counter in &mut self.counters {
+            if let Some(known) = before.counter(&counter.name) {
+                counter.count = known.count;
+            }
+        }
+    }
+
     /// The counter of this name.
     pub fn counter(&self, name: &str) -> Option<&Counter> {
         self.counters.iter().find(|counter| counter.name == name)

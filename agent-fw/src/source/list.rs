@@ -3,6 +3,8 @@
 use super::item::{self, Item};
 use crate::policy::{AddressRange, MacAddr, Range, RangeSet};
 use anyhow::{Context as _, bail};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -30,7 +32,45 @@ impl fmt::Display for ListFile {
     }
 }
 
+/// Where the texts of lists are found: on disk, or kept here because the disk does not have them
+/// yet.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Lists {
+    kept: BTreeMap<PathBuf, String>,
+}
+
+impl Lists {
+    /// The text of a list.
+    pub fn read(&self, file: &ListFile) -> anyhow::Result<Cow<'_, str>> {
+        match file {
+            ListFile::Path(path) if self.kept.contains_key(path) => {
+                Ok(Cow::Borrowed(&self.kept[path]))
+            }
+            file => file.read().map(Cow::Owned),
+        }
+    }
+
+    /// Keeps a text that is to be found under `path`.
+    pub fn keep(&mut self, path: PathBuf, text: String) {
+        self.kept.insert(path, text);
+    }
+
+    /// The kept texts.
+    pub fn kept(&self) -> impl Iterator<Item = (&Path, &str)> {
+        self.kept.iter().map(|(path, text)| (path.as_path(), text.as_str()))
+    }
+}
+
 impl ListFile {
+    /// Whether the list can be read again at the next boot: a file can, a pipe cannot.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::StandardInput => false,
+            // What is wrong with a path is said when it is read.
+            Self::Path(path) => path.metadata().map_or(true, |metadata| metadata.is_file()),
+        }
+    }
+
     /// Reads the whole list as text.
     pub fn read(&self) -> anyhow::Result<String> {
         let bytes = match self {

@@ -6,18 +6,21 @@ mod region;
 
 pub use item::{Fault, Item, ItemError, parse as parse_item};
 pub use list::{
-    AddressList, HostBits, LineError, ListError, ListFile, parse_addresses, parse_macs,
+    AddressList, HostBits, LineError, ListError, ListFile, Lists, parse_addresses, parse_macs,
 };
 pub use region::{Catalogue, OBSOLETE, OVERRIDES, Region, UnknownRegion};
+pub(crate) use region::located;
 
-use crate::policy::{AddressSet, Label, MacAddr, Range, RangeSet};
+use crate::policy::{AddressSet, Label, MacAddr, MacAddrError, Range, RangeSet};
 use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 /// One `--allow-from`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Source {
     /// Any address.
     Any,
@@ -32,6 +35,18 @@ pub enum Source {
         /// The text.
         written: String,
     },
+}
+
+impl Source {
+    /// The list that it names, if it names one.
+    pub fn list(&self) -> Option<&ListFile> {
+        if let Self::File(list) = self { Some(list) } else { None }
+    }
+
+    /// The list that it names, if it names one.
+    pub fn list_mut(&mut self) -> Option<&mut ListFile> {
+        if let Self::File(list) = self { Some(list) } else { None }
+    }
 }
 
 /// Why the text of an `--allow-from` is no source.
@@ -100,8 +115,23 @@ impl fmt::Display for Source {
     }
 }
 
+impl TryFrom<String> for Source {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map_err(|error| format!("`{text}`: {error}"))
+    }
+}
+
+impl From<Source> for String {
+    fn from(source: Source) -> Self {
+        source.to_string()
+    }
+}
+
 /// One `--allow-mac`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum MacSource {
     /// A MAC address.
     Mac(MacAddr),
@@ -109,10 +139,33 @@ pub enum MacSource {
     File(ListFile),
 }
 
-impl FromStr for MacSource {
-    type Err = anyhow::Error;
+impl MacSource {
+    /// The list that it names, if it names one.
+    pub fn list(&self) -> Option<&ListFile> {
+        if let Self::File(list) = self { Some(list) } else { None }
+    }
 
-    fn from_str(text: &str) -> anyhow::Result<Self> {
+    /// The list that it names, if it names one.
+    pub fn list_mut(&mut self) -> Option<&mut ListFile> {
+        if let Self::File(list) = self { Some(list) } else { None }
+    }
+}
+
+/// Why the text of an `--allow-mac` is no source.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum MacSourceError {
+    /// Not a MAC address.
+    #[error("{0}, or `file:PATH`")]
+    Mac(#[from] MacAddrError),
+    /// `file:` with nothing behind it.
+    #[error(transparent)]
+    File(#[from] SourceError),
+}
+
+impl FromStr for MacSource {
+    type Err = MacSourceError;
+
+    fn from_str(text: &str) -> Result<Self, MacSourceError> {
         match text.strip_prefix("file:") {
             Some(file) => Ok(Self::File(parse_file(file)?)),
             None => Ok(Self::Mac(text.parse()?)),
@@ -127,6 +180,20 @@ impl fmt::Display for MacSource {
             Self::File(ListFile::StandardInput) => f.write_str("file:-"),
             Self::File(ListFile::Path(path)) => write!(f, "file:{}", path.display()),
         }
+    }
+}
+
+impl TryFrom<String> for MacSource {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map_err(|error| format!("`{text}`: {error}"))
+    }
+}
+
+impl From<MacSource> for String {
+    fn from(source: MacSource) -> Self {
+        source.to_string()
     }
 }
 
@@ -184,7 +251,11 @@ pub struct Resolved {
 }
 
 /// Looks up regions and reads lists. Files are read here and nowhere else.
-pub fn resolve(sources: &[Source], catalogue: &Catalogue) -> anyhow::Result<Resolved> {
+pub fn resolve(
+    sources: &[Source],
+    catalogue: &Catalogue,
+    lists: &Lists,
+) -> anyhow::Result<Resolved> {
     let mut resolved = Resolved::default();
     for source in sources {
         let (label, addresses) = match source {
@@ -192,7 +263,7 @@ pub fn resolve(sources: &[Source], catalogue: &Catalogue) -> anyhow::Result<Reso
             Source::Region(name) => {
                 (Label::Region(name.clone()), catalogue.get(name)?.addresses())
             }
-            Source::File(file) => resolve_file(source, file, &mut resolved.notices)?,
+            Source::File(file) => resolve_file(source, file, lists, &mut resolved.notices)?,
             Source::Item { item, written } => {
                 if item.host_bits {
                     let meant = item.range.to_string();
@@ -213,9 +284,10 @@ pub fn resolve(sources: &[Source], catalogue: &Catalogue) -> anyhow::Result<Reso
 fn resolve_file(
     source: &Source,
     file: &ListFile,
+    lists: &Lists,
     notices: &mut Vec<Notice>,
 ) -> anyhow::Result<(Label, AddressSet)> {
-    let text = file.read().with_context(|| format!("--allow-from {source}"))?;
+    let text = lists.read(file).with_context(|| format!("--allow-from {source}"))?;
     let list = parse_addresses(&file.to_string(), &text)?;
     // A list of a million lines is tens of megabytes; it is not needed any more.
     drop(text);
@@ -235,14 +307,17 @@ fn resolve_file(
 }
 
 /// Reads the MAC addresses that these sources name.
-pub fn resolve_macs(sources: &[MacSource]) -> anyhow::Result<(RangeSet<MacAddr>, Vec<Notice>)> {
+pub fn resolve_macs(
+    sources: &[MacSource],
+    lists: &Lists,
+) -> anyhow::Result<(RangeSet<MacAddr>, Vec<Notice>)> {
     let mut macs = RangeSet::default();
     let mut notices = Vec::new();
     for source in sources {
         let named = match source {
             MacSource::Mac(mac) => Range::single(*mac).into(),
             MacSource::File(file) => {
-                let text = file.read().with_context(|| format!("--allow-mac {source}"))?;
+                let text = lists.read(file).with_context(|| format!("--allow-mac {source}"))?;
                 parse_macs(&file.to_string(), &text)?
             }
         };
@@ -296,7 +371,7 @@ mod tests {
             [("54.221.196.0/24", true), ("54.221.0.0/16", true), ("54.221.197.1", false), ("any", false)]
         {
             let source = text.parse().expect("a source");
-            let notices = resolve(&[source], &catalogue).expect("resolved").notices;
+            let notices = resolve(&[source], &catalogue, &Lists::default()).expect("resolved").notices;
             assert_eq!(!notices.is_empty(), warned, "{text}: {notices:?}");
         }
     }
@@ -305,7 +380,7 @@ mod tests {
     fn masked_host_bits_are_said() {
         let catalogue = Catalogue::published().expect("valid");
         let source = "192.168.2.77/24".parse().expect("a source");
-        let notices = resolve(&[source], &catalogue).expect("resolved").notices;
+        let notices = resolve(&[source], &catalogue, &Lists::default()).expect("resolved").notices;
         let said: Vec<_> = notices.iter().map(ToString::to_string).collect();
         assert_eq!(said, ["192.168.2.77/24: the host bits were masked off: 192.168.2.0/24"]);
     }

@@ -127,7 +127,8 @@ fn parse(file: &str, text: &str) -> anyhow::Result<BTreeMap<String, Region>> {
     Ok(regions)
 }
 
-fn located(file: &str, text: &str, error: &toml::de::Error) -> anyhow::Error {
+/// An error of a TOML file with its place in it.
+pub(crate) fn located(file: &str, text: &str, error: &toml::de::Error) -> anyhow::Error {
     let start = error.span().map_or(0, |span| span.start.min(text.len()));
     let before = &text[..text.floor_char_boundary(start)];
     let line = 1 + before.matches('\n').count();

@@ -1,0 +1,102 @@
+//! `agent-fw compile`: the ruleset for a reviewer, without root and without a kernel.
+
+use super::outcome::{Outcome, Result};
+use super::report;
+use super::words::{Words, compile};
+use crate::configuration::{Compiled, Configuration};
+use crate::nft::{Document, counter_name};
+use crate::policy::{AddressSet, MacMatch, Notation, Ordinal, Range, RangeSet};
+use crate::source::Lists;
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use std::io::{BufWriter, Write as _};
+
+/// Prints what a policy compiles to; needs no root and changes nothing
+#[derive(clap::Args, Debug)]
+pub(super) struct Compile {
+    #[command(flatten)]
+    words: Words,
+    /// nft: a file for `nft -f`, with comments; json: the policy as data
+    #[arg(long, value_enum, default_value_t = Format::Nft)]
+    format: Format,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Format {
+    Nft,
+    Json,
+}
+
+impl Compile {
+    pub(super) fn run(self) -> Result<Outcome> {
+        let format = self.format;
+        let configuration = self.words.configuration()?;
+        let compiled = compile(&configuration, &Lists::default())?;
+        let mut output = BufWriter::new(std::io::stdout().lock());
+        match format {
+            Format::Nft => write!(output, "{}", document(&configuration, &compiled)),
+            Format::Json => writeln!(output, "{:#}", as_json(&configuration, &compiled)),
+        }
+        .and_then(|()| output.flush())
+        .or_else(|error| match error.kind() {
+            // `agent-fw compile | head` is no failure.
+            std::io::ErrorKind::BrokenPipe => Ok(()),
+            _ => Err(error),
+        })
+        .context("cannot write the output")?;
+        Ok(Outcome::Done)
+    }
+}
+
+fn document<'a>(configuration: &Configuration, compiled: &'a Compiled) -> Document<'a> {
+    let policy = &compiled.lowered.policy;
+    let (version, hash) = (env!("CARGO_PKG_VERSION"), policy.hash());
+    let (port, direction) = (policy.ports(), configuration.direction);
+    let preamble = vec![
+        format!("agent-fw {version}, policy {hash}"),
+        format!("TCP port {port}, {direction}; {}.", report::others(policy)),
+        "An accept here ends this table's chain only: other tables may still drop.".to_owned(),
+    ];
+    let provenance = compiled
+        .provenance
+        .iter()
+        .map(|(label, provenance)| (counter_name(label), provenance.clone()))
+        .collect();
+    Document { ruleset: &compiled.ruleset, preamble, provenance }
+}
+
+fn as_json(configuration: &Configuration, compiled: &Compiled) -> Value {
+    let policy = &compiled.lowered.policy;
+    let admissions: Vec<Value> = policy
+        .admissions()
+        .iter()
+        .map(|admission| {
+            let macs = match &admission.macs {
+                MacMatch::Any => Value::Null,
+                MacMatch::Only(macs) => json!(notations(macs)),
+            };
+            let AddressSet { v4, v6 } = &admission.addresses;
+            json!({ "macs": macs, "ipv4": notations(v4), "ipv6": notations(v6) })
+        })
+        .collect();
+    let sources: Vec<&String> = compiled.provenance.values().collect();
+    let ports: Vec<String> = policy.ports().ranges().iter().map(ToString::to_string).collect();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "hash": policy.hash().to_string(),
+        "ports": ports,
+        "direction": configuration.direction.to_string(),
+        "otherwise": policy.others().to_string(),
+        "admits_everyone": policy.admits_everyone(),
+        "admissions": admissions,
+        "sources": sources,
+        "notices": compiled.notices.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })
+}
+
+fn notations<T: Ordinal>(set: &RangeSet<T>) -> Vec<String>
+where
+    Range<T>: Notation,
+{
+    set.ranges().iter().map(Notation::notation).collect()
+}

@@ -1,0 +1,82 @@
+//! The command line: one file a subcommand.
+
+mod apply;
+mod compile;
+mod install;
+mod outcome;
+mod regions;
+mod report;
+mod status;
+mod uninstall;
+mod words;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+use std::time::Duration;
+
+const HELP_STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Yellow.on_default().bold())
+    .usage(AnsiColor::Yellow.on_default().bold())
+    .literal(AnsiColor::Green.on_default())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// Restricts a security agent's listening port to its manager.
+///
+/// Trend Micro's agent listens on TCP 4118 and opens that port to every source by a hidden rule.
+/// agent-fw admits only the sources that you name, and drops what comes from others, in a table
+/// of its own. It cannot make another firewall of this host let a packet through: that an admitted
+/// source gets through also depends on that firewall's rules.
+#[derive(Parser, Debug)]
+#[command(name = "agent-fw", version, max_term_width = 80, styles = HELP_STYLES, after_help = EXIT_CODES)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done or true, 1 false (kernel and policy differ, or \
+                          declined),\n2 wrong use or faulty input, 3 the system failed.";
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Install(install::Install),
+    Apply(apply::Apply),
+    Uninstall(uninstall::Uninstall),
+    Compile(compile::Compile),
+    Status(status::Status),
+    #[command(subcommand)]
+    Regions(regions::Regions),
+}
+
+/// Waiting for another agent-fw that is at work.
+#[derive(clap::Args, Debug)]
+struct Patience {
+    /// Wait so many seconds for another agent-fw that is at work
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    wait: u64,
+}
+
+impl Patience {
+    fn duration(&self) -> Duration {
+        Duration::from_secs(self.wait)
+    }
+}
+
+/// Runs the command, says what went wrong, and gives the exit code.
+pub fn run(arguments: Arguments) -> ExitCode {
+    let result = match arguments.command {
+        Command::Install(install) => install.run(),
+        Command::Apply(apply) => apply.run(),
+        Command::Uninstall(uninstall) => uninstall.run(),
+        Command::Compile(compile) => compile.run(),
+        Command::Status(status) => status.run(),
+        Command::Regions(regions) => regions.run(),
+    };
+    match result {
+        Ok(outcome) => outcome.exit_code(),
+        Err(failure) => {
+            report::failure(failure.error());
+            failure.exit_code()
+        }
+    }
+}

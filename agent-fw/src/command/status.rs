@@ -1,0 +1,166 @@
+//! `agent-fw status`: what is wanted, what the kernel has, and what it has counted.
+
+use super::outcome::{Outcome, Result};
+use super::report;
+use super::words::installed;
+use crate::configuration::{Compiled, Configuration};
+use crate::host::{self, privilege};
+use crate::nft::{
+    Count, Counter, Difference, LEFT, Live, Nftables, REFUSED, REFUSED_EARLY, Stamp, differences,
+};
+use crate::source::Lists;
+use anstream::println;
+use serde_json::{Value, json};
+
+/// Shows the policy, whether the kernel enforces it, and what was admitted and refused
+///
+/// Exit code 1 if nothing is installed, or if kernel and policy differ.
+#[derive(clap::Args, Debug)]
+pub(super) struct Status {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// All that there is to say.
+struct Findings {
+    wanted: Option<(Configuration, Compiled)>,
+    /// Why the wanted policy could not be read or compiled.
+    fault: Option<String>,
+    live: Option<Live>,
+    differences: Vec<Difference>,
+}
+
+impl Status {
+    pub(super) fn run(self) -> Result<Outcome> {
+        privilege::require_net_admin("status")?;
+        let findings = Findings::gather()?;
+        if self.json {
+            println!("{:#}", findings.to_json());
+        } else {
+            findings.print();
+        }
+        Ok(if findings.agree() { Outcome::Done } else { Outcome::False })
+    }
+}
+
+impl Findings {
+    fn gather() -> Result<Self> {
+        let (wanted, fault) = match wanted() {
+            Ok(wanted) => (wanted, None),
+            Err(failure) => (None, Some(format!("{:#}", failure.error()))),
+        };
+        let live = Nftables::open()?.read()?;
+        let differences = wanted.as_ref().map_or_else(Vec::new, |(_, compiled)| {
+            differences(&compiled.ruleset.clone().into_image(), live.as_ref())
+        });
+        Ok(Self { wanted, fault, live, differences })
+    }
+
+    fn agree(&self) -> bool {
+        self.wanted.is_some() && self.live.is_some() && self.differences.is_empty()
+    }
+
+    fn stamp(&self) -> Option<Stamp> {
+        Stamp::parse(&self.live.as_ref()?.image.comment)
+    }
+
+    fn print(&self) {
+        match (&self.wanted, &self.fault) {
+            (_, Some(fault)) => report::bad("policy:  ", fault),
+            (None, None) => println!("policy:   none; `agent-fw install` writes one"),
+            (Some((configuration, compiled)), None) => {
+                let policy = &compiled.lowered.policy;
+                println!("policy:   {}", policy.hash());
+                let (port, direction) = (policy.ports(), configuration.direction);
+                println!("          TCP port {port}, {direction}; {}", report::others(policy));
+            }
+        }
+        self.print_kernel();
+        if let Some((_, compiled)) = &self.wanted
+            && self.agree()
+        {
+            report::promises(compiled);
+        }
+        if let Some(live) = &self.live {
+            println!("since the table was first installed:");
+            for counter in &live.image.counters {
+                report::count(&words(counter), counter.count);
+            }
+        }
+    }
+
+    fn print_kernel(&self) {
+        let Some(live) = &self.live else {
+            report::bad("kernel:  ", "has no table inet agent_fw: nothing is enforced");
+            return;
+        };
+        if self.agree() {
+            report::good("kernel:  ", "enforces this policy");
+            return;
+        }
+        let held = match self.stamp() {
+            Some(stamp) => format!("has policy {}", stamp.policy),
+            None => format!("has a table with the comment {:?}", live.image.comment),
+        };
+        if self.wanted.is_some() {
+            report::bad("kernel:  ", format_args!("{held}, and differs:"));
+            report::differences(&self.differences);
+            println!("  `agent-fw apply` puts it right");
+        } else {
+            report::bad("kernel:  ", held);
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        let policy = self.wanted.as_ref().map(|(_, compiled)| &compiled.lowered.policy);
+        let configuration = self.wanted.as_ref().map(|(configuration, _)| configuration);
+        let counters = self.live.as_ref().map_or(&[][..], |live| &live.image.counters);
+        let total = |names: &[&str]| {
+            let named = counters.iter().filter(|counter| names.contains(&counter.name.as_str()));
+            named.fold(Count::default(), |sum, counter| sum + counter.count)
+        };
+        let admitted: Vec<Value> = counters
+            .iter()
+            .filter(|counter| ![REFUSED, REFUSED_EARLY, LEFT].contains(&counter.name.as_str()))
+            .map(|counter| {
+                let Count { packets, bytes } = counter.count;
+                json!({ "by": counter.comment, "packets": packets, "bytes": bytes })
+            })
+            .collect();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "policy_file": host::POLICY,
+            "policy": policy.map(|policy| policy.hash().to_string()),
+            "fault": self.fault,
+            "kernel_policy": self.stamp().map(|stamp| stamp.policy.to_string()),
+            "kernel_version": self.stamp().map(|stamp| stamp.version),
+            "installed": self.live.is_some(),
+            "agree": self.agree(),
+            "closed": self.agree() && policy.is_some_and(crate::policy::Policy::closes),
+            "port": configuration.map(|configuration| configuration.port),
+            "direction": configuration.map(|configuration| configuration.direction.to_string()),
+            "otherwise": policy.map(|policy| policy.others().to_string()),
+            "admitted": admitted,
+            "refused": total(&[REFUSED, REFUSED_EARLY]),
+            "left_to_other_rules": total(&[LEFT]),
+            "differences": self.differences.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn wanted() -> Result<Option<(Configuration, Compiled)>> {
+    let Some((configuration, _)) = installed()? else { return Ok(None) };
+    let catalogue = super::words::catalogue()?;
+    let compiled = configuration.compile(&catalogue, &Lists::default())?;
+    Ok(Some((configuration, compiled)))
+}
+
+fn words(counter: &Counter) -> String {
+    match counter.name.as_str() {
+        REFUSED => "refused".to_owned(),
+        REFUSED_EARLY => "refused before routing".to_owned(),
+        LEFT => "left to other rules".to_owned(),
+        _ => format!("admitted by {}", counter.comment),
+    }
+}

@@ -1,0 +1,72 @@
+//! `agent-fw uninstall`: leaves nothing in the kernel, and nothing on disk that is agent-fw's own.
+
+use super::outcome::{Failure, Outcome, Result};
+use super::{Patience, report};
+use crate::configuration::is_edited;
+use crate::host::{self, boot, file, lock, privilege};
+use crate::nft::Nftables;
+use anyhow::{Context as _, anyhow};
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::path::Path;
+
+/// Removes the table from the kernel, the policy from the disk, and the boot unit's link
+///
+/// The port is then as open as the host's other rules leave it. Your regions.toml stays.
+#[derive(clap::Args, Debug)]
+pub(super) struct Uninstall {
+    /// Delete a policy.toml that was edited by hand without asking
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    patience: Patience,
+}
+
+impl Uninstall {
+    pub(super) fn run(self) -> Result<Outcome> {
+        privilege::require_net_admin("uninstall")?;
+        let _lock = lock::acquire("uninstall", self.patience.duration())?;
+        let policy = Path::new(host::POLICY);
+        let edited = file::read(policy)?.is_some_and(|text| is_edited(&text));
+        if edited && !self.yes && !confirmed()? {
+            report::remark("nothing was changed");
+            return Ok(Outcome::False);
+        }
+        // The files first: were the table to go first and the rest to fail, the port would be
+        // open now and closed again at the next boot.
+        if boot::has_unit() {
+            boot::disable()?;
+        }
+        for path in [host::POLICY, host::REPLACED_POLICY] {
+            file::remove(Path::new(path))?;
+        }
+        remove_lists()?;
+        // Stays when the user's own files are in it.
+        drop(std::fs::remove_dir(host::DIRECTORY));
+        Nftables::open()?.delete()?;
+        report::remark("agent-fw is removed: the port is as open as other rules leave it");
+        Ok(Outcome::Done)
+    }
+}
+
+fn confirmed() -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        let policy = host::POLICY;
+        return Err(Failure::Input(anyhow!(
+            "{policy} was edited by hand; --yes deletes it all the same"
+        )));
+    }
+    print!("{} was edited by hand. Delete it? [y/N] ", host::POLICY);
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn remove_lists() -> anyhow::Result<()> {
+    match std::fs::remove_dir_all(host::LISTS) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", host::LISTS))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,126 @@
+//! The flags that say what the policy is; `install` and `compile` share them.
+
+use super::outcome::{Failure, Result};
+use super::report;
+use crate::configuration::{Compiled, Configuration, Mode, digest};
+use crate::host;
+use crate::policy::{Others, Port};
+use crate::source::{Catalogue, ListFile, Lists, MacSource, OVERRIDES, Source};
+use anyhow::{Context as _, anyhow};
+use std::path::{Path, PathBuf};
+
+/// What the policy is.
+#[derive(clap::Args, Debug)]
+pub(super) struct Words {
+    /// A source that is admitted; repeatable. Without it, any source is
+    ///
+    /// An address, a prefix (192.0.2.0/24, 192.0.2.0/255.255.255.0, 192.168.0/24), a range
+    /// (192.0.2.1-192.0.2.9), region:NAME (see `agent-fw regions list`), file:PATH or file:- (an
+    /// item a line, # starts a comment), or `any`.
+    #[arg(long, value_name = "SOURCE")]
+    allow_from: Vec<Source>,
+    /// A MAC address, or file:PATH, that is admitted; repeatable
+    ///
+    /// With --allow-from too, a packet must match both. Only the neighbour's MAC address is seen:
+    /// for packets through a router, the router's.
+    #[arg(long, value_name = "MAC")]
+    allow_mac: Vec<MacSource>,
+    /// The TCP port that the agent listens on
+    #[arg(long, value_name = "PORT", default_value_t = Port::AGENT.0, value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+    /// Who opens connections; agent-initiated closes the port to all
+    #[arg(long, value_name = "MODE", default_value_t)]
+    direction: Mode,
+    /// What becomes of other sources: dropped, or left to the host's other rules
+    #[arg(long, value_name = "WHAT", default_value_t)]
+    otherwise: Others,
+    /// Drop refused packets before routing, too, and spare connection tracking
+    ///
+    /// Only packets that are addressed to this host's agent port as they arrive. A port that a NAT
+    /// rule of this host redirects elsewhere is closed by it as well.
+    #[arg(long)]
+    early_drop: bool,
+    /// Write refused packets to the kernel's log, at most 10 a second
+    #[arg(long)]
+    log: bool,
+}
+
+impl Words {
+    /// The configuration that the flags describe.
+    pub(super) fn configuration(self) -> Result<Configuration> {
+        let Self { allow_from, allow_mac, port, direction, otherwise, early_drop, log } = self;
+        let configuration =
+            Configuration { allow_from, allow_mac, port, direction, otherwise, early_drop, log };
+        configuration.check().map_err(Failure::Input)?;
+        configuration.check_standard_input().map_err(Failure::Input)?;
+        Ok(configuration)
+    }
+}
+
+impl Configuration {
+    /// Standard input can be read once.
+    fn check_standard_input(&self) -> anyhow::Result<()> {
+        let sources = self.allow_from.iter().filter_map(Source::list);
+        let lists = sources.chain(self.allow_mac.iter().filter_map(MacSource::list));
+        if lists.filter(|list| **list == ListFile::StandardInput).count() > 1 {
+            return Err(anyhow!("`file:-` can be given once: standard input is read once"));
+        }
+        Ok(())
+    }
+
+    /// Keeps lists that the next boot could not read (standard input, pipes) below
+    /// [`host::LISTS`], and makes file names absolute.
+    pub(super) fn keep_lists(&mut self) -> anyhow::Result<Lists> {
+        let mut lists = Lists::default();
+        for source in &mut self.allow_from {
+            let name = source.to_string();
+            if let Some(list) = source.list_mut() {
+                make_lasting(list, &mut lists).with_context(|| format!("--allow-from {name}"))?;
+            }
+        }
+        for source in &mut self.allow_mac {
+            let name = source.to_string();
+            if let Some(list) = source.list_mut() {
+                make_lasting(list, &mut lists).with_context(|| format!("--allow-mac {name}"))?;
+            }
+        }
+        Ok(lists)
+    }
+}
+
+fn make_lasting(list: &mut ListFile, lists: &mut Lists) -> anyhow::Result<()> {
+    if !list.is_lasting() {
+        let text = list.read()?;
+        // Named by its content: the list of the policy in force is not written over.
+        let path = Path::new(host::LISTS).join(format!("{}.list", digest(&text)));
+        lists.keep(path.clone(), text);
+        *list = ListFile::Path(path);
+    }
+    if let ListFile::Path(path) = list {
+        *path = std::path::absolute(&*path)?;
+        if path.to_str().is_none() {
+            return Err(anyhow!("its name is not UTF-8, which policy.toml could not keep"));
+        }
+    }
+    Ok(())
+}
+
+/// The catalogue with this host's own regions.
+pub(super) fn catalogue() -> Result<Catalogue> {
+    Catalogue::with_overrides(Path::new(OVERRIDES)).map_err(Failure::Input)
+}
+
+/// Compiles, and says what the user should know.
+pub(super) fn compile(configuration: &Configuration, lists: &Lists) -> Result<Compiled> {
+    let compiled = configuration.compile(&catalogue()?, lists).map_err(Failure::Input)?;
+    compiled.notices.iter().for_each(report::notice);
+    Ok(compiled)
+}
+
+/// The installed configuration and its text, or `None` if there is none.
+pub(super) fn installed() -> Result<Option<(Configuration, String)>> {
+    let path = PathBuf::from(host::POLICY);
+    let Some(text) = host::file::read(&path)? else { return Ok(None) };
+    let configuration = Configuration::parse(host::POLICY, &text).map_err(Failure::Input)?;
+    Ok(Some((configuration, text)))
+}

@@ -1,0 +1,312 @@
+//! What the user wants, as flags say it and `policy.toml` keeps it.
+
+use crate::nft::{Extras, Ruleset};
+use crate::policy::{Label, Others, Port};
+use crate::rule::{Addresses, Endpoint, Lowered, Match, Rule, closed, hidden_rule, lower};
+use crate::source::{Catalogue, ListFile, Lists, MacSource, Notice, Source, resolve, resolve_macs};
+use anyhow::{Context as _, bail};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::path::Path;
+
+/// Who opens the connections between agent and manager.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Both: the agent listens.
+    #[default]
+    Bidirectional,
+    /// The manager: the agent listens.
+    ManagerInitiated,
+    /// The agent: nobody needs to reach it, and the port is closed to all.
+    AgentInitiated,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bidirectional => "bidirectional",
+            Self::ManagerInitiated => "manager-initiated",
+            Self::AgentInitiated => "agent-initiated",
+        })
+    }
+}
+
+/// A policy in the user's words.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Configuration {
+    /// Sources that are admitted; none means any, which is what the agent's hidden rule says.
+    pub allow_from: Vec<Source>,
+    /// MAC addresses that are admitted; none means any.
+    pub allow_mac: Vec<MacSource>,
+    /// The port that the agent listens on.
+    pub port: u16,
+    /// Who opens the connections.
+    pub direction: Mode,
+    /// What becomes of other sources.
+    pub otherwise: Others,
+    /// Whether refused packets are dropped before routing already.
+    pub early_drop: bool,
+    /// Whether refused packets are logged.
+    pub log: bool,
+}
+
+impl Default for Configuration {
+    fn default() -> Self {
+        Self {
+            allow_from: Vec::new(),
+            allow_mac: Vec::new(),
+            port: Port::AGENT.0,
+            direction: Mode::default(),
+            otherwise: Others::default(),
+            early_drop: false,
+            log: false,
+        }
+    }
+}
+
+/// A configuration, compiled.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Compiled {
+    /// The policy, and by which words it admits whom.
+    pub lowered: Lowered,
+    /// The nftables ruleset that enforces it.
+    pub ruleset: Ruleset,
+    /// Where the addresses of each label come from.
+    pub provenance: BTreeMap<Label, String>,
+    /// What the user should know.
+    pub notices: Vec<Notice>,
+}
+
+impl Configuration {
+    /// Refuses what contradicts itself.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let restricted = !self.allow_from.is_empty() || !self.allow_mac.is_empty();
+        if self.port == 0 {
+            bail!("port 0 is no port; the agent's is {} unless you changed it", Port::AGENT);
+        }
+        if self.direction == Mode::AgentInitiated && restricted {
+            bail!(
+                "in agent-initiated mode nobody needs to reach the agent, and the port is\n\
+                 closed to all; leave out --allow-from and --allow-mac, or choose another\n\
+                 --direction"
+            );
+        }
+        if self.otherwise == Others::Continue && self.direction == Mode::AgentInitiated {
+            bail!("in agent-initiated mode the port is closed to all: --otherwise must be drop");
+        }
+        if self.otherwise == Others::Continue && self.early_drop {
+            bail!("--early-drop drops, --otherwise continue does not: choose one of them");
+        }
+        Ok(())
+    }
+
+    /// Looks up regions, reads lists, and compiles.
+    pub fn compile(&self, catalogue: &Catalogue, lists: &Lists) -> anyhow::Result<Compiled> {
+        self.check()?;
+        let port = Port(self.port);
+        let mut notices = Vec::new();
+        let lowered = if self.direction == Mode::AgentInitiated {
+            closed(port)
+        } else {
+            lower(self.rules(catalogue, lists, &mut notices)?, port, self.otherwise)?
+        };
+        let extras = Extras { early_drop: self.early_drop, log: self.log };
+        let ruleset = Ruleset::compile(&lowered, extras);
+        let label = |label: &Label| (label.clone(), provenance(label, catalogue));
+        let provenance = lowered.ledger.labels().iter().map(label).collect();
+        Ok(Compiled { lowered, ruleset, provenance, notices })
+    }
+
+    /// Whether the list at `path` is one of its sources.
+    pub fn names_list(&self, path: &Path) -> bool {
+        let sources = self.allow_from.iter().filter_map(Source::list);
+        let mut lists = sources.chain(self.allow_mac.iter().filter_map(MacSource::list));
+        lists.any(|list| matches!(list, ListFile::Path(named) if named == path))
+    }
+
+    /// The flags as a rule in the vendor's vocabulary; none if they restrict nothing, since then
+    /// nothing replaces the agent's hidden rule.
+    fn rules(
+        &self,
+        catalogue: &Catalogue,
+        lists: &Lists,
+        notices: &mut Vec<Notice>,
+    ) -> anyhow::Result<Vec<Rule>> {
+        let mut source = Endpoint::ANY;
+        if !self.allow_from.is_empty() {
+            let resolved = resolve(&self.allow_from, catalogue, lists)?;
+            notices.extend(resolved.notices);
+            source.addresses = Match::Is(Addresses(resolved.addresses));
+        }
+        if !self.allow_mac.is_empty() {
+            let (macs, said) = resolve_macs(&self.allow_mac, lists)?;
+            notices.extend(said);
+            source.macs = Match::Is(macs);
+        }
+        if source == Endpoint::ANY {
+            return Ok(vec![]);
+        }
+        let name = "--allow-from, --allow-mac".to_owned();
+        Ok(vec![Rule { name, source, ..hidden_rule(Port(self.port)) }])
+    }
+}
+
+fn provenance(label: &Label, catalogue: &Catalogue) -> String {
+    match label {
+        Label::Region(name) => catalogue.get(name).map_or_else(
+            |_| label.to_string(),
+            |region| {
+                let (place, source, date) = (&region.place, &region.source, &region.as_of);
+                format!("region {name}, {place}: {source}, {date}")
+            },
+        ),
+        label => label.to_string(),
+    }
+}
+
+/// The line of `policy.toml` by which a change by hand is recognised.
+const DIGEST: &str = "# As written by agent-fw: ";
+
+impl Configuration {
+    /// Reads `policy.toml`. `file` is its name, for errors.
+    pub fn parse(file: &str, text: &str) -> anyhow::Result<Self> {
+        let configuration: Self = toml::from_str(text)
+            .map_err(|error| crate::source::located(file, text, &error))?;
+        configuration.check().with_context(|| file.to_owned())?;
+        Ok(configuration)
+    }
+
+    /// The text of `policy.toml`.
+    pub fn to_toml(&self) -> String {
+        let Self { port, direction, otherwise, early_drop, log, .. } = self;
+        let list = |values: Vec<String>| -> String {
+            let quoted = values.into_iter().map(|value| toml::Value::String(value).to_string());
+            match quoted.collect::<Vec<_>>() {
+                values if values.len() < 2 => format!("[{}]", values.concat()),
+                values => format!("[\n    {},\n]", values.join(",\n    ")),
+            }
+        };
+        let allow_from = list(self.allow_from.iter().map(ToString::to_string).collect());
+        let allow_mac = list(self.allow_mac.iter().map(ToString::to_string).collect());
+        let mut text = format!(
+            "# Who may reach the security agent's port. After a change: agent-fw apply\n\
+             \n\
+             # Addresses, prefixes, ranges, \"region:NAME\", \"file:PATH\", or \"any\".\n\
+             # An empty list admits any source, as the agent's hidden rule does.\n\
+             allow_from = {allow_from}\n\
+             \n\
+             # MAC addresses or \"file:PATH\"; a packet must then match both lists.\n\
+             allow_mac = {allow_mac}\n\
+             \n\
+             # Where the agent listens.\n\
+             port = {port}\n\
+             \n\
+             # bidirectional, manager-initiated, or agent-initiated (closed to all).\n\
+             direction = \"{direction}\"\n\
+             \n\
+             # What becomes of other sources: drop, or continue (to the host's other rules).\n\
+             otherwise = \"{otherwise}\"\n\
+             \n\
+             # Drop refused packets before routing and connection tracking, too.\n\
+             early_drop = {early_drop}\n\
+             \n\
+             # Write refused packets to the kernel's log, at most 10 a second.\n\
+             log = {log}\n\
+             \n"
+        );
+        let digest = digest(&text);
+        let _ = writeln!(text, "{DIGEST}{digest}");
+        text
+    }
+}
+
+/// A short digest of a text, in hexadecimal.
+pub(crate) fn digest(text: &str) -> String {
+    Sha256::digest(text)[..8].iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+/// Whether a `policy.toml` is no longer as agent-fw wrote it.
+pub fn is_edited(text: &str) -> bool {
+    let Some(line) = text.find(DIGEST) else { return true };
+    let written = text[line + DIGEST.len()..].strip_suffix('\n');
+    written != Some(digest(&text[..line]).as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Packet, Transport, Verdict};
+
+    fn configuration() -> Configuration {
+        let sources = ["region:us-1", "192.0.2.0/24", "file:/tmp/a \"quoted\" name.list"];
+        Configuration {
+            allow_from: sources.iter().map(|text| text.parse().expect("a source")).collect(),
+            allow_mac: vec!["02:00:00:00:00:01".parse().expect("a MAC address")],
+            log: true,
+            ..Configuration::default()
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for configuration in [Configuration::default(), configuration()] {
+            let text = configuration.to_toml();
+            let read = Configuration::parse("policy.toml", &text).expect("written by us");
+            assert_eq!(read, configuration);
+            assert!(text.lines().all(|line| line.len() <= 80), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_change_by_hand_is_noticed() {
+        let text = configuration().to_toml();
+        assert!(!is_edited(&text));
+        assert!(is_edited(&text.replace("port = 4118", "port = 4119")));
+        assert!(is_edited(&format!("{text}log = false\n")));
+        assert!(is_edited("port = 4118\n"));
+    }
+
+    #[test]
+    fn faults_of_the_file_are_named_with_their_place() {
+        for (text, expected) in [
+            ("port = 70000\n", "policy.toml:1:8: "),
+            ("\nallow_form = []\n", "policy.toml:2:1: unknown field `allow_form`"),
+            ("\nallow_from = [\"192.0.2.0/40\"]\n", "policy.toml:2:14: `192.0.2.0/40`: column 11: "),
+            ("otherwise = \"accept\"\n", "policy.toml:1:13: unknown variant `accept`"),
+            ("port = 0\n", "port 0 is no port"),
+        ] {
+            let error = Configuration::parse("policy.toml", text).expect_err(text);
+            assert!(format!("{error:#}").contains(expected), "{error:#}");
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let agent = Configuration { direction: Mode::AgentInitiated, ..configuration() };
+        assert!(agent.check().is_err());
+        let others = Others::Continue;
+        let early = Configuration { early_drop: true, otherwise: others, ..configuration() };
+        assert!(early.check().is_err());
+    }
+
+    #[test]
+    fn in_agent_initiated_mode_the_port_is_closed_to_all() {
+        let catalogue = Catalogue::published().expect("valid");
+        let mode = Configuration { direction: Mode::AgentInitiated, ..Configuration::default() };
+        let compiled = mode.compile(&catalogue, &Lists::default()).expect("compiled");
+        let packet = Packet {
+            loopback: false,
+            source: std::net::Ipv4Addr::new(34, 205, 5, 1).into(),
+            mac: None,
+            transport: Transport::Tcp(Port::AGENT),
+        };
+        assert_eq!(compiled.lowered.policy.decide(&packet), Verdict::Drop);
+    }
+}

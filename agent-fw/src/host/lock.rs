@@ -1,0 +1,73 @@
+//! One agent-fw at a time: the lock, with the name of whoever holds it.
+
+use anyhow::Context as _;
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// The lock's file. It stays when nobody holds it: what counts is the kernel's lock on it, which
+/// goes with the process that has it.
+const LOCK: &str = "/run/agent-fw/lock";
+/// How often a lock that is held is tried again.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// The right to change this host's state, for as long as it lives.
+pub struct Lock {
+    _held: Flock<File>,
+}
+
+/// Somebody else holds the lock.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("another agent-fw is at work ({holder}); waited {} s for it, changed nothing", .waited.as_secs())]
+pub struct Busy {
+    /// Who, in words.
+    pub holder: String,
+    /// How long it was waited for.
+    pub waited: Duration,
+}
+
+/// Takes the lock for `command`, waiting for at most `patience`.
+pub fn acquire(command: &str, patience: Duration) -> anyhow::Result<Lock> {
+    let deadline = Instant::now() + patience;
+    let mut file = open().with_context(|| format!("cannot open {LOCK}"))?;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut held) => {
+                sign(&mut held, command).with_context(|| format!("cannot write {LOCK}"))?;
+                return Ok(Lock { _held: held });
+            }
+            Err((unlocked, nix::errno::Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
+                file = unlocked;
+                std::thread::sleep(RETRY);
+            }
+            Err((unlocked, nix::errno::Errno::EWOULDBLOCK)) => {
+                return Err(Busy { holder: holder(unlocked), waited: patience }.into());
+            }
+            Err((_, errno)) => return Err(errno).with_context(|| format!("cannot lock {LOCK}")),
+        }
+    }
+}
+
+fn open() -> std::io::Result<File> {
+    if let Some(directory) = Path::new(LOCK).parent() {
+        DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
+    }
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).open(LOCK)
+}
+
+fn sign(file: &mut File, command: &str) -> std::io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    write!(file, "agent-fw {command}, process {}", std::process::id())
+}
+
+fn holder(mut file: File) -> String {
+    let mut text = String::new();
+    match file.read_to_string(&mut text) {
+        Ok(_) if !text.is_empty() => text,
+        _ => "unnamed".to_owned(),
+    }
+}
