@@ -114,6 +114,8 @@ fn compare_elements(
     match (&set.elements, &live_set.elements) {
         (Elements::V4(a), Elements::V4(b)) => compare_counted(found, name, a, b, &counters),
         (Elements::V6(a), Elements::V6(b)) => compare_counted(found, name, a, b, &counters),
+        (Elements::ChainsV4(a), Elements::ChainsV4(b)) => compare_jumps(found, name, a, b),
+        (Elements::ChainsV6(a), Elements::ChainsV6(b)) => compare_jumps(found, name, a, b),
         (Elements::Mac(a), Elements::Mac(b)) => compare_plain(found, name, a, b),
         (Elements::Port(a), Elements::Port(b)) => compare_plain(found, name, a, b),
         _ => changed(found, &format!("set {name}"), "of its type", "of another type"),
@@ -161,6 +163,22 @@ fn compare_counted<T: Ordinal>(
     };
     let show = |(range, counter): &(Range<T>, String)| format!("{} : {counter}", range.notation());
     let (expected, live) = (named(counters.expected, expected), named(counters.live, live));
+    let missing = expected.difference(&live).map(show);
+    let extra = live.difference(&expected).map(show);
+    report(found, set, missing.collect(), extra.collect());
+}
+
+fn compare_jumps<T: Ordinal>(
+    found: &mut Vec<Difference>,
+    set: &str,
+    expected: &[(Range<T>, String)],
+    live: &[(Range<T>, String)],
+) where
+    Range<T>: Notation,
+{
+    let show = |(range, chain): &&(Range<T>, String)| format!("{} : {chain}", range.notation());
+    let expected: BTreeSet<_> = expected.iter().collect();
+    let live: BTreeSet<_> = live.iter().collect();
     let missing = expected.difference(&live).map(show);
     let extra = live.difference(&expected).map(show);
     report(found, set, missing.collect(), extra.collect());

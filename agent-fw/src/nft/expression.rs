@@ -18,6 +18,11 @@ pub enum Expression {
         /// The set.
         set: String,
     },
+    /// Goes on in the chain that the map has for the register; ends the rule if none.
+    JumpByMap {
+        /// The map.
+        map: String,
+    },
     /// Adds the packet to the counter that the map has for the register; ends the rule if none.
     CountByMap {
         /// The map.
@@ -103,6 +108,7 @@ impl fmt::Display for Expression {
                 data.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
             }
             Self::Lookup { set } => write!(f, "lookup set {set}"),
+            Self::JumpByMap { map } => write!(f, "lookup set {map} verdict"),
             Self::CountByMap { map } => write!(f, "objref set {map}"),
             Self::Count { counter } => write!(f, "objref counter {counter}"),
             Self::FibDestinationType => write!(f, "fib daddr type"),

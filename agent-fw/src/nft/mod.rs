@@ -15,7 +15,7 @@ pub use ruleset::{
     Extras, LEFT, LOG_RATE, REFUSED, REFUSED_EARLY, Ruleset, Stamp, counter_name,
 };
 pub use statement::{Family, Rule, Statement};
-pub use table::{BaseChain, Chain, Count, Counter, Elements, Hook, Image, Set, Table};
+pub use table::{BaseChain, Chain, Count, Counter, Elements, Hook, Image, Set, Table, Target};
 pub use text::Document;
 
 /// The table's name. Its family is `inet`, so that one table sees IPv4 and IPv6.

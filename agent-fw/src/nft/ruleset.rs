@@ -4,7 +4,7 @@ use super::statement::{Family, Rule, Statement};
 use super::table::{BaseChain, Chain, Count, Counter, Elements, Hook, Set, Table};
 use super::{GATE_PRIORITY, Image};
 use crate::policy::{
-    Admission, Label, LabelIndex, Ledger, MacMatch, Others, Policy, PolicyHash,
+    Admission, Label, LabelIndex, Ledger, MacMatch, Ordinal, Others, Policy, PolicyHash, Range,
 };
 use crate::rule::Lowered;
 
@@ -23,13 +23,13 @@ pub struct Extras {
 }
 
 /// The base chain at `input`: the authoritative check.
-pub const GATE: &str = "gate";
+const GATE: &str = "gate";
 /// The chain for packets to the agent's port.
-pub const AGENT_PORT: &str = "agent_port";
+const AGENT_PORT: &str = "agent_port";
 /// The base chain at `prerouting`, with `early_drop`.
-pub const EARLY: &str = "early";
+const EARLY: &str = "early";
 /// The chain for packets to the agent's port at `prerouting`.
-pub const EARLY_AGENT_PORT: &str = "early_agent_port";
+const EARLY_AGENT_PORT: &str = "early_agent_port";
 
 /// The counter of dropped packets.
 pub const REFUSED: &str = "refused";
@@ -68,7 +68,7 @@ impl Ruleset {
             .iter()
             .enumerate()
             .map(|(index, admission)| {
-                let mut lookups = Lookups::new(index, admission, ledger, &mut sets);
+                let mut lookups = Lookups::new(index, admission, ledger, extras, &mut sets);
                 lookups.everyone = lookups.everyone.map(|label| labels.index_of(label));
                 lookups
             })
@@ -170,7 +170,7 @@ impl Labels {
             Elements::V6(elements) => {
                 elements.iter_mut().for_each(|(_, label)| *label = self.index_of(*label));
             }
-            Elements::Mac(_) | Elements::Port(_) => {}
+            _ => {}
         }
     }
 }
@@ -196,50 +196,110 @@ fn comment(words: &str) -> String {
         .collect()
 }
 
+/// Ranges in one set. The kernel reads a set out from its beginning for every 32 KiB of answer,
+/// so that a set of a million ranges takes minutes to read; parts of this size take a second in
+/// all, and are faster to search.
+const PART: usize = 4096;
+
 /// The sets that an admission is looked up in.
 struct Lookups {
     macs: Option<String>,
-    v4: Option<String>,
-    v6: Option<String>,
+    v4: Sources,
+    v6: Sources,
     /// The one counter of every address, where no set is needed.
     everyone: Option<LabelIndex>,
 }
 
+/// How the addresses of one family are looked up.
+enum Sources {
+    /// There are none.
+    None,
+    /// In a set.
+    Set(String),
+    /// In a map that leads to the chains for parts of them.
+    Parts { map: String, early_map: String, sets: Vec<String> },
+}
+
 impl Lookups {
-    fn new(index: usize, admission: &Admission, ledger: &Ledger, sets: &mut Vec<Set>) -> Self {
+    fn new(
+        index: usize,
+        admission: &Admission,
+        ledger: &Ledger,
+        extras: Extras,
+        sets: &mut Vec<Set>,
+    ) -> Self {
         // The first admission is usually the only one; it has the plain names.
         let suffix = if index == 0 { String::new() } else { format!("_{}", index + 1) };
-        let mut add = |base: &str, elements: Elements| {
-            let name = format!("{base}{suffix}");
-            let wanted = !elements.is_empty();
-            if wanted {
-                sets.push(Set { name: name.clone(), elements });
-            }
-            wanted.then_some(name)
-        };
         let macs = match &admission.macs {
             MacMatch::Any => None,
-            MacMatch::Only(macs) => add("source_macs", Elements::Mac(macs.ranges().to_vec())),
+            MacMatch::Only(macs) => {
+                let name = format!("source_macs{suffix}");
+                let elements = Elements::Mac(macs.ranges().to_vec());
+                sets.push(Set { name: name.clone(), elements });
+                Some(name)
+            }
         };
         let everyone = everyone(admission, ledger);
         if everyone.is_some() {
-            return Self { macs, v4: None, v6: None, everyone };
+            return Self { macs, v4: Sources::None, v6: Sources::None, everyone };
         }
-        let v4 = ledger.v4().restrict(&admission.addresses.v4);
-        let v6 = ledger.v6().restrict(&admission.addresses.v6);
-        let v4 = add("sources_v4", Elements::V4(v4.into_entries()));
-        let v6 = add("sources_v6", Elements::V6(v6.into_entries()));
+        let v4 = ledger.v4().restrict(&admission.addresses.v4).into_entries();
+        let v6 = ledger.v6().restrict(&admission.addresses.v6).into_entries();
+        let early = extras.early_drop;
+        let name = format!("sources_v4{suffix}");
+        let v4 = Sources::new(name, v4, early, sets, Elements::V4, Elements::ChainsV4);
+        let name = format!("sources_v6{suffix}");
+        let v6 = Sources::new(name, v6, early, sets, Elements::V6, Elements::ChainsV6);
         Self { macs, v4, v6, everyone: None }
     }
 
-    fn families(&self) -> impl Iterator<Item = (Family, &String)> {
-        let v4 = self.v4.iter().map(|set| (Family::V4, set));
-        v4.chain(self.v6.iter().map(|set| (Family::V6, set)))
+    fn families(&self) -> [(Family, &Sources); 2] {
+        [(Family::V4, &self.v4), (Family::V6, &self.v6)]
     }
 
     fn from_macs(&self) -> Option<Statement> {
         self.macs.clone().map(Statement::FromAnyMacOf)
     }
+}
+
+impl Sources {
+    fn new<T: Ordinal>(
+        name: String,
+        entries: Vec<(Range<T>, LabelIndex)>,
+        early: bool,
+        sets: &mut Vec<Set>,
+        elements: fn(Vec<(Range<T>, LabelIndex)>) -> Elements,
+        chains: fn(Vec<(Range<T>, String)>) -> Elements,
+    ) -> Self {
+        if entries.is_empty() {
+            return Self::None;
+        }
+        if entries.len() <= PART {
+            sets.push(Set { name: name.clone(), elements: elements(entries) });
+            return Self::Set(name);
+        }
+        let (map, early_map) = (format!("{name}_parts"), format!("{name}_early_parts"));
+        let (mut jumps, mut early_jumps, mut names) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, part) in entries.chunks(PART).enumerate() {
+            let set = format!("{name}_part_{}", index + 1);
+            let span = part.first().zip(part.last());
+            let span = span.and_then(|((a, _), (b, _))| Range::new(a.first(), b.last()));
+            jumps.extend(span.map(|span| (span, set.clone())));
+            early_jumps.extend(span.map(|span| (span, early_chain(&set))));
+            sets.push(Set { name: set.clone(), elements: elements(part.to_vec()) });
+            names.push(set);
+        }
+        sets.push(Set { name: map.clone(), elements: chains(jumps) });
+        if early {
+            sets.push(Set { name: early_map.clone(), elements: chains(early_jumps) });
+        }
+        Self::Parts { map, early_map, sets: names }
+    }
+}
+
+/// The name of the chain for a part of the sources at `prerouting`.
+fn early_chain(set: &str) -> String {
+    format!("early_{set}")
 }
 
 /// The one label of an admission of every address, if it has just one.
@@ -271,22 +331,40 @@ fn gate(
             Rule(vec![to_agent_port(policy), Statement::Jump(AGENT_PORT)]),
         ],
     };
-    let mut rules = Vec::new();
+    let (mut rules, mut parts) = (Vec::new(), Vec::new());
     for lookup in lookups {
         if let Some(counter) = lookup.everyone.and_then(|index| counters.get(usize::from(index))) {
             let count = Statement::Count(counter.name.clone());
             let admit = [count, Statement::Accept];
             rules.push(Rule(lookup.from_macs().into_iter().chain(admit).collect()));
         }
-        for (family, set) in lookup.families() {
-            let mut admit = vec![Statement::Is(family)];
-            admit.extend(lookup.from_macs());
-            admit.extend([Statement::CountBySource(family, set.clone()), Statement::Accept]);
-            rules.push(Rule(admit));
+        for (family, sources) in lookup.families() {
+            let mut rule = vec![Statement::Is(family)];
+            rule.extend(lookup.from_macs());
+            let admit = |set: &String| {
+                [Statement::CountBySource(family, set.clone()), Statement::Accept]
+            };
+            match sources {
+                Sources::None => continue,
+                Sources::Set(set) => rule.extend(admit(set)),
+                Sources::Parts { map, sets, .. } => {
+                    rule.push(Statement::JumpBySource(family, map.clone()));
+                    parts.extend(sets.iter().map(|set| part(set.clone(), family, admit(set))));
+                }
+            }
+            rules.push(Rule(rule));
         }
     }
     rules.extend(others(policy, extras));
-    vec![base, Chain { name: AGENT_PORT.to_owned(), base: None, rules }]
+    let mut chains = vec![base, Chain { name: AGENT_PORT.to_owned(), base: None, rules }];
+    chains.append(&mut parts);
+    chains
+}
+
+/// The chain for a part of the sources of one family.
+fn part(name: String, family: Family, admit: [Statement; 2]) -> Chain<Rule> {
+    let rule = std::iter::once(Statement::Is(family)).chain(admit).collect();
+    Chain { name, base: None, rules: vec![Rule(rule)] }
 }
 
 /// What becomes of those that no rule before has admitted.
@@ -319,19 +397,31 @@ fn early(policy: &Policy, lookups: &[Lookups]) -> Vec<Chain<Rule>> {
             Rule(to_agent),
         ],
     };
-    let mut rules = Vec::new();
+    let (mut rules, mut parts) = (Vec::new(), Vec::new());
     for lookup in lookups {
         if lookup.everyone.is_some() {
             let admit = lookup.from_macs().into_iter().chain([Statement::Accept]);
             rules.push(Rule(admit.collect()));
         }
-        for (family, set) in lookup.families() {
-            let mut admit = vec![Statement::Is(family)];
-            admit.extend(lookup.from_macs());
-            admit.extend([Statement::FromAnyOf(family, set.clone()), Statement::Accept]);
-            rules.push(Rule(admit));
+        for (family, sources) in lookup.families() {
+            let mut rule = vec![Statement::Is(family)];
+            rule.extend(lookup.from_macs());
+            let admit =
+                |set: &String| [Statement::FromAnyOf(family, set.clone()), Statement::Accept];
+            match sources {
+                Sources::None => continue,
+                Sources::Set(set) => rule.extend(admit(set)),
+                Sources::Parts { early_map, sets, .. } => {
+                    rule.push(Statement::JumpBySource(family, early_map.clone()));
+                    let chain = |set: &String| part(early_chain(set), family, admit(set));
+                    parts.extend(sets.iter().map(chain));
+                }
+            }
+            rules.push(Rule(rule));
         }
     }
     rules.push(Rule(vec![Statement::Count(REFUSED_EARLY.to_owned()), Statement::Drop]));
-    vec![base, Chain { name: EARLY_AGENT_PORT.to_owned(), base: None, rules }]
+    let mut chains = vec![base, Chain { name: EARLY_AGENT_PORT.to_owned(), base: None, rules }];
+    chains.append(&mut parts);
+    chains
 }

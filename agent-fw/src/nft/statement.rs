@@ -57,6 +57,9 @@ pub enum Statement {
     FromAnyMacOf(String),
     /// The packet's source is in this map: count it there. Follows [`Statement::Is`].
     CountBySource(Family, String),
+    /// The packet's source is in this map: go on in the chain that it has there. Follows
+    /// [`Statement::Is`].
+    JumpBySource(Family, String),
     /// Count the packet.
     Count(String),
     /// Goes on for so many packets a second, with as many as `burst` at once.
@@ -120,6 +123,9 @@ impl Statement {
             ],
             Self::CountBySource(family, map) => {
                 vec![source(*family), Expression::CountByMap { map: map.clone() }]
+            }
+            Self::JumpBySource(family, map) => {
+                vec![source(*family), Expression::JumpByMap { map: map.clone() }]
             }
             Self::Count(counter) => vec![Expression::Count { counter: counter.clone() }],
             Self::Limit { rate, burst } => vec![Expression::Limit { rate: *rate, burst: *burst }],
@@ -192,6 +198,7 @@ impl fmt::Display for Statement {
             Self::CountBySource(family, map) => {
                 write!(f, "counter name {} saddr map @{map}", family.header())
             }
+            Self::JumpBySource(family, map) => write!(f, "{} saddr vmap @{map}", family.header()),
             Self::Count(counter) => write!(f, "counter name \"{counter}\""),
             Self::Limit { rate, burst } => write!(f, "limit rate {rate}/second burst {burst} packets"),
             Self::Log { prefix } => write!(f, "log prefix \"{prefix}\" level info"),

@@ -100,6 +100,10 @@ pub enum Elements {
     V4(Vec<(Range<Ipv4Addr>, LabelIndex)>),
     /// IPv6 addresses, each range with the counter that it leads to.
     V6(Vec<(Range<Ipv6Addr>, LabelIndex)>),
+    /// IPv4 addresses, each range with the chain that decides on it.
+    ChainsV4(Vec<(Range<Ipv4Addr>, String)>),
+    /// IPv6 addresses, each range with the chain that decides on it.
+    ChainsV6(Vec<(Range<Ipv6Addr>, String)>),
     /// MAC addresses.
     Mac(Vec<Range<MacAddr>>),
     /// TCP ports.
@@ -112,6 +116,8 @@ impl Elements {
         match self {
             Self::V4(elements) => elements.len(),
             Self::V6(elements) => elements.len(),
+            Self::ChainsV4(elements) => elements.len(),
+            Self::ChainsV6(elements) => elements.len(),
             Self::Mac(elements) => elements.len(),
             Self::Port(elements) => elements.len(),
         }
@@ -122,10 +128,25 @@ impl Elements {
         self.len() == 0
     }
 
-    /// Whether the elements lead to counters.
-    pub fn is_map(&self) -> bool {
-        matches!(self, Self::V4(_) | Self::V6(_))
+    /// What the elements lead to.
+    pub fn target(&self) -> Target {
+        match self {
+            Self::V4(_) | Self::V6(_) => Target::Counters,
+            Self::ChainsV4(_) | Self::ChainsV6(_) => Target::Chains,
+            Self::Mac(_) | Self::Port(_) => Target::Nothing,
+        }
     }
+}
+
+/// What the elements of a set lead to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// Nothing: it is a set, not a map.
+    Nothing,
+    /// Counters.
+    Counters,
+    /// Chains to jump to.
+    Chains,
 }
 
 /// A chain.

@@ -44,6 +44,8 @@ impl Document<'_> {
         let (kind, key, data) = match &set.elements {
             Elements::V4(_) => ("map", "ipv4_addr", " : counter"),
             Elements::V6(_) => ("map", "ipv6_addr", " : counter"),
+            Elements::ChainsV4(_) => ("map", "ipv4_addr", " : verdict"),
+            Elements::ChainsV6(_) => ("map", "ipv6_addr", " : verdict"),
             Elements::Mac(_) => ("set", "ether_addr", ""),
             Elements::Port(_) => ("set", "inet_service", ""),
         };
@@ -52,6 +54,8 @@ impl Document<'_> {
         match &set.elements {
             Elements::V4(elements) => self.write_labelled(f, elements)?,
             Elements::V6(elements) => self.write_labelled(f, elements)?,
+            Elements::ChainsV4(elements) => write_jumps(f, elements)?,
+            Elements::ChainsV6(elements) => write_jumps(f, elements)?,
             Elements::Mac(elements) => write_plain(f, elements)?,
             Elements::Port(elements) => write_plain(f, elements)?,
         }
@@ -80,6 +84,15 @@ impl Document<'_> {
         }
         Ok(())
     }
+}
+
+fn write_jumps<T>(f: &mut fmt::Formatter<'_>, elements: &[(Range<T>, String)]) -> fmt::Result
+where
+    Range<T>: Notation,
+{
+    elements
+        .iter()
+        .try_for_each(|(range, chain)| writeln!(f, "\t\t\t{} : jump {chain},", range.notation()))
 }
 
 fn write_plain<T>(f: &mut fmt::Formatter<'_>, elements: &[T]) -> fmt::Result

@@ -4,7 +4,9 @@
 use super::TABLE_NAME;
 use super::socket::{Dump, NetlinkError, Socket};
 use crate::nft::expression::{Expression, MetaKey, Payload, PayloadBase};
-use crate::nft::table::{BaseChain, Chain, Count, Counter, Elements, Hook, Image, Set};
+use crate::nft::table::{
+    BaseChain, Chain, Count, Counter, Elements, Hook, Image, Set, Target,
+};
 use crate::policy::{LabelIndex, MacAddr, Ordinal, Port, Range};
 use nftnl_sys::{self as sys, libc};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -496,19 +498,24 @@ impl Object<sys::nftnl_set> {
 
     /// An empty set of this one's type, if agent-fw has sets of that type.
     fn elements_type(&self) -> Option<Elements> {
-        let elements = match self.u32(sys::NFTNL_SET_KEY_TYPE)? {
-            7 => Elements::V4(Vec::new()),
-            8 => Elements::V6(Vec::new()),
-            9 => Elements::Mac(Vec::new()),
-            13 => Elements::Port(Vec::new()),
+        use super::encode::{NFT_DATA_VERDICT, NFT_OBJECT_COUNTER, key_type, set_flags};
+        let target = match (self.u32(sys::NFTNL_SET_OBJ_TYPE), self.u32(sys::NFTNL_SET_DATA_TYPE)) {
+            (None | Some(0), None | Some(0)) => Target::Nothing,
+            (Some(NFT_OBJECT_COUNTER), None | Some(0)) => Target::Counters,
+            (None | Some(0), Some(NFT_DATA_VERDICT)) => Target::Chains,
             _ => return None,
         };
-        let (_, length) = super::encode::key_type(&elements);
-        let counters = self.u32(sys::NFTNL_SET_OBJ_TYPE);
-        let of_counters = counters == Some(super::encode::NFT_OBJECT_COUNTER);
-        let fits = self.u32(sys::NFTNL_SET_KEY_LEN) == Some(length)
-            && self.u32(sys::NFTNL_SET_FLAGS) == Some(super::encode::set_flags(&elements))
-            && of_counters == elements.is_map();
+        let elements = match (self.u32(sys::NFTNL_SET_KEY_TYPE)?, target) {
+            (7, Target::Counters) => Elements::V4(Vec::new()),
+            (8, Target::Counters) => Elements::V6(Vec::new()),
+            (7, Target::Chains) => Elements::ChainsV4(Vec::new()),
+            (8, Target::Chains) => Elements::ChainsV6(Vec::new()),
+            (9, Target::Nothing) => Elements::Mac(Vec::new()),
+            (13, Target::Nothing) => Elements::Port(Vec::new()),
+            _ => return None,
+        };
+        let fits = self.u32(sys::NFTNL_SET_KEY_LEN) == Some(key_type(&elements).1)
+            && self.u32(sys::NFTNL_SET_FLAGS) == Some(set_flags(&elements));
         fits.then_some(elements)
     }
 
@@ -676,11 +683,15 @@ impl LiveExpression {
 
     fn lookup(&self) -> Option<Expression> {
         self.uses_register(sys::NFTNL_EXPR_LOOKUP_SREG)?;
-        let inverted = self.u32(sys::NFTNL_EXPR_LOOKUP_FLAGS).is_some_and(|flags| flags != 0);
-        if inverted || self.has(sys::NFTNL_EXPR_LOOKUP_DREG) {
+        if self.u32(sys::NFTNL_EXPR_LOOKUP_FLAGS).is_some_and(|flags| flags != 0) {
             return None;
         }
-        Some(Expression::Lookup { set: self.text(sys::NFTNL_EXPR_LOOKUP_SET)? })
+        let set = self.text(sys::NFTNL_EXPR_LOOKUP_SET)?;
+        match self.u32(sys::NFTNL_EXPR_LOOKUP_DREG) {
+            None => Some(Expression::Lookup { set }),
+            Some(0) => Some(Expression::JumpByMap { map: set }),
+            Some(_) => None,
+        }
     }
 
     fn count(&self) -> Option<Expression> {
@@ -779,6 +790,20 @@ impl Element {
         counters.iter().position(named).and_then(|index| index.try_into().ok())
     }
 
+    /// The chain that it jumps to, if it does.
+    fn chain(&self) -> Option<String> {
+        let (verdict, chain) = (sys::NFTNL_SET_ELEM_VERDICT, sys::NFTNL_SET_ELEM_CHAIN);
+        if !self.has(verdict) || !self.has(chain) {
+            return None;
+        }
+        // SAFETY: the element is live and both attributes are set; the name is copied at once.
+        unsafe {
+            let code = sys::nftnl_set_elem_get_u32(self.0.as_ptr(), verdict as u16);
+            let name = sys::nftnl_set_elem_get_str(self.0.as_ptr(), chain as u16);
+            (code.cast_signed() == libc::NFT_JUMP).then(|| owned_text(name)).flatten()
+        }
+    }
+
     /// Whether it has something that no element of agent-fw's has.
     fn is_foreign(&self) -> bool {
         [
@@ -786,7 +811,6 @@ impl Element {
             sys::NFTNL_SET_ELEM_EXPR,
             sys::NFTNL_SET_ELEM_EXPRESSIONS,
             sys::NFTNL_SET_ELEM_KEY_END,
-            sys::NFTNL_SET_ELEM_VERDICT,
             sys::NFTNL_SET_ELEM_DATA,
         ]
         .into_iter()
@@ -796,15 +820,17 @@ impl Element {
 
 /// The bounds of a set's ranges as they come, in whatever order.
 enum Bounds<'a> {
-    V4(Edges<Ipv4Addr>, &'a [Counter]),
-    V6(Edges<Ipv6Addr>, &'a [Counter]),
-    Mac(Edges<MacAddr>),
-    Port(Edges<Port>),
+    V4(Edges<Ipv4Addr, LabelIndex>, &'a [Counter]),
+    V6(Edges<Ipv6Addr, LabelIndex>, &'a [Counter]),
+    ChainsV4(Edges<Ipv4Addr, String>),
+    ChainsV6(Edges<Ipv6Addr, String>),
+    Mac(Edges<MacAddr, ()>),
+    Port(Edges<Port, ()>),
 }
 
-/// The starts of ranges, with their counters, and the values behind their ends.
-struct Edges<T> {
-    starts: Vec<(T, Option<LabelIndex>)>,
+/// The starts of ranges, with what they lead to, and the values behind their ends.
+struct Edges<T, V> {
+    starts: Vec<(T, V)>,
     ends: Vec<T>,
     faults: Vec<String>,
 }
@@ -814,69 +840,87 @@ impl<'a> Bounds<'a> {
         match elements {
             Elements::V4(_) => Self::V4(Edges::new(), counters),
             Elements::V6(_) => Self::V6(Edges::new(), counters),
+            Elements::ChainsV4(_) => Self::ChainsV4(Edges::new()),
+            Elements::ChainsV6(_) => Self::ChainsV6(Edges::new()),
             Elements::Mac(_) => Self::Mac(Edges::new()),
             Elements::Port(_) => Self::Port(Edges::new()),
         }
     }
 
     fn add(&mut self, element: &Element) {
+        let nothing = || (!element.has(sys::NFTNL_SET_ELEM_VERDICT)).then_some(());
         match self {
             Self::V4(edges, counters) => {
-                edges.add(element, element.counter(counters), |key: [u8; 4]| key.into());
+                edges.add(element, || element.counter(counters), |key: [u8; 4]| key.into());
             }
             Self::V6(edges, counters) => {
-                edges.add(element, element.counter(counters), |key: [u8; 16]| key.into());
+                edges.add(element, || element.counter(counters), |key: [u8; 16]| key.into());
             }
-            Self::Mac(edges) => edges.add(element, None, MacAddr),
+            Self::ChainsV4(edges) => {
+                edges.add(element, || element.chain(), |key: [u8; 4]| key.into());
+            }
+            Self::ChainsV6(edges) => {
+                edges.add(element, || element.chain(), |key: [u8; 16]| key.into());
+            }
+            Self::Mac(edges) => edges.add(element, nothing, MacAddr),
             Self::Port(edges) => {
-                edges.add(element, None, |key| Port(u16::from_be_bytes(key)));
+                edges.add(element, nothing, |key| Port(u16::from_be_bytes(key)));
             }
         }
     }
 
     fn into_elements(self) -> (Elements, Vec<String>) {
-        fn named<R>((ranges, faults): (R, Vec<String>), make: fn(R) -> Elements) -> (Elements, Vec<String>) {
-            (make(ranges), faults)
+        fn plain<T>(ranges: Vec<(Range<T>, ())>) -> Vec<Range<T>> {
+            ranges.into_iter().map(|(range, ())| range).collect()
         }
         match self {
-            Self::V4(edges, _) => named(edges.into_counted(), Elements::V4),
-            Self::V6(edges, _) => named(edges.into_counted(), Elements::V6),
-            Self::Mac(edges) => named(edges.into_plain(), Elements::Mac),
-            Self::Port(edges) => named(edges.into_plain(), Elements::Port),
+            Self::V4(mut edges, _) => (Elements::V4(edges.ranges()), edges.faults),
+            Self::V6(mut edges, _) => (Elements::V6(edges.ranges()), edges.faults),
+            Self::ChainsV4(mut edges) => (Elements::ChainsV4(edges.ranges()), edges.faults),
+            Self::ChainsV6(mut edges) => (Elements::ChainsV6(edges.ranges()), edges.faults),
+            Self::Mac(mut edges) => (Elements::Mac(plain(edges.ranges())), edges.faults),
+            Self::Port(mut edges) => (Elements::Port(plain(edges.ranges())), edges.faults),
         }
     }
 }
 
-impl<T: Ordinal> Edges<T> {
+impl<T: Ordinal, V> Edges<T, V> {
     fn new() -> Self {
         Self { starts: Vec::new(), ends: Vec::new(), faults: Vec::new() }
     }
 
+    /// Takes an element up; `to` tells where it leads, if it leads where such a set's do.
     fn add<const N: usize>(
         &mut self,
         element: &Element,
-        counter: Option<LabelIndex>,
+        to: impl FnOnce() -> Option<V>,
         value: impl Fn([u8; N]) -> T,
     ) {
-        match element.key().map(value) {
-            Some(value) if element.is_foreign() => {
-                self.faults.push(format!("element {value:?} with data"));
-            }
-            Some(value) if element.is_end() => self.ends.push(value),
-            Some(value) => self.starts.push((value, counter)),
-            None => self.faults.push("an element of another length".to_owned()),
+        let Some(value) = element.key().map(value) else {
+            self.faults.push("an element of another length".to_owned());
+            return;
+        };
+        match element.is_end() {
+            _ if element.is_foreign() => self.faults.push(format!("element {value:?} with data")),
+            true => self.ends.push(value),
+            false => match to() {
+                Some(to) => self.starts.push((value, to)),
+                None => self.faults.push(format!("element {value:?} leading elsewhere")),
+            },
         }
     }
 
     /// Pairs each start with the next end behind it. nft itself puts an end in front of all
     /// ranges, which pairs with nothing.
-    fn into_ranges(mut self) -> (Vec<(Range<T>, Option<LabelIndex>)>, Vec<String>) {
-        self.starts.sort_unstable_by_key(|(start, _)| start.bits());
-        self.ends.sort_unstable();
-        let mut ranges = Vec::with_capacity(self.starts.len());
-        let mut ends = self.ends.into_iter().peekable();
-        let mut starts = self.starts.into_iter().peekable();
-        while let Some((first, counter)) = starts.next() {
+    fn ranges(&mut self) -> Vec<(Range<T>, V)> {
+        let (mut starts, mut ends) =
+            (std::mem::take(&mut self.starts), std::mem::take(&mut self.ends));
+        starts.sort_unstable_by_key(|(start, _)| start.bits());
+        ends.sort_unstable();
+        let mut ranges = Vec::with_capacity(starts.len());
+        let mut ends = ends.into_iter().peekable();
+        let mut starts = starts.into_iter().peekable();
+        while let Some((first, to)) = starts.next() {
             while ends.next_if(|end| *end <= first).is_some() {}
             let next = starts.peek().map(|(start, _)| *start);
             // A range ends where it says, at the next start, or with all values.
@@ -885,25 +929,8 @@ impl<T: Ordinal> Edges<T> {
                 (end, next) => end.or(next),
             };
             let last = behind.and_then(Ordinal::previous).unwrap_or(T::MAX);
-            ranges.extend(Range::new(first, last).map(|range| (range, counter)));
+            ranges.extend(Range::new(first, last).map(|range| (range, to)));
         }
-        (ranges, self.faults)
-    }
-
-    fn into_counted(self) -> (Vec<(Range<T>, LabelIndex)>, Vec<String>) {
-        let (ranges, mut faults) = self.into_ranges();
-        let mut counted = Vec::with_capacity(ranges.len());
-        for (range, counter) in ranges {
-            match counter {
-                Some(counter) => counted.push((range, counter)),
-                None => faults.push(format!("element {:?} without counter", range.first())),
-            }
-        }
-        (counted, faults)
-    }
-
-    fn into_plain(self) -> (Vec<Range<T>>, Vec<String>) {
-        let (ranges, faults) = self.into_ranges();
-        (ranges.into_iter().map(|(range, _)| range).collect(), faults)
+        ranges
     }
 }

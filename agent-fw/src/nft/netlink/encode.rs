@@ -3,11 +3,12 @@
 
 use super::TABLE_NAME;
 use crate::nft::expression::{Expression, MetaKey, PayloadBase};
-use crate::nft::table::{Chain, Counter, Elements, Hook, Image, Set};
+use crate::nft::table::{Chain, Counter, Elements, Hook, Image, Set, Target};
 use crate::policy::{LabelIndex, Notation, Ordinal, Range};
 use nftnl::{Batch, MsgType, NlMsg, ProtoFamily};
 use nftnl_sys::{self as sys, libc};
 use std::ffi::{CString, c_char, c_void};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ptr::NonNull;
 
 /// A transaction: its messages, and what each of them is about.
@@ -69,6 +70,8 @@ fn notation(elements: &Elements, index: usize) -> String {
     match elements {
         Elements::V4(elements) => elements.get(index).map(|(range, _)| range.notation()),
         Elements::V6(elements) => elements.get(index).map(|(range, _)| range.notation()),
+        Elements::ChainsV4(elements) => elements.get(index).map(|(range, _)| range.notation()),
+        Elements::ChainsV6(elements) => elements.get(index).map(|(range, _)| range.notation()),
         Elements::Mac(ranges) => ranges.get(index).map(ToString::to_string),
         Elements::Port(ranges) => ranges.get(index).map(ToString::to_string),
     }
@@ -92,28 +95,24 @@ pub(super) fn replacement(image: &Image) -> Transaction<'_> {
     for counter in &image.counters {
         transaction.add(Part::Named("counter", &counter.name), &CounterMessage(counter));
     }
+    // A map may lead to chains, and a rule to chains and sets: what is led to comes first.
+    let table = nftnl::Table::new(TABLE_NAME, ProtoFamily::Inet);
+    let chains: Vec<_> = image.chains.iter().map(|chain| chain_message(chain, &table)).collect();
+    for (chain, message) in image.chains.iter().zip(&chains) {
+        transaction.add(Part::Named("chain", &chain.name), message);
+    }
     for set in &image.sets {
         transaction.add(Part::Named("set", &set.name), &SetMessage(set));
         add_elements(&mut transaction, set, &image.counters);
     }
-    add_chains(&mut transaction, &image.chains);
-    transaction
-}
-
-fn add_chains<'a>(transaction: &mut Transaction<'a>, chains: &'a [Chain<Vec<Expression>>]) {
-    let table = nftnl::Table::new(TABLE_NAME, ProtoFamily::Inet);
-    let messages: Vec<_> = chains.iter().map(|chain| chain_message(chain, &table)).collect();
-    // All chains before all rules: a rule may jump to a chain that comes later.
-    for (chain, message) in chains.iter().zip(&messages) {
-        transaction.add(Part::Named("chain", &chain.name), message);
-    }
-    for (chain, message) in chains.iter().zip(&messages) {
+    for (chain, message) in image.chains.iter().zip(&chains) {
         for (index, rule) in chain.rules.iter().enumerate() {
             let mut built = nftnl::Rule::new(message);
             rule.iter().for_each(|expression| built.add_expr(expression));
             transaction.add(Part::Rule(&chain.name, index), &built);
         }
     }
+    transaction
 }
 
 fn chain_message<'a>(
@@ -268,6 +267,10 @@ unsafe impl NlMsg for CounterMessage<'_> {
 pub(super) const NFT_OBJECT_COUNTER: u32 = 1;
 /// `NFT_SET_OBJECT` of linux/netfilter/nf_tables.h: elements refer to objects.
 pub(super) const NFT_SET_OBJECT: u32 = 0x40;
+/// `NFT_SET_MAP` of linux/netfilter/nf_tables.h: elements have data.
+const NFT_SET_MAP: u32 = 8;
+/// `NFT_DATA_VERDICT` of linux/netfilter/nf_tables.h: the data are verdicts.
+pub(super) const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
 /// `NFT_SET_INTERVAL` of linux/netfilter/nf_tables.h.
 pub(super) const NFT_SET_INTERVAL: u32 = 4;
 /// `NFT_SET_ELEM_INTERVAL_END` of linux/netfilter/nf_tables.h.
@@ -278,15 +281,19 @@ pub(super) const INTERVAL_END: u32 = 1;
 /// <https://git.netfilter.org/nftables/tree/include/datatype.h>
 pub(super) const fn key_type(elements: &Elements) -> (u32, u32) {
     match elements {
-        Elements::V4(_) => (7, 4),
-        Elements::V6(_) => (8, 16),
+        Elements::V4(_) | Elements::ChainsV4(_) => (7, 4),
+        Elements::V6(_) | Elements::ChainsV6(_) => (8, 16),
         Elements::Mac(_) => (9, 6),
         Elements::Port(_) => (13, 2),
     }
 }
 
 pub(super) fn set_flags(elements: &Elements) -> u32 {
-    if elements.is_map() { NFT_SET_INTERVAL | NFT_SET_OBJECT } else { NFT_SET_INTERVAL }
+    match elements.target() {
+        Target::Nothing => NFT_SET_INTERVAL,
+        Target::Counters => NFT_SET_INTERVAL | NFT_SET_OBJECT,
+        Target::Chains => NFT_SET_INTERVAL | NFT_SET_MAP,
+    }
 }
 
 /// A named set, without its elements.
@@ -313,8 +320,14 @@ unsafe impl NlMsg for SetMessage<'_> {
             set_u32(sys::NFTNL_SET_FLAGS, set_flags(elements));
             set_u32(sys::NFTNL_SET_KEY_TYPE, key_type);
             set_u32(sys::NFTNL_SET_KEY_LEN, key_length);
-            if elements.is_map() {
-                set_u32(sys::NFTNL_SET_OBJ_TYPE, NFT_OBJECT_COUNTER);
+            match elements.target() {
+                Target::Nothing => {}
+                Target::Counters => set_u32(sys::NFTNL_SET_OBJ_TYPE, NFT_OBJECT_COUNTER),
+                Target::Chains => {
+                    set_u32(sys::NFTNL_SET_DATA_TYPE, NFT_DATA_VERDICT);
+                    // The kernel knows a verdict's length itself, but wants some number.
+                    set_u32(sys::NFTNL_SET_DATA_LEN, 16);
+                }
             }
             let header = header(buffer, libc::NFT_MSG_NEWSET, libc::NLM_F_CREATE, sequence);
             sys::nftnl_set_nlmsg_build_payload(header, set_ptr);
@@ -326,73 +339,108 @@ unsafe impl NlMsg for SetMessage<'_> {
 struct Bound<'a> {
     key: [u8; 16],
     length: u32,
-    /// The counter that the range leads to; for a start in a map.
-    counter: Option<&'a CString>,
+    /// Where the range leads; for a start in a map.
+    to: To<'a>,
     end: bool,
 }
 
+/// Where an element leads.
+#[derive(Clone, Copy)]
+enum To<'a> {
+    Nothing,
+    Counter(&'a CString),
+    Chain(&'a CString),
+}
+
 fn add_elements<'a>(transaction: &mut Transaction<'a>, set: &'a Set, counters: &[Counter]) {
+    let adder = Adder { set, name: c_string(&set.name) };
     let names: Vec<CString> = counters.iter().map(|counter| c_string(&counter.name)).collect();
-    let longest = names.iter().map(|name| name.as_bytes_with_nul().len()).max().unwrap_or(0);
-    let chunk = ranges_in_a_message(longest);
-    let name = c_string(&set.name);
-    let mut add = |first: usize, bounds: Vec<Bound<'_>>| {
-        transaction.add(Part::Elements(set, first), &ElementsMessage { set: &name, bounds });
-    };
-    let counter = |index: &LabelIndex| names.get(usize::from(*index));
+    let counter = |index: &LabelIndex| names.get(usize::from(*index)).map_or(To::Nothing, To::Counter);
+    let v4 = |address: Ipv4Addr| address.octets();
+    let v6 = |address: Ipv6Addr| address.octets();
     match &set.elements {
-        Elements::V4(elements) => {
-            for (index, part) in elements.chunks(chunk).enumerate() {
-                let bounds = part.iter().flat_map(|(range, label)| {
-                    bounds(range, counter(label), |address| address.octets())
-                });
-                add(index * chunk, bounds.collect());
-            }
+        Elements::V4(all) => adder.add(transaction, all.iter().map(|(r, c)| (r, counter(c))), v4),
+        Elements::V6(all) => adder.add(transaction, all.iter().map(|(r, c)| (r, counter(c))), v6),
+        Elements::ChainsV4(all) => {
+            let names: Vec<CString> = all.iter().map(|(_, chain)| c_string(chain)).collect();
+            let ranges = all.iter().zip(&names).map(|((range, _), name)| (range, To::Chain(name)));
+            adder.add(transaction, ranges, v4);
         }
-        Elements::V6(elements) => {
-            for (index, part) in elements.chunks(chunk).enumerate() {
-                let bounds = part.iter().flat_map(|(range, label)| {
-                    bounds(range, counter(label), |address| address.octets())
-                });
-                add(index * chunk, bounds.collect());
-            }
+        Elements::ChainsV6(all) => {
+            let names: Vec<CString> = all.iter().map(|(_, chain)| c_string(chain)).collect();
+            let ranges = all.iter().zip(&names).map(|((range, _), name)| (range, To::Chain(name)));
+            adder.add(transaction, ranges, v6);
         }
-        Elements::Mac(ranges) => {
-            for (index, part) in ranges.chunks(chunk).enumerate() {
-                let bounds = part.iter().flat_map(|range| bounds(range, None, |mac| mac.0));
-                add(index * chunk, bounds.collect());
-            }
+        Elements::Mac(all) => {
+            adder.add(transaction, all.iter().map(|range| (range, To::Nothing)), |mac| mac.0);
         }
-        Elements::Port(ranges) => {
-            for (index, part) in ranges.chunks(chunk).enumerate() {
-                let bounds =
-                    part.iter().flat_map(|range| bounds(range, None, |port| port.0.to_be_bytes()));
-                add(index * chunk, bounds.collect());
-            }
+        Elements::Port(all) => {
+            let ranges = all.iter().map(|range| (range, To::Nothing));
+            adder.add(transaction, ranges, |port| port.0.to_be_bytes());
         }
     }
 }
 
-/// How many ranges fit into one attribute, whose length is a u16.
-fn ranges_in_a_message(longest_name: usize) -> usize {
-    // Two elements: each a nest (4), a key (4 + 4 + 16) and flags (8); the start also the name.
-    let bytes = 2 * (4 + 24 + 8) + 4 + longest_name.next_multiple_of(4);
-    (usize::from(u16::MAX) - 64) / bytes
+/// Adds the elements of a set, in as few messages as hold them.
+struct Adder<'a> {
+    set: &'a Set,
+    name: CString,
+}
+
+impl<'a> Adder<'a> {
+    fn add<'b, T: Ordinal + 'b, const N: usize>(
+        &self,
+        transaction: &mut Transaction<'a>,
+        ranges: impl Iterator<Item = (&'b Range<T>, To<'b>)>,
+        bytes: impl Fn(T) -> [u8; N],
+    ) {
+        let (mut first, mut bounds, mut room) = (0, Vec::new(), MESSAGE_BYTES);
+        for (index, (range, to)) in ranges.enumerate() {
+            let needed = bytes_of(to);
+            if needed > room {
+                self.send(transaction, first, std::mem::take(&mut bounds));
+                (first, room) = (index, MESSAGE_BYTES);
+            }
+            room -= needed;
+            bounds.extend(bounds_of(range, to, &bytes));
+        }
+        if !bounds.is_empty() {
+            self.send(transaction, first, bounds);
+        }
+    }
+
+    fn send(&self, transaction: &mut Transaction<'a>, first: usize, bounds: Vec<Bound<'_>>) {
+        let message = ElementsMessage { set: &self.name, bounds };
+        transaction.add(Part::Elements(self.set, first), &message);
+    }
+}
+
+/// What the elements of one message may take: an attribute's length is a u16.
+const MESSAGE_BYTES: usize = u16::MAX as usize - 64;
+
+/// What a range takes at most: two elements, each a nest (4), a key (4 + 4 + 16) and flags (8);
+/// the start also where it leads (a nest, a verdict's nest and code, and a name).
+fn bytes_of(to: To<'_>) -> usize {
+    let name = match to {
+        To::Nothing => 0,
+        To::Counter(name) | To::Chain(name) => name.as_bytes_with_nul().len(),
+    };
+    2 * (4 + 24 + 8) + 4 + 4 + 8 + 4 + name.next_multiple_of(4)
 }
 
 /// The start of a range, and what follows it unless it reaches to the end of all values.
-fn bounds<'a, T: Ordinal, const N: usize>(
+fn bounds_of<'a, T: Ordinal, const N: usize>(
     range: &Range<T>,
-    counter: Option<&'a CString>,
+    to: To<'a>,
     bytes: impl Fn(T) -> [u8; N],
 ) -> impl Iterator<Item = Bound<'a>> {
-    let bound = |value: T, counter, end| {
+    let bound = |value: T, to, end| {
         let mut key = [0; 16];
         key[..N].copy_from_slice(&bytes(value));
-        Bound { key, length: N as u32, counter, end }
+        Bound { key, length: N as u32, to, end }
     };
-    let start = bound(range.first(), counter, false);
-    let end = range.last().next().map(|behind| bound(behind, None, true));
+    let start = bound(range.first(), to, false);
+    let end = range.last().next().map(|behind| bound(behind, To::Nothing, true));
     std::iter::once(start).chain(end)
 }
 
@@ -402,7 +450,7 @@ struct ElementsMessage<'a> {
     bounds: Vec<Bound<'a>>,
 }
 
-// SAFETY: `ranges_in_a_message` bounds the elements to what one attribute holds, for which
+// SAFETY: `MESSAGE_BYTES` bounds the elements to what one attribute holds, for which
 // `NlMsg` guarantees room.
 unsafe impl NlMsg for ElementsMessage<'_> {
     unsafe fn write(&self, buffer: *mut c_void, sequence: u32, _: MsgType) {
@@ -440,9 +488,19 @@ fn element(bound: &Bound<'_>) -> NonNull<sys::nftnl_set_elem> {
             let flags = attribute(sys::NFTNL_SET_ELEM_FLAGS);
             sys::nftnl_set_elem_set_u32(element_ptr, flags, INTERVAL_END);
         }
-        if let Some(counter) = bound.counter {
-            let reference = attribute(sys::NFTNL_SET_ELEM_OBJREF);
-            sys::nftnl_set_elem_set_str(element_ptr, reference, counter.as_ptr());
+        match bound.to {
+            To::Nothing => {}
+            To::Counter(name) => {
+                let reference = attribute(sys::NFTNL_SET_ELEM_OBJREF);
+                sys::nftnl_set_elem_set_str(element_ptr, reference, name.as_ptr());
+            }
+            To::Chain(name) => {
+                let verdict = attribute(sys::NFTNL_SET_ELEM_VERDICT);
+                let jump = libc::NFT_JUMP.cast_unsigned();
+                sys::nftnl_set_elem_set_u32(element_ptr, verdict, jump);
+                let chain = attribute(sys::NFTNL_SET_ELEM_CHAIN);
+                sys::nftnl_set_elem_set_str(element_ptr, chain, name.as_ptr());
+            }
         }
         element
     }
@@ -466,6 +524,10 @@ impl nftnl::expr::Expression for Expression {
             Expression::Lookup { set } => Builder::new(c"lookup")
                 .u32(sys::NFTNL_EXPR_LOOKUP_SREG, REGISTER)
                 .text(sys::NFTNL_EXPR_LOOKUP_SET, set),
+            Expression::JumpByMap { map } => Builder::new(c"lookup")
+                .u32(sys::NFTNL_EXPR_LOOKUP_SREG, REGISTER)
+                .u32(sys::NFTNL_EXPR_LOOKUP_DREG, libc::NFT_REG_VERDICT as u32)
+                .text(sys::NFTNL_EXPR_LOOKUP_SET, map),
             Expression::CountByMap { map } => Builder::new(c"objref")
                 .u32(sys::NFTNL_EXPR_OBJREF_SET_SREG, REGISTER)
                 .text(sys::NFTNL_EXPR_OBJREF_SET_NAME, map),
