@@ -90,9 +90,8 @@ impl Configuration {
         }
         if self.direction == Mode::AgentInitiated && restricted {
             bail!(
-                "in agent-initiated mode nobody needs to reach the agent, and the port is\n\
-                 closed to all; leave out --allow-from and --allow-mac, or choose another\n\
-                 --direction"
+                "in agent-initiated mode nobody needs to reach the agent, and the port is closed \
+                 to all; leave out --allow-from and --allow-mac, or choose another --direction"
             );
         }
         if self.otherwise == Others::Continue && self.direction == Mode::AgentInitiated {

@@ -3,7 +3,7 @@
 use super::outcome::{Failure, Outcome, Result};
 use super::words::{Words, compile, installed};
 use super::{Patience, report};
-use crate::configuration::{Configuration, is_edited};
+use crate::configuration::{Compiled, Configuration, is_edited};
 use crate::host::{self, boot, file, lock, privilege};
 use crate::nft::{Image, Live, Nftables, differences};
 use crate::source::Lists;
@@ -33,8 +33,8 @@ impl Install {
         let mut configuration = self.words.configuration()?;
         privilege::require_net_admin("install")?;
         let lists = configuration.keep_lists().map_err(Failure::Input)?;
-        let compiled = compile(&configuration, &lists)?;
-        let mut image = compiled.ruleset.clone().into_image();
+        let Compiled { lowered, ruleset, .. } = compile(&configuration, &lists)?;
+        let mut image = ruleset.into_image();
         let mut nftables = Nftables::open()?;
         if self.dry_run {
             return dry_run(&image, nftables.read()?.as_ref());
@@ -48,7 +48,7 @@ impl Install {
                 boot::enable()?;
             }
             report::remark("no change: the kernel and policy.toml are as they should be");
-            report::promises(&compiled);
+            report::promises(&lowered);
             return Ok(Outcome::Done);
         }
         if let Some(live) = &live {
@@ -57,7 +57,7 @@ impl Install {
         let mut steps = Steps { nftables, undo: Vec::new() };
         steps.all(&configuration, &lists, &image, live, unit).map_err(|error| steps.undo(error))?;
         remove_stale_lists(&configuration);
-        report::promises(&compiled);
+        report::promises(&lowered);
         Ok(Outcome::Done)
     }
 }

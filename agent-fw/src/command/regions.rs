@@ -38,7 +38,7 @@ impl Regions {
                 for (name, region) in catalogue.iter() {
                     let subnets: Vec<String> =
                         region.subnets.iter().map(ToString::to_string).collect();
-                    println!("{name:<12} {:<34} {}", region.place, subnets.join("  "));
+                    println!("{name:<12} {:<32} {}", region.place, subnets.join("  "));
                 }
                 println!("\nNo IPv6 subnet is published. Your own: {OVERRIDES}");
             }

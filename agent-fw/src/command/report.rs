@@ -1,8 +1,8 @@
 //! How agent-fw speaks: messages of at most 80 columns, colour only where a terminal shows it.
 
-use crate::configuration::Compiled;
 use crate::nft::{Count, Difference};
-use crate::policy::{Admission, MacMatch, Notation, Ordinal, Others, Policy, Range};
+use crate::policy::{Admission, Ledger, MacMatch, Notation, Ordinal, Others, Policy, Range};
+use crate::rule::Lowered;
 use crate::source::Notice;
 use anstream::{eprintln, println};
 use clap::builder::styling::{AnsiColor, Style};
@@ -15,33 +15,45 @@ const CAUTION: Style = AnsiColor::Yellow.on_default().bold();
 /// Sources that are listed before the rest is only counted.
 const LISTED: usize = 12;
 
+/// The width of a message. Columns, not bytes: most of what is printed is ASCII.
+const WIDTH: usize = 80;
+
+/// Text broken into lines of at most [`WIDTH`], the first and the others each with their indent.
+pub(super) fn wrapped(first: &str, others: &str, text: &str) -> String {
+    let options =
+        textwrap::Options::new(WIDTH).initial_indent(first).subsequent_indent(others).break_words(false);
+    textwrap::fill(text, options)
+}
+
 fn styled(style: Style, text: &str) -> String {
     format!("{style}{text}{style:#}")
 }
 
 /// An error with its causes, one a line.
 pub(super) fn failure(error: &anyhow::Error) {
-    eprintln!("{} {error}", styled(BAD, "error:"));
+    let text = wrapped("", "  ", &format!("error: {error}"));
+    eprintln!("{}{}", styled(BAD, "error:"), text.strip_prefix("error:").unwrap_or(&text));
     for cause in error.chain().skip(1) {
-        for line in cause.to_string().lines() {
-            eprintln!("  {line}");
-        }
+        eprintln!("{}", wrapped("  ", "    ", &cause.to_string()));
     }
 }
 
 /// Something that the user should know.
 pub(super) fn notice(notice: &Notice) {
-    eprintln!("{} {notice}", styled(CAUTION, "note:"));
+    let text = wrapped("", "  ", &format!("note: {notice}"));
+    eprintln!("{}{}", styled(CAUTION, "note:"), text.strip_prefix("note:").unwrap_or(&text));
 }
 
 /// A remark on what was done.
 pub(super) fn remark(text: &str) {
-    println!("{text}");
+    println!("{}", wrapped("", "  ", text));
 }
 
 /// What differs, each on its own line.
 pub(super) fn differences(differences: &[Difference]) {
-    differences.iter().for_each(|difference| println!("  {difference}"));
+    for difference in differences {
+        println!("{}", wrapped("  ", "    ", &difference.to_string()));
+    }
 }
 
 /// A line that begins with a good word.
@@ -51,7 +63,8 @@ pub(super) fn good(word: &str, text: impl fmt::Display) {
 
 /// A line that begins with a bad word.
 pub(super) fn bad(word: &str, text: impl fmt::Display) {
-    println!("{} {text}", styled(BAD, word));
+    let text = wrapped(word, "  ", &format!(" {text}"));
+    println!("{}{}", styled(BAD, word), text.strip_prefix(word).unwrap_or(&text));
 }
 
 /// A line that begins with a word of caution.
@@ -60,8 +73,8 @@ pub(super) fn caution(word: &str, text: impl fmt::Display) {
 }
 
 /// Both promises: what is closed, and to whom the port is open as far as agent-fw goes.
-pub(super) fn promises(compiled: &Compiled) {
-    let policy = &compiled.lowered.policy;
+pub(super) fn promises(lowered: &Lowered) {
+    let policy = &lowered.policy;
     let port = policy.ports();
     if policy.admits_everyone() {
         caution("not closed:", format_args!("every source may reach TCP port {port}, as under"));
@@ -75,14 +88,14 @@ pub(super) fn promises(compiled: &Compiled) {
     } else {
         good("closed:", format_args!("TCP port {port} is closed to all but these sources"));
     }
-    sources(compiled);
+    sources(lowered);
     caution("open:", "not tested. A rule of another firewall on this host may still drop");
     println!("  packets of admitted sources: agent-fw cannot overrule it");
 }
 
 /// The admitted sources, by the words that admitted them.
-fn sources(compiled: &Compiled) {
-    for admission in compiled.lowered.policy.admissions() {
+fn sources(lowered: &Lowered) {
+    for admission in lowered.policy.admissions() {
         if let MacMatch::Only(macs) = &admission.macs {
             let ranges = macs.ranges().iter().map(ToString::to_string);
             list("from MAC address", ranges);
@@ -90,13 +103,12 @@ fn sources(compiled: &Compiled) {
         if admission.addresses.is_all() {
             println!("  any address");
         } else {
-            addresses(compiled, admission);
+            addresses(&lowered.ledger, admission);
         }
     }
 }
 
-fn addresses(compiled: &Compiled, admission: &Admission) {
-    let ledger = &compiled.lowered.ledger;
+fn addresses(ledger: &Ledger, admission: &Admission) {
     let v4 = ledger.v4().restrict(&admission.addresses.v4);
     let v6 = ledger.v6().restrict(&admission.addresses.v6);
     for (index, label) in ledger.labels().iter().enumerate() {

@@ -80,7 +80,7 @@ impl Findings {
         if let Some((_, compiled)) = &self.wanted
             && self.agree()
         {
-            report::promises(compiled);
+            report::promises(&compiled.lowered);
         }
         if let Some(live) = &self.live {
             println!("since the table was first installed:");

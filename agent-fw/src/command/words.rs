@@ -8,6 +8,7 @@ use crate::policy::{Others, Port};
 use crate::source::{Catalogue, ListFile, Lists, MacSource, OVERRIDES, Source};
 use anyhow::{Context as _, anyhow};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 /// What the policy is.
 #[derive(clap::Args, Debug)]
@@ -18,13 +19,13 @@ pub(super) struct Words {
     /// (192.0.2.1-192.0.2.9), region:NAME (see `agent-fw regions list`), file:PATH or file:- (an
     /// item a line, # starts a comment), or `any`.
     #[arg(long, value_name = "SOURCE")]
-    allow_from: Vec<Source>,
+    allow_from: Vec<String>,
     /// A MAC address, or file:PATH, that is admitted; repeatable
     ///
     /// With --allow-from too, a packet must match both. Only the neighbour's MAC address is seen:
     /// for packets through a router, the router's.
     #[arg(long, value_name = "MAC")]
-    allow_mac: Vec<MacSource>,
+    allow_mac: Vec<String>,
     /// The TCP port that the agent listens on
     #[arg(long, value_name = "PORT", default_value_t = Port::AGENT.0, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
@@ -48,13 +49,37 @@ pub(super) struct Words {
 impl Words {
     /// The configuration that the flags describe.
     pub(super) fn configuration(self) -> Result<Configuration> {
-        let Self { allow_from, allow_mac, port, direction, otherwise, early_drop, log } = self;
+        let Self { port, direction, otherwise, early_drop, log, .. } = self;
+        let allow_from = parse_all("--allow-from", &self.allow_from);
+        let allow_mac = parse_all("--allow-mac", &self.allow_mac);
+        let (allow_from, allow_mac) = match (allow_from, allow_mac) {
+            (Ok(sources), Ok(macs)) => (sources, macs),
+            (sources, macs) => {
+                let faults = sources.err().into_iter().chain(macs.err()).collect::<Vec<_>>();
+                return Err(Failure::Input(anyhow!(faults.join("\n"))));
+            }
+        };
         let configuration =
             Configuration { allow_from, allow_mac, port, direction, otherwise, early_drop, log };
         configuration.check().map_err(Failure::Input)?;
         configuration.check_standard_input().map_err(Failure::Input)?;
         Ok(configuration)
     }
+}
+
+/// Reads every value of a flag, or says of each that is wrong what is wrong with it.
+fn parse_all<T>(flag: &str, texts: &[String]) -> std::result::Result<Vec<T>, String>
+where
+    T: FromStr<Err: std::fmt::Display>,
+{
+    let (mut values, mut faults) = (Vec::new(), Vec::new());
+    for text in texts {
+        match text.parse() {
+            Ok(value) => values.push(value),
+            Err(error) => faults.push(format!("{flag} {}: {error}", text.escape_debug())),
+        }
+    }
+    if faults.is_empty() { Ok(values) } else { Err(faults.join("\n")) }
 }
 
 impl Configuration {

@@ -37,7 +37,7 @@ impl fmt::Display for Difference {
             Self::Missing(part) => write!(f, "missing: {part}"),
             Self::Extra(part) => write!(f, "not ours: {part}"),
             Self::Changed { part, expected, found } => {
-                write!(f, "{part}:\n    should be {expected}\n    but is    {found}")
+                write!(f, "{part} should be {expected}, but is {found}")
             }
         }
     }

@@ -77,13 +77,20 @@ impl Document<'_> {
             let mut first = true;
             for (range, _) in elements.iter().filter(|(_, of)| usize::from(*of) == index) {
                 if std::mem::take(&mut first) {
-                    writeln!(f, "\t\t\t# {}", harmless(provenance))?;
+                    write_remark(f, &harmless(provenance))?;
                 }
                 writeln!(f, "\t\t\t{} : \"{name}\",", range.notation())?;
             }
         }
         Ok(())
     }
+}
+
+/// Writes a remark among the elements, in lines of at most 80 columns where a tab is eight wide.
+fn write_remark(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    textwrap::wrap(text, 80 - 3 * 8 - 2)
+        .into_iter()
+        .try_for_each(|line| writeln!(f, "\t\t\t# {line}"))
 }
 
 fn write_jumps<T>(f: &mut fmt::Formatter<'_>, elements: &[(Range<T>, String)]) -> fmt::Result

@@ -25,7 +25,7 @@ impl fmt::Display for Label {
         match self {
             Self::Region(name) => write!(f, "region {name}"),
             Self::File(path) => write!(f, "file {}", path.display()),
-            Self::Address => f.write_str("single addresses and ranges"),
+            Self::Address => f.write_str("listed addresses"),
             Self::Any => f.write_str("any address"),
         }
     }

@@ -227,15 +227,15 @@ impl fmt::Display for Notice {
             }
             Self::HostBits { source, host_bits } => {
                 let HostBits { count, line, written, meant } = host_bits;
-                write!(f, "{source}: the host bits of {count} prefixes were masked off,")?;
-                write!(f, "\nthe first on line {line}: {written} means {meant}")
+                write!(f, "{source}: the host bits of {count} prefixes were masked off, ")?;
+                write!(f, "the first on line {line}: {written} means {meant}")
             }
             Self::EmptyList { list } => write!(f, "{list}: the list is empty and admits nobody"),
             Self::Obsolete { source } => write!(
                 f,
-                "{source} admits {OBSOLETE}, the block of \"Deep Security\n\
-                 as a Service\" until about 2019. It is obsolete: no region uses it now,\n\
-                 somebody else may. Name the region instead (`region:NAME`)."
+                "{source} admits {OBSOLETE}, the block of \"Deep Security as a Service\" until \
+                 about 2019. It is obsolete: no region uses it now, somebody else may. Name the \
+                 region instead (region:NAME)."
             ),
         }
     }
