@@ -173,8 +173,8 @@ const DIGEST: &str = "# As written by agent-fw: ";
 impl Configuration {
     /// Reads `policy.toml`. `file` is its name, for errors.
     pub fn parse(file: &str, text: &str) -> anyhow::Result<Self> {
-        let configuration: Self = toml::from_str(text)
-            .map_err(|error| crate::source::located(file, text, &error))?;
+        let configuration: Self =
+            toml::from_str(text).map_err(|error| crate::source::located(file, text, &error))?;
         configuration.check().with_context(|| file.to_owned())?;
         Ok(configuration)
     }
@@ -277,7 +277,10 @@ mod tests {
         for (text, expected) in [
             ("port = 70000\n", "policy.toml:1:8: "),
             ("\nallow_form = []\n", "policy.toml:2:1: unknown field `allow_form`"),
-            ("\nallow_from = [\"192.0.2.0/40\"]\n", "policy.toml:2:14: `192.0.2.0/40`: column 11: "),
+            (
+                "\nallow_from = [\"192.0.2.0/40\"]\n",
+                "policy.toml:2:14: `192.0.2.0/40`: column 11: ",
+            ),
             ("otherwise = \"accept\"\n", "policy.toml:1:13: unknown variant `accept`"),
             ("port = 0\n", "port 0 is no port"),
         ] {

@@ -29,12 +29,7 @@ impl Apply {
             )));
         };
         let compiled = compile(&configuration, &Lists::default())?;
-        let mut image = compiled.ruleset.into_image();
-        let mut nftables = Nftables::open()?;
-        if let Some(live) = nftables.read_outline()? {
-            image.carry_counts(&live.image);
-        }
-        nftables.replace(&image)?;
+        Nftables::open()?.replace(&compiled.ruleset.into_image())?;
         let hash = compiled.lowered.policy.hash();
         report::remark(&format!("the kernel enforces policy {hash}"));
         Ok(Outcome::Done)

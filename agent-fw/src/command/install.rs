@@ -34,7 +34,7 @@ impl Install {
         privilege::require_net_admin("install")?;
         let lists = configuration.keep_lists().map_err(Failure::Input)?;
         let Compiled { lowered, ruleset, .. } = compile(&configuration, &lists)?;
-        let mut image = ruleset.into_image();
+        let image = ruleset.into_image();
         let mut nftables = Nftables::open()?;
         if self.dry_run {
             return dry_run(&image, nftables.read()?.as_ref());
@@ -50,9 +50,6 @@ impl Install {
             report::remark("no change: the kernel and policy.toml are as they should be");
             report::promises(&lowered);
             return Ok(Outcome::Done);
-        }
-        if let Some(live) = &live {
-            image.carry_counts(&live.image);
         }
         let mut steps = Steps { nftables, undo: Vec::new() };
         steps.all(&configuration, &lists, &image, live, unit).map_err(|error| steps.undo(error))?;

@@ -38,13 +38,12 @@ impl Regions {
                 for (name, region) in catalogue.iter() {
                     let subnets: Vec<String> =
                         region.subnets.iter().map(ToString::to_string).collect();
-                    println!("{name:<12} {:<32} {}", region.place, subnets.join("  "));
+                    println!("{name:<11} {:<32} {}", region.place, subnets.join("  "));
                 }
                 println!("\nNo IPv6 subnet is published. Your own: {OVERRIDES}");
             }
             Self::Show { name, json } => {
-                let region =
-                    catalogue.get(&name).map_err(|error| Failure::Input(error.into()))?;
+                let region = catalogue.get(&name).map_err(|error| Failure::Input(error.into()))?;
                 if json {
                     println!("{:#}", as_json(&name, region));
                 } else {

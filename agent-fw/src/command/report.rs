@@ -20,8 +20,10 @@ const WIDTH: usize = 80;
 
 /// Text broken into lines of at most [`WIDTH`], the first and the others each with their indent.
 pub(super) fn wrapped(first: &str, others: &str, text: &str) -> String {
-    let options =
-        textwrap::Options::new(WIDTH).initial_indent(first).subsequent_indent(others).break_words(false);
+    let options = textwrap::Options::new(WIDTH)
+        .initial_indent(first)
+        .subsequent_indent(others)
+        .break_words(false);
     textwrap::fill(text, options)
 }
 
@@ -118,10 +120,7 @@ fn addresses(ledger: &Ledger, admission: &Admission) {
     }
 }
 
-fn notations<T: Ordinal>(
-    entries: &[(Range<T>, u16)],
-    label: usize,
-) -> impl Iterator<Item = String>
+fn notations<T: Ordinal>(entries: &[(Range<T>, u16)], label: usize) -> impl Iterator<Item = String>
 where
     Range<T>: Notation,
 {
@@ -168,13 +167,13 @@ pub(super) fn grouped(number: u64) -> String {
 /// A line of a table of counts.
 pub(super) fn count(what: &str, Count { packets, bytes }: Count) {
     let (packets, bytes) = (grouped(packets), grouped(bytes));
-    let what: String = if what.chars().count() > 36 {
-        let tail: Vec<char> = what.chars().rev().take(35).collect();
+    let what: String = if what.chars().count() > 34 {
+        let tail: Vec<char> = what.chars().rev().take(33).collect();
         std::iter::once('…').chain(tail.into_iter().rev()).collect()
     } else {
         what.to_owned()
     };
-    println!("  {what:<36} {packets:>14} packets {bytes:>16} bytes");
+    println!("  {what:<34} {packets:>13} packets {bytes:>15} bytes");
 }
 
 /// What a policy does with others, in a word.

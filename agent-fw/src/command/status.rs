@@ -62,7 +62,7 @@ impl Findings {
     }
 
     fn stamp(&self) -> Option<Stamp> {
-        Stamp::parse(&self.live.as_ref()?.image.comment)
+        self.live.as_ref()?.stamp()
     }
 
     fn print(&self) {
@@ -91,17 +91,17 @@ impl Findings {
     }
 
     fn print_kernel(&self) {
-        let Some(live) = &self.live else {
+        if self.live.is_none() {
             report::bad("kernel:  ", "has no table inet agent_fw: nothing is enforced");
             return;
-        };
+        }
         if self.agree() {
             report::good("kernel:  ", "enforces this policy");
             return;
         }
         let held = match self.stamp() {
             Some(stamp) => format!("has policy {}", stamp.policy),
-            None => format!("has a table with the comment {:?}", live.image.comment),
+            None => "has a table inet agent_fw without agent-fw's stamp".to_owned(),
         };
         if self.wanted.is_some() {
             report::bad("kernel:  ", format_args!("{held}, and differs:"));

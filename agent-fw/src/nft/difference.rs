@@ -1,9 +1,9 @@
 //! What differs between the table that should be in the kernel and the one that is there.
 
-use super::expression::Expression;
+use super::expression::Program;
 use super::netlink::Live;
 use super::table::{Chain, Elements, Image, Set};
-use crate::policy::{LabelIndex, Notation, Ordinal, Range};
+use crate::policy::{Notation, Ordinal, Range};
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -48,6 +48,8 @@ impl fmt::Display for Difference {
 pub fn differences(expected: &Image, live: Option<&Live>) -> Vec<Difference> {
     let Some(live) = live else { return vec![Difference::NoTable] };
     let mut found: Vec<_> = live.strays.iter().cloned().map(Difference::Extra).collect();
+    let unused = |set: &String| Difference::Extra(format!("set {set}, which no rule uses"));
+    found.extend(live.leftovers.iter().map(unused));
     changed(&mut found, "the table's comment", &expected.comment, &live.image.comment);
     compare_names(
         &mut found,
@@ -95,106 +97,47 @@ fn compare_sets(found: &mut Vec<Difference>, expected: &Image, live: &Image) {
         expected_names.iter().map(String::as_str),
         live_names.iter().map(String::as_str),
     );
+    let elements = |set: &Set| -> Vec<String> {
+        (0..set.elements.len()).filter_map(|index| set.elements.notation(index)).collect()
+    };
     for set in &expected.sets {
-        if let Some(other) = live.sets.iter().find(|other| other.name == set.name) {
-            compare_elements(found, set, expected, other, live);
+        match live.sets.iter().find(|other| other.name == set.name) {
+            Some(other) => compare_elements(found, set, other),
+            None => report(found, &set.name, elements(set), vec![]),
         }
+    }
+    for set in live.sets.iter().filter(|set| !expected_names.contains(&set.name)) {
+        report(found, &set.name, vec![], elements(set));
     }
 }
 
-fn compare_elements(
-    found: &mut Vec<Difference>,
-    set: &Set,
-    expected: &Image,
-    live_set: &Set,
-    live: &Image,
-) {
-    let name = &set.name;
-    let counters = Counters { expected, live };
-    match (&set.elements, &live_set.elements) {
-        (Elements::V4(a), Elements::V4(b)) => compare_counted(found, name, a, b, &counters),
-        (Elements::V6(a), Elements::V6(b)) => compare_counted(found, name, a, b, &counters),
-        (Elements::ChainsV4(a), Elements::ChainsV4(b)) => compare_jumps(found, name, a, b),
-        (Elements::ChainsV6(a), Elements::ChainsV6(b)) => compare_jumps(found, name, a, b),
-        (Elements::Mac(a), Elements::Mac(b)) => compare_plain(found, name, a, b),
-        (Elements::Port(a), Elements::Port(b)) => compare_plain(found, name, a, b),
+fn compare_elements(found: &mut Vec<Difference>, expected: &Set, live: &Set) {
+    let name = &expected.name;
+    match (&expected.elements, &live.elements) {
+        (Elements::V4(a), Elements::V4(b)) => compare_ranges(found, name, a, b),
+        (Elements::V6(a), Elements::V6(b)) => compare_ranges(found, name, a, b),
+        (Elements::Mac(a), Elements::Mac(b)) => compare_ranges(found, name, a, b),
+        (Elements::Port(a), Elements::Port(b)) => compare_ranges(found, name, a, b),
         _ => changed(found, &format!("set {name}"), "of its type", "of another type"),
     }
 }
 
-/// The counters of both tables, to which elements point by index.
-struct Counters<'a> {
-    expected: &'a Image,
-    live: &'a Image,
-}
-
-impl Counters<'_> {
-    fn name(image: &Image, index: LabelIndex) -> &str {
-        image.counters.get(usize::from(index)).map_or("no counter", |counter| &counter.name)
-    }
-
-    /// For each counter of the live table, the index of the expected one of the same name.
-    fn translation(&self) -> Vec<Option<LabelIndex>> {
-        let position = |name: &str| self.expected.counters.iter().position(|c| c.name == name);
-        let index = |name: &str| position(name).and_then(|index| index.try_into().ok());
-        self.live.counters.iter().map(|counter| index(&counter.name)).collect()
-    }
-}
-
-fn compare_counted<T: Ordinal>(
-    found: &mut Vec<Difference>,
-    set: &str,
-    expected: &[(Range<T>, LabelIndex)],
-    live: &[(Range<T>, LabelIndex)],
-    counters: &Counters<'_>,
-) where
-    Range<T>: Notation,
-{
-    let translation = counters.translation();
-    let translated = |index: LabelIndex| translation.get(usize::from(index)).copied().flatten();
-    let equal = |(a, b): (&(Range<T>, LabelIndex), &(Range<T>, LabelIndex))| {
-        a.0 == b.0 && Some(a.1) == translated(b.1)
-    };
-    if expected.len() == live.len() && expected.iter().zip(live).all(equal) {
-        return;
-    }
-    let named = |image, elements: &[(Range<T>, LabelIndex)]| -> BTreeSet<(Range<T>, String)> {
-        elements.iter().map(|&(r, index)| (r, Counters::name(image, index).to_owned())).collect()
-    };
-    let show = |(range, counter): &(Range<T>, String)| format!("{} : {counter}", range.notation());
-    let (expected, live) = (named(counters.expected, expected), named(counters.live, live));
-    let missing = expected.difference(&live).map(show);
-    let extra = live.difference(&expected).map(show);
-    report(found, set, missing.collect(), extra.collect());
-}
-
-fn compare_jumps<T: Ordinal>(
-    found: &mut Vec<Difference>,
-    set: &str,
-    expected: &[(Range<T>, String)],
-    live: &[(Range<T>, String)],
-) where
-    Range<T>: Notation,
-{
-    let show = |(range, chain): &&(Range<T>, String)| format!("{} : {chain}", range.notation());
-    let expected: BTreeSet<_> = expected.iter().collect();
-    let live: BTreeSet<_> = live.iter().collect();
-    let missing = expected.difference(&live).map(show);
-    let extra = live.difference(&expected).map(show);
-    report(found, set, missing.collect(), extra.collect());
-}
-
-fn compare_plain<T: Ordinal + fmt::Display>(
+fn compare_ranges<T: Ordinal>(
     found: &mut Vec<Difference>,
     set: &str,
     expected: &[Range<T>],
     live: &[Range<T>],
-) {
+) where
+    Range<T>: Notation,
+{
+    if expected == live {
+        return;
+    }
     let expected: BTreeSet<_> = expected.iter().collect();
     let live: BTreeSet<_> = live.iter().collect();
-    let missing = expected.difference(&live).map(ToString::to_string);
-    let extra = live.difference(&expected).map(ToString::to_string);
-    report(found, set, missing.collect(), extra.collect());
+    let missing = expected.difference(&live).map(|range| range.notation()).collect();
+    let extra = live.difference(&expected).map(|range| range.notation()).collect();
+    report(found, set, missing, extra);
 }
 
 fn report(found: &mut Vec<Difference>, set: &str, missing: Vec<String>, extra: Vec<String>) {
@@ -213,8 +156,8 @@ fn report(found: &mut Vec<Difference>, set: &str, missing: Vec<String>, extra: V
 
 fn compare_chains(
     found: &mut Vec<Difference>,
-    expected: &[Chain<Vec<Expression>>],
-    live: &[Chain<Vec<Expression>>],
+    expected: &[Chain<Program>],
+    live: &[Chain<Program>],
 ) {
     compare_names(
         found,
@@ -230,25 +173,21 @@ fn compare_chains(
             let part = format!("rule {} of chain {}", index + 1, chain.name);
             match (chain.rules.get(index), other.rules.get(index)) {
                 (Some(rule), None) => {
-                    found.push(Difference::Missing(format!("{part}: {}", program(rule))));
+                    found.push(Difference::Missing(format!("{part}: {rule}")));
                 }
                 (None, Some(rule)) => {
-                    found.push(Difference::Extra(format!("{part}: {}", program(rule))));
+                    found.push(Difference::Extra(format!("{part}: {rule}")));
                 }
-                (Some(a), Some(b)) => changed(found, &part, &program(a), &program(b)),
+                (Some(a), Some(b)) => changed(found, &part, &a.to_string(), &b.to_string()),
                 (None, None) => {}
             }
         }
     }
 }
 
-fn hook(chain: &Chain<Vec<Expression>>) -> String {
+fn hook(chain: &Chain<Program>) -> String {
     chain.base.map_or_else(
         || "nowhere".to_owned(),
         |base| format!("hook {} priority {}", base.hook, base.priority),
     )
-}
-
-fn program(rule: &[Expression]) -> String {
-    rule.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }

@@ -4,6 +4,28 @@
 
 use std::fmt;
 
+/// A rule as the kernel keeps it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Program {
+    /// Its instructions, in order.
+    pub expressions: Vec<Expression>,
+    /// Its comment, which decides nothing.
+    pub comment: String,
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, expression) in self.expressions.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            write!(f, "{separator}{expression}")?;
+        }
+        if !self.comment.is_empty() {
+            write!(f, " comment \"{}\"", self.comment.escape_debug())?;
+        }
+        Ok(())
+    }
+}
+
 /// One instruction.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Expression {
@@ -13,20 +35,12 @@ pub enum Expression {
     Payload(Payload),
     /// Ends the rule unless the register equals this.
     CompareEqual(Vec<u8>),
+    /// Ends the rule unless the register, as a big-endian number, is at most this.
+    CompareAtMost(Vec<u8>),
     /// Ends the rule unless the register is in the set.
     Lookup {
         /// The set.
         set: String,
-    },
-    /// Goes on in the chain that the map has for the register; ends the rule if none.
-    JumpByMap {
-        /// The map.
-        map: String,
-    },
-    /// Adds the packet to the counter that the map has for the register; ends the rule if none.
-    CountByMap {
-        /// The map.
-        map: String,
     },
     /// Adds the packet to a counter.
     Count {
@@ -55,6 +69,11 @@ pub enum Expression {
     Drop,
     /// Goes on in another chain, and comes back if that one does not decide.
     Jump {
+        /// The chain.
+        chain: String,
+    },
+    /// Goes on in another chain, and then where that chain's caller was called from.
+    Goto {
         /// The chain.
         chain: String,
     },
@@ -107,9 +126,11 @@ impl fmt::Display for Expression {
                 write!(f, "cmp eq 0x")?;
                 data.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
             }
+            Self::CompareAtMost(data) => {
+                write!(f, "cmp lte 0x")?;
+                data.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
             Self::Lookup { set } => write!(f, "lookup set {set}"),
-            Self::JumpByMap { map } => write!(f, "lookup set {map} verdict"),
-            Self::CountByMap { map } => write!(f, "objref set {map}"),
             Self::Count { counter } => write!(f, "objref counter {counter}"),
             Self::FibDestinationType => write!(f, "fib daddr type"),
             Self::Limit { rate, burst } => write!(f, "limit {rate}/second burst {burst}"),
@@ -117,6 +138,7 @@ impl fmt::Display for Expression {
             Self::Accept => write!(f, "accept"),
             Self::Drop => write!(f, "drop"),
             Self::Jump { chain } => write!(f, "jump {chain}"),
+            Self::Goto { chain } => write!(f, "goto {chain}"),
         }
     }
 }

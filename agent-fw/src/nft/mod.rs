@@ -1,21 +1,24 @@
 //! nftables: the ruleset that a policy compiles to, as a value, as text and in the kernel.
 
+mod counters;
 mod difference;
 mod expression;
 mod netlink;
 mod ruleset;
+mod sources;
+mod stamp;
 mod statement;
 mod table;
 mod text;
 
+pub use counters::{LEFT, REFUSED, REFUSED_EARLY, counter_name};
 pub use difference::{Difference, differences};
-pub use expression::{Expression, MetaKey, Payload, PayloadBase};
+pub use expression::{Expression, MetaKey, Payload, PayloadBase, Program};
 pub use netlink::{Live, NetlinkError, Nftables};
-pub use ruleset::{
-    Extras, LEFT, LOG_RATE, REFUSED, REFUSED_EARLY, Ruleset, Stamp, counter_name,
-};
+pub use ruleset::{Extras, LOG_RATE, Ruleset};
+pub use stamp::Stamp;
 pub use statement::{Family, Rule, Statement};
-pub use table::{BaseChain, Chain, Count, Counter, Elements, Hook, Image, Set, Table, Target};
+pub use table::{BaseChain, Chain, Count, Counter, Elements, Hook, Image, Set, Table};
 pub use text::Document;
 
 /// The table's name. Its family is `inet`, so that one table sees IPv4 and IPv6.

@@ -1,26 +1,45 @@
 //! The statements of agent-fw's rules: each prints itself as nftables writes it, and knows the
 //! kernel's instructions for it.
 
-use super::expression::{Expression, MetaKey, Payload, PayloadBase};
+use super::expression::{Expression, MetaKey, Payload, PayloadBase, Program};
 use crate::policy::Port;
 use std::fmt;
+use std::net::IpAddr;
 
 /// A rule: statements that are evaluated in order until one does not hold.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Rule(pub Vec<Statement>);
+pub struct Rule {
+    statements: Vec<Statement>,
+    comment: String,
+}
 
 impl Rule {
+    /// A rule without comment.
+    pub fn new(statements: impl IntoIterator<Item = Statement>) -> Self {
+        Self { statements: statements.into_iter().collect(), comment: String::new() }
+    }
+
+    /// The rule with a comment.
+    #[must_use]
+    pub fn with_comment(self, comment: String) -> Self {
+        Self { comment, ..self }
+    }
+
     /// The rule in the kernel's instructions.
-    pub fn expressions(&self) -> Vec<Expression> {
-        self.0.iter().flat_map(Statement::expressions).collect()
+    pub fn into_program(self) -> Program {
+        let expressions = self.statements.iter().flat_map(Statement::expressions).collect();
+        Program { expressions, comment: self.comment }
     }
 }
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, statement) in self.0.iter().enumerate() {
+        for (index, statement) in self.statements.iter().enumerate() {
             let blank = if index == 0 { "" } else { " " };
             write!(f, "{blank}{statement}")?;
+        }
+        if !self.comment.is_empty() {
+            write!(f, " comment \"{}\"", self.comment)?;
         }
         Ok(())
     }
@@ -43,23 +62,17 @@ pub enum Statement {
     /// The packet is TCP to this port.
     TcpTo(Port),
     /// The packet is TCP to a port of this set.
-    TcpToAnyOf {
-        /// The set.
-        set: String,
-    },
+    TcpToAnyOf(String),
     /// The packet's destination is an address of this host.
     ToThisHost,
     /// The packet is of this family.
     Is(Family),
-    /// The packet's source address is in this map. Follows [`Statement::Is`].
+    /// The packet's source address is in this set. Follows [`Statement::Is`].
     FromAnyOf(Family, String),
+    /// The packet's source address is this or a smaller one. Follows [`Statement::Is`].
+    FromUpTo(IpAddr),
     /// The packet came from a MAC address of this set.
     FromAnyMacOf(String),
-    /// The packet's source is in this map: count it there. Follows [`Statement::Is`].
-    CountBySource(Family, String),
-    /// The packet's source is in this map: go on in the chain that it has there. Follows
-    /// [`Statement::Is`].
-    JumpBySource(Family, String),
     /// Count the packet.
     Count(String),
     /// Goes on for so many packets a second, with as many as `burst` at once.
@@ -79,7 +92,9 @@ pub enum Statement {
     /// Ends the packet.
     Drop,
     /// Goes on in this chain.
-    Jump(&'static str),
+    Jump(String),
+    /// Goes on in this chain, and not in this one again.
+    Goto(String),
 }
 
 /// The index of the loopback interface: the kernel makes it first in every network namespace.
@@ -103,7 +118,7 @@ impl Statement {
                 tcp.push(equals(&port.0.to_be_bytes()));
                 tcp
             }
-            Self::TcpToAnyOf { set } => {
+            Self::TcpToAnyOf(set) => {
                 let mut tcp = destination_port();
                 tcp.push(Expression::Lookup { set: set.clone() });
                 tcp
@@ -115,18 +130,18 @@ impl Statement {
             Self::FromAnyOf(family, set) => {
                 vec![source(*family), Expression::Lookup { set: set.clone() }]
             }
+            Self::FromUpTo(IpAddr::V4(last)) => {
+                vec![source(Family::V4), Expression::CompareAtMost(last.octets().to_vec())]
+            }
+            Self::FromUpTo(IpAddr::V6(last)) => {
+                vec![source(Family::V6), Expression::CompareAtMost(last.octets().to_vec())]
+            }
             Self::FromAnyMacOf(set) => vec![
                 Expression::Meta(MetaKey::InputInterfaceType),
                 equals(&ETHERNET.to_ne_bytes()),
                 Expression::Payload(Payload { base: PayloadBase::Link, offset: 6, length: 6 }),
                 Expression::Lookup { set: set.clone() },
             ],
-            Self::CountBySource(family, map) => {
-                vec![source(*family), Expression::CountByMap { map: map.clone() }]
-            }
-            Self::JumpBySource(family, map) => {
-                vec![source(*family), Expression::JumpByMap { map: map.clone() }]
-            }
             Self::Count(counter) => vec![Expression::Count { counter: counter.clone() }],
             Self::Limit { rate, burst } => vec![Expression::Limit { rate: *rate, burst: *burst }],
             Self::Log { prefix } => {
@@ -134,7 +149,8 @@ impl Statement {
             }
             Self::Accept => vec![Expression::Accept],
             Self::Drop => vec![Expression::Drop],
-            Self::Jump(chain) => vec![Expression::Jump { chain: (*chain).to_owned() }],
+            Self::Jump(chain) => vec![Expression::Jump { chain: chain.clone() }],
+            Self::Goto(chain) => vec![Expression::Goto { chain: chain.clone() }],
         }
     }
 }
@@ -190,21 +206,22 @@ impl fmt::Display for Statement {
         match self {
             Self::FromLoopback => write!(f, "iif \"lo\""),
             Self::TcpTo(port) => write!(f, "tcp dport {port}"),
-            Self::TcpToAnyOf { set } => write!(f, "tcp dport @{set}"),
+            Self::TcpToAnyOf(set) => write!(f, "tcp dport @{set}"),
             Self::ToThisHost => write!(f, "fib daddr type local"),
             Self::Is(family) => write!(f, "meta nfproto {family}"),
             Self::FromAnyOf(family, set) => write!(f, "{} saddr @{set}", family.header()),
+            Self::FromUpTo(last @ IpAddr::V4(_)) => write!(f, "ip saddr <= {last}"),
+            Self::FromUpTo(last @ IpAddr::V6(_)) => write!(f, "ip6 saddr <= {last}"),
             Self::FromAnyMacOf(set) => write!(f, "ether saddr @{set}"),
-            Self::CountBySource(family, map) => {
-                write!(f, "counter name {} saddr map @{map}", family.header())
-            }
-            Self::JumpBySource(family, map) => write!(f, "{} saddr vmap @{map}", family.header()),
             Self::Count(counter) => write!(f, "counter name \"{counter}\""),
-            Self::Limit { rate, burst } => write!(f, "limit rate {rate}/second burst {burst} packets"),
+            Self::Limit { rate, burst } => {
+                write!(f, "limit rate {rate}/second burst {burst} packets")
+            }
             Self::Log { prefix } => write!(f, "log prefix \"{prefix}\" level info"),
             Self::Accept => write!(f, "accept"),
             Self::Drop => write!(f, "drop"),
             Self::Jump(chain) => write!(f, "jump {chain}"),
+            Self::Goto(chain) => write!(f, "goto {chain}"),
         }
     }
 }

@@ -3,8 +3,8 @@
 //! [`Table`] is generic over what a rule is: statements, as a person reads them, in a
 //! [`Ruleset`](super::Ruleset); expressions, as the kernel keeps them, in an [`Image`].
 
-use super::expression::Expression;
-use crate::policy::{LabelIndex, MacAddr, Port, Range};
+use super::expression::Program;
+use crate::policy::{MacAddr, Notation, Port, Range};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// A table of the family `inet`, named [`TABLE`](super::TABLE).
@@ -21,7 +21,7 @@ pub struct Table<R> {
 }
 
 /// A table in the kernel's terms: what is sent to it and what is read back.
-pub type Image = Table<Vec<Expression>>;
+pub type Image = Table<Program>;
 
 impl<R> Table<R> {
     /// The table with each rule made into something else.
@@ -84,7 +84,7 @@ impl std::ops::Add for Count {
     }
 }
 
-/// A named set of intervals; a map to counters when its elements have some.
+/// A named set of intervals.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Set {
     /// Its name.
@@ -96,14 +96,10 @@ pub struct Set {
 /// The elements of a set, by the type of its key: sorted, disjoint ranges.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Elements {
-    /// IPv4 addresses, each range with the counter that it leads to.
-    V4(Vec<(Range<Ipv4Addr>, LabelIndex)>),
-    /// IPv6 addresses, each range with the counter that it leads to.
-    V6(Vec<(Range<Ipv6Addr>, LabelIndex)>),
-    /// IPv4 addresses, each range with the chain that decides on it.
-    ChainsV4(Vec<(Range<Ipv4Addr>, String)>),
-    /// IPv6 addresses, each range with the chain that decides on it.
-    ChainsV6(Vec<(Range<Ipv6Addr>, String)>),
+    /// IPv4 addresses.
+    V4(Vec<Range<Ipv4Addr>>),
+    /// IPv6 addresses.
+    V6(Vec<Range<Ipv6Addr>>),
     /// MAC addresses.
     Mac(Vec<Range<MacAddr>>),
     /// TCP ports.
@@ -114,12 +110,10 @@ impl Elements {
     /// How many ranges there are.
     pub fn len(&self) -> usize {
         match self {
-            Self::V4(elements) => elements.len(),
-            Self::V6(elements) => elements.len(),
-            Self::ChainsV4(elements) => elements.len(),
-            Self::ChainsV6(elements) => elements.len(),
-            Self::Mac(elements) => elements.len(),
-            Self::Port(elements) => elements.len(),
+            Self::V4(ranges) => ranges.len(),
+            Self::V6(ranges) => ranges.len(),
+            Self::Mac(ranges) => ranges.len(),
+            Self::Port(ranges) => ranges.len(),
         }
     }
 
@@ -128,25 +122,15 @@ impl Elements {
         self.len() == 0
     }
 
-    /// What the elements lead to.
-    pub fn target(&self) -> Target {
+    /// How the range at `index` is written.
+    pub fn notation(&self, index: usize) -> Option<String> {
         match self {
-            Self::V4(_) | Self::V6(_) => Target::Counters,
-            Self::ChainsV4(_) | Self::ChainsV6(_) => Target::Chains,
-            Self::Mac(_) | Self::Port(_) => Target::Nothing,
+            Self::V4(ranges) => ranges.get(index).map(Notation::notation),
+            Self::V6(ranges) => ranges.get(index).map(Notation::notation),
+            Self::Mac(ranges) => ranges.get(index).map(Notation::notation),
+            Self::Port(ranges) => ranges.get(index).map(Notation::notation),
         }
     }
-}
-
-/// What the elements of a set lead to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Target {
-    /// Nothing: it is a set, not a map.
-    Nothing,
-    /// Counters.
-    Counters,
-    /// Chains to jump to.
-    Chains,
 }
 
 /// A chain.

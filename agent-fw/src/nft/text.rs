@@ -3,7 +3,7 @@
 use super::TABLE;
 use super::ruleset::Ruleset;
 use super::table::{Chain, Elements, Set};
-use crate::policy::{LabelIndex, Notation, Range};
+use crate::policy::Notation;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -41,48 +41,36 @@ impl fmt::Display for Document<'_> {
 
 impl Document<'_> {
     fn write_set(&self, f: &mut fmt::Formatter<'_>, set: &Set) -> fmt::Result {
-        let (kind, key, data) = match &set.elements {
-            Elements::V4(_) => ("map", "ipv4_addr", " : counter"),
-            Elements::V6(_) => ("map", "ipv6_addr", " : counter"),
-            Elements::ChainsV4(_) => ("map", "ipv4_addr", " : verdict"),
-            Elements::ChainsV6(_) => ("map", "ipv6_addr", " : verdict"),
-            Elements::Mac(_) => ("set", "ether_addr", ""),
-            Elements::Port(_) => ("set", "inet_service", ""),
+        let key = match &set.elements {
+            Elements::V4(_) => "ipv4_addr",
+            Elements::V6(_) => "ipv6_addr",
+            Elements::Mac(_) => "ether_addr",
+            Elements::Port(_) => "inet_service",
         };
-        writeln!(f, "\n\t{kind} {} {{", set.name)?;
-        writeln!(f, "\t\ttype {key}{data}\n\t\tflags interval\n\t\telements = {{")?;
+        writeln!(f, "\n\tset {} {{", set.name)?;
+        writeln!(f, "\t\ttype {key}\n\t\tflags interval\n\t\telements = {{")?;
+        if let Some(provenance) = self.provenance_of(set) {
+            write_remark(f, &harmless(provenance))?;
+        }
         match &set.elements {
-            Elements::V4(elements) => self.write_labelled(f, elements)?,
-            Elements::V6(elements) => self.write_labelled(f, elements)?,
-            Elements::ChainsV4(elements) => write_jumps(f, elements)?,
-            Elements::ChainsV6(elements) => write_jumps(f, elements)?,
-            Elements::Mac(elements) => write_plain(f, elements)?,
-            Elements::Port(elements) => write_plain(f, elements)?,
+            Elements::V4(ranges) => write_ranges(f, ranges)?,
+            Elements::V6(ranges) => write_ranges(f, ranges)?,
+            Elements::Mac(ranges) => write_ranges(f, ranges)?,
+            Elements::Port(ranges) => write_ranges(f, ranges)?,
         }
         writeln!(f, "\t\t}}\n\t}}")
     }
 
-    /// Writes the elements counter by counter, each after a line that says where they come from.
-    fn write_labelled<T>(
-        &self,
-        f: &mut fmt::Formatter<'_>,
-        elements: &[(Range<T>, LabelIndex)],
-    ) -> fmt::Result
-    where
-        Range<T>: Notation,
-    {
-        for (index, counter) in self.ruleset.counters.iter().enumerate() {
-            let name = &counter.name;
-            let provenance = self.provenance.get(name).unwrap_or(&counter.comment);
-            let mut first = true;
-            for (range, _) in elements.iter().filter(|(_, of)| usize::from(*of) == index) {
-                if std::mem::take(&mut first) {
-                    write_remark(f, &harmless(provenance))?;
-                }
-                writeln!(f, "\t\t\t{} : \"{name}\",", range.notation())?;
-            }
-        }
-        Ok(())
+    /// Where the addresses of a set come from: its name begins with that of its counter.
+    fn provenance_of(&self, set: &Set) -> Option<&str> {
+        let belongs = |counter: &str| {
+            let rest = set.name.strip_prefix(counter);
+            rest.is_some_and(|rest| rest.starts_with("_v4") || rest.starts_with("_v6"))
+        };
+        self.provenance
+            .iter()
+            .find(|(counter, _)| belongs(counter))
+            .map(|(_, words)| words.as_str())
     }
 }
 
@@ -93,20 +81,8 @@ fn write_remark(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
         .try_for_each(|line| writeln!(f, "\t\t\t# {line}"))
 }
 
-fn write_jumps<T>(f: &mut fmt::Formatter<'_>, elements: &[(Range<T>, String)]) -> fmt::Result
-where
-    Range<T>: Notation,
-{
-    elements
-        .iter()
-        .try_for_each(|(range, chain)| writeln!(f, "\t\t\t{} : jump {chain},", range.notation()))
-}
-
-fn write_plain<T>(f: &mut fmt::Formatter<'_>, elements: &[T]) -> fmt::Result
-where
-    T: fmt::Display,
-{
-    elements.iter().try_for_each(|range| writeln!(f, "\t\t\t{range},"))
+fn write_ranges<R: Notation>(f: &mut fmt::Formatter<'_>, ranges: &[R]) -> fmt::Result {
+    ranges.iter().try_for_each(|range| writeln!(f, "\t\t\t{},", range.notation()))
 }
 
 fn write_chain(f: &mut fmt::Formatter<'_>, chain: &Chain<super::Rule>) -> fmt::Result {

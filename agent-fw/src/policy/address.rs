@@ -1,5 +1,6 @@
 //! Sets of IPv4 and IPv6 addresses, and of MAC addresses.
 
+use super::packet::Port;
 use super::range::{Ordinal, Range, RangeSet};
 use ipnet::{Ipv4Net, Ipv4Subnets, Ipv6Net, Ipv6Subnets};
 use std::fmt;
@@ -148,6 +149,12 @@ impl Notation for Range<MacAddr> {
     }
 }
 
+impl Notation for Range<Port> {
+    fn notation(&self) -> String {
+        self.to_string()
+    }
+}
+
 /// The address of an Ethernet interface (EUI-48).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MacAddr(pub [u8; 6]);
@@ -255,10 +262,16 @@ mod tests {
         let mac = MacAddr([0, 0x1b, 0x2c, 0x3d, 0x4e, 0x5f]);
         assert_eq!("00:1b:2c:3d:4e:5f".parse(), Ok(mac));
         assert_eq!("00-1B-2C-3D-4E-5F".parse(), Ok(mac));
-        for wrong in
-            ["", "00:1b:2c:3d:4e", "00:1b:2c:3d:4e:5f:60", "00:1b-2c:3d:4e:5f", "0:1b:2c:3d:4e:5f",
-             "00:1b:2c:3d:4e:5g", "+0:1b:2c:3d:4e:5f", "001b2c3d4e5f"]
-        {
+        for wrong in [
+            "",
+            "00:1b:2c:3d:4e",
+            "00:1b:2c:3d:4e:5f:60",
+            "00:1b-2c:3d:4e:5f",
+            "0:1b:2c:3d:4e:5f",
+            "00:1b:2c:3d:4e:5g",
+            "+0:1b:2c:3d:4e:5f",
+            "001b2c3d4e5f",
+        ] {
             assert_eq!(wrong.parse::<MacAddr>(), Err(MacAddrError), "{wrong}");
         }
     }

@@ -99,7 +99,7 @@ fn edges<T: super::Ordinal, const N: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Admission, AddressSet, Port};
+    use crate::policy::{AddressSet, Admission, Port};
 
     #[test]
     fn the_form_of_the_hash_does_not_change_unnoticed() {

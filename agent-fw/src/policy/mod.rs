@@ -18,8 +18,20 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// What becomes of a packet to the agent's port whose source is not admitted.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-#[derive(Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+    Serialize,
+    Deserialize,
+    clap::ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Others {
     /// It is dropped: the port is closed to everyone else.
@@ -219,18 +231,13 @@ mod tests {
     }
 
     fn any_packet() -> impl Strategy<Value = Packet> {
-        (any::<bool>(), 0..16_u8, any::<bool>(), prop::option::of(0..4_u8), 4116..4120_u16).prop_map(
-            |(loopback, last, six, mac_last, port)| Packet {
+        (any::<bool>(), 0..16_u8, any::<bool>(), prop::option::of(0..4_u8), 4116..4120_u16)
+            .prop_map(|(loopback, last, six, mac_last, port)| Packet {
                 loopback,
                 source: if six { IpAddr::V6(v6(last)) } else { IpAddr::V4(v4(last)) },
                 mac: mac_last.map(mac),
-                transport: if port == 4116 {
-                    Transport::Other
-                } else {
-                    Transport::Tcp(Port(port))
-                },
-            },
-        )
+                transport: if port == 4116 { Transport::Other } else { Transport::Tcp(Port(port)) },
+            })
     }
 
     fn any_others() -> impl Strategy<Value = Others> {

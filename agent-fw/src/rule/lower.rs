@@ -59,10 +59,8 @@ pub fn lower(rules: Vec<Rule>, listening: Port, others: Others) -> Result<Lowere
             return Err(LowerError { rule: rule.name, limit });
         }
         let addresses = admitted_addresses(rule.source.addresses);
-        admissions.push(Admission {
-            macs: admitted_macs(rule.source.macs),
-            addresses: addresses.all(),
-        });
+        admissions
+            .push(Admission { macs: admitted_macs(rule.source.macs), addresses: addresses.all() });
         sources.extend(addresses.0);
     }
     let policy = Policy::new(Range::single(listening).into(), others, admissions);

@@ -212,9 +212,7 @@ impl Addresses {
     pub fn all(&self) -> AddressSet {
         match self.0.as_slice() {
             [(_, only)] => only.clone(),
-            parts => {
-                parts.iter().fold(AddressSet::default(), |all, (_, part)| all.union(part))
-            }
+            parts => parts.iter().fold(AddressSet::default(), |all, (_, part)| all.union(part)),
         }
     }
 }

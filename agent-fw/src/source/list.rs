@@ -74,7 +74,9 @@ impl ListFile {
     /// Reads the whole list as text.
     pub fn read(&self) -> anyhow::Result<String> {
         let bytes = match self {
-            Self::Path(path) => read_limited(path).with_context(|| format!("cannot read {self}"))?,
+            Self::Path(path) => {
+                read_limited(path).with_context(|| format!("cannot read {self}"))?
+            }
             Self::StandardInput => limited(io::stdin().lock()).context("cannot read it")?,
         };
         String::from_utf8(bytes).map_err(|error| {
@@ -195,9 +197,8 @@ pub fn parse_addresses(list: &str, text: &str) -> Result<AddressList, ListError>
 pub fn parse_macs(list: &str, text: &str) -> Result<RangeSet<MacAddr>, ListError> {
     let mut macs = Vec::new();
     parse_lines(list, text, |_, written| {
-        let mac = written
-            .parse()
-            .map_err(|error: crate::policy::MacAddrError| (0, error.to_string()))?;
+        let mac =
+            written.parse().map_err(|error: crate::policy::MacAddrError| (0, error.to_string()))?;
         macs.push(Range::single(mac));
         Ok(())
     })?;
@@ -246,15 +247,20 @@ mod tests {
 
     #[test]
     fn comments_blank_lines_and_foreign_line_ends_are_no_items() {
-        let text = "\u{feff}# offices\r\n\r\n192.0.2.1 # Oslo\r\n  2001:db8::/32\r\n#192.0.2.2\n192.0.2.9";
+        let text =
+            "\u{feff}# offices\r\n\r\n192.0.2.1 # Oslo\r\n  2001:db8::/32\r\n#192.0.2.2\n192.0.2.9";
         let list = parse_addresses("x", text).expect("good list");
-        assert_eq!(list.v4.iter().map(Notation::notation).collect::<Vec<_>>(), ["192.0.2.1", "192.0.2.9"]);
+        assert_eq!(
+            list.v4.iter().map(Notation::notation).collect::<Vec<_>>(),
+            ["192.0.2.1", "192.0.2.9"]
+        );
         assert_eq!(list.v6.iter().map(Notation::notation).collect::<Vec<_>>(), ["2001:db8::/32"]);
     }
 
     #[test]
     fn all_faulty_lines_are_reported_with_line_and_column() {
-        let text = "192.0.2.1\n  192.0.2.0/40 # too long\nåäö 1\n192.0.2.9 - 192.0.2.1\nok.example\n";
+        let text =
+            "192.0.2.1\n  192.0.2.0/40 # too long\nåäö 1\n192.0.2.9 - 192.0.2.1\nok.example\n";
         let error = parse_addresses("offices.list", text).expect_err("four bad lines");
         assert_eq!(
             error.to_string(),
@@ -275,7 +281,8 @@ mod tests {
 
     #[test]
     fn masked_host_bits_are_counted_and_the_first_is_shown() {
-        let list = parse_addresses("x", "10.0.0.0/8\n10.1.2.3/16\n10.9.9.9/8\n").expect("good list");
+        let list =
+            parse_addresses("x", "10.0.0.0/8\n10.1.2.3/16\n10.9.9.9/8\n").expect("good list");
         let HostBits { count, line, written, meant } = list.host_bits.expect("two were masked");
         assert_eq!((count, line), (2, 2));
         assert_eq!((written.as_str(), meant.as_str()), ("10.1.2.3/16", "10.1.0.0/16"));
@@ -283,7 +290,8 @@ mod tests {
 
     #[test]
     fn a_list_of_mac_addresses_is_read_in_both_notations() {
-        let macs = parse_macs("x", "02:00:00:00:00:01 # gateway\n02-00-00-00-00-02\n").expect("good");
+        let macs =
+            parse_macs("x", "02:00:00:00:00:01 # gateway\n02-00-00-00-00-02\n").expect("good");
         assert_eq!(macs.to_string(), "02:00:00:00:00:01-02:00:00:00:00:02");
         let error = parse_macs("x", "\n02:00:00:00:00\n").expect_err("five bytes");
         assert!(error.to_string().starts_with("x:2:1: expected a MAC address"), "{error}");

@@ -8,8 +8,8 @@ pub use item::{Fault, Item, ItemError, parse as parse_item};
 pub use list::{
     AddressList, HostBits, LineError, ListError, ListFile, Lists, parse_addresses, parse_macs,
 };
-pub use region::{Catalogue, OBSOLETE, OVERRIDES, Region, UnknownRegion};
 pub(crate) use region::located;
+pub use region::{Catalogue, OBSOLETE, OVERRIDES, Region, UnknownRegion};
 
 use crate::policy::{AddressSet, Label, MacAddr, MacAddrError, Range, RangeSet};
 use anyhow::Context as _;
@@ -260,9 +260,7 @@ pub fn resolve(
     for source in sources {
         let (label, addresses) = match source {
             Source::Any => (Label::Any, AddressSet::all()),
-            Source::Region(name) => {
-                (Label::Region(name.clone()), catalogue.get(name)?.addresses())
-            }
+            Source::Region(name) => (Label::Region(name.clone()), catalogue.get(name)?.addresses()),
             Source::File(file) => resolve_file(source, file, lists, &mut resolved.notices)?,
             Source::Item { item, written } => {
                 if item.host_bits {
@@ -344,8 +342,16 @@ mod tests {
     #[test]
     fn sources_are_read_and_printed_as_they_were_written() {
         for text in [
-            "any", "region:us-1", "file:/etc/offices.list", "file:-", "192.0.2.1", "192.0.2.0/24",
-            "192.168.0/24", "192.0.2.0/255.255.255.0", "192.0.2.1-192.0.2.9", "2001:db8::/32",
+            "any",
+            "region:us-1",
+            "file:/etc/offices.list",
+            "file:-",
+            "192.0.2.1",
+            "192.0.2.0/24",
+            "192.168.0/24",
+            "192.0.2.0/255.255.255.0",
+            "192.0.2.1-192.0.2.9",
+            "2001:db8::/32",
         ] {
             assert_eq!(text.parse::<Source>().expect(text).to_string(), text);
         }
@@ -367,11 +373,15 @@ mod tests {
     #[test]
     fn the_obsolete_block_is_met_with_a_warning_also_inside_a_wider_prefix() {
         let catalogue = Catalogue::published().expect("valid");
-        for (text, warned) in
-            [("54.221.196.0/24", true), ("54.221.0.0/16", true), ("54.221.197.1", false), ("any", false)]
-        {
+        for (text, warned) in [
+            ("54.221.196.0/24", true),
+            ("54.221.0.0/16", true),
+            ("54.221.197.1", false),
+            ("any", false),
+        ] {
             let source = text.parse().expect("a source");
-            let notices = resolve(&[source], &catalogue, &Lists::default()).expect("resolved").notices;
+            let notices =
+                resolve(&[source], &catalogue, &Lists::default()).expect("resolved").notices;
             assert_eq!(!notices.is_empty(), warned, "{text}: {notices:?}");
         }
     }

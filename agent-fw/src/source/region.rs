@@ -195,7 +195,10 @@ mod tests {
     fn an_unknown_region_is_answered_with_the_nearest_names() {
         let catalogue = Catalogue::published().expect("valid");
         let error = catalogue.get("us1").expect_err("no such region").to_string();
-        assert!(error.starts_with("there is no region `us1`; the nearest names are us-1"), "{error}");
+        assert!(
+            error.starts_with("there is no region `us1`; the nearest names are us-1"),
+            "{error}"
+        );
         let error = catalogue.get("GB-1").expect_err("names are lower case").to_string();
         assert!(error.contains("gb-1"), "{error}");
     }
@@ -210,7 +213,8 @@ mod tests {
         let catalogue = Catalogue::with_overrides(&file).expect("valid");
         assert_eq!(catalogue.iter().count(), 12);
         assert_eq!(catalogue.get("us-1"), catalogue.get("lab"));
-        let missing = Catalogue::with_overrides(&dir.path().join("none")).expect("no file, no change");
+        let missing =
+            Catalogue::with_overrides(&dir.path().join("none")).expect("no file, no change");
         assert_eq!(missing, Catalogue::published().expect("valid"));
     }
 

@@ -2,12 +2,12 @@
 #![allow(unsafe_code, reason = "nftnl wraps no dumps; libnftnl's parsers are called directly")]
 
 use super::TABLE_NAME;
+use super::epoch::Epoch;
 use super::socket::{Dump, NetlinkError, Socket};
-use crate::nft::expression::{Expression, MetaKey, Payload, PayloadBase};
-use crate::nft::table::{
-    BaseChain, Chain, Count, Counter, Elements, Hook, Image, Set, Target,
-};
-use crate::policy::{LabelIndex, MacAddr, Ordinal, Port, Range};
+use crate::nft::expression::{Expression, MetaKey, Payload, PayloadBase, Program};
+use crate::nft::table::{BaseChain, Chain, Count, Counter, Elements, Hook, Image, Set};
+use crate::nft::{Stamp, ruleset::GATE};
+use crate::policy::{MacAddr, Ordinal, Port, Range};
 use nftnl_sys::{self as sys, libc};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -23,6 +23,19 @@ pub struct Live {
     pub image: Image,
     /// What it certainly has not put there, in words.
     pub strays: Vec<String>,
+    /// Sets of an update that did not come to its end, by their names in the kernel. No rule uses
+    /// them.
+    pub leftovers: Vec<String>,
+    /// Which names the sets in use have.
+    pub(super) epoch: Epoch,
+}
+
+impl Live {
+    /// The stamp: which policy the table says that it enforces.
+    pub fn stamp(&self) -> Option<Stamp> {
+        let gate = self.image.chains.iter().find(|chain| chain.name == GATE)?;
+        Stamp::parse(&gate.rules.first()?.comment)
+    }
 }
 
 /// How much is read.
@@ -51,12 +64,42 @@ fn read_once(socket: &mut Socket, depth: Depth) -> Result<Option<Option<Live>>, 
     let mut reader = Reader { socket, strays: Vec::new(), torn: false };
     let Some(comment) = reader.table()? else { return Ok(Some(None)) };
     let counters = reader.counters()?;
-    let sets = reader.sets(&counters, depth)?;
-    let chains = reader.chains()?;
+    let mut sets = reader.sets(depth)?;
+    let mut chains = reader.chains()?;
     reader.flowtables()?;
-    let Reader { strays, torn, .. } = reader;
+    let Reader { mut strays, torn, .. } = reader;
+    let epoch = epoch_in_use(&mut chains, &mut strays);
+    let leftovers = leftovers(&mut sets, epoch);
     let image = Image { comment, counters, sets, chains };
-    Ok((!torn).then_some(Some(Live { image, strays })))
+    Ok((!torn).then_some(Some(Live { image, strays, leftovers, epoch })))
+}
+
+/// Gives the sets that rules look into the compiler's names, and tells of which epoch they are.
+fn epoch_in_use(chains: &mut [Chain<Program>], strays: &mut Vec<String>) -> Epoch {
+    let mut epochs = Vec::new();
+    let rules = chains.iter_mut().flat_map(|chain| &mut chain.rules);
+    for expression in rules.flat_map(|rule| &mut rule.expressions) {
+        if let Expression::Lookup { set } = expression {
+            let (name, epoch) = Epoch::split(set);
+            epochs.push(epoch);
+            *set = name.to_owned();
+        }
+    }
+    let in_use = epochs.first().copied().unwrap_or_default();
+    if epochs.iter().any(|epoch| *epoch != in_use) {
+        strays.push("rules that look into the sets of two updates".to_owned());
+    }
+    in_use
+}
+
+/// Takes the sets of the epoch that is not in use out, and gives the others the compiler's names.
+fn leftovers(sets: &mut Vec<Set>, in_use: Epoch) -> Vec<String> {
+    let left = sets.extract_if(.., |set| Epoch::split(&set.name).1 != in_use);
+    let left = left.map(|set| set.name).collect();
+    for set in sets {
+        Epoch::split(&set.name).0.to_owned().clone_into(&mut set.name);
+    }
+    left
 }
 
 /// The number of the ruleset's present state: every transaction makes a new one.
@@ -117,8 +160,7 @@ impl Reader<'_> {
         payload: impl FnOnce(*mut libc::nlmsghdr),
         read: impl FnMut(&[u8]) -> Result<(), NetlinkError>,
     ) -> Result<Dump, NetlinkError> {
-        let dump =
-            self.socket.dump(|sequence| request(kind, flags, sequence, payload), read)?;
+        let dump = self.socket.dump(|sequence| request(kind, flags, sequence, payload), read)?;
         self.torn |= dump == Dump::Torn;
         Ok(dump)
     }
@@ -135,7 +177,8 @@ impl Reader<'_> {
         let dump = self.dump(libc::NFT_MSG_GETTABLE, 0, ask, |message| {
             let table = Object::table();
             table.parse(message)?;
-            found = Some((table.comment(sys::NFTNL_TABLE_USERDATA), table.u32(sys::NFTNL_TABLE_FLAGS)));
+            found =
+                Some((table.comment(sys::NFTNL_TABLE_USERDATA), table.u32(sys::NFTNL_TABLE_FLAGS)));
             Ok(())
         })?;
         let Some((comment, flags)) = found.filter(|_| dump != Dump::Absent) else {
@@ -181,7 +224,7 @@ impl Reader<'_> {
         Ok(counters)
     }
 
-    fn sets(&mut self, counters: &[Counter], depth: Depth) -> Result<Vec<Set>, NetlinkError> {
+    fn sets(&mut self, depth: Depth) -> Result<Vec<Set>, NetlinkError> {
         let (mut sets, mut strays) = (Vec::new(), Vec::new());
         let ask = |header| {
             let set = Object::set();
@@ -205,14 +248,14 @@ impl Reader<'_> {
         self.strays.append(&mut strays);
         if depth == Depth::Everything {
             for set in &mut sets {
-                self.elements(set, counters)?;
+                self.elements(set)?;
             }
         }
         Ok(sets)
     }
 
     /// Reads the elements of `set`, which has none yet.
-    fn elements(&mut self, set: &mut Set, counters: &[Counter]) -> Result<(), NetlinkError> {
+    fn elements(&mut self, set: &mut Set) -> Result<(), NetlinkError> {
         let name = CString::new(set.name.as_str()).unwrap_or_default();
         let ask = |header| {
             let named = Object::set();
@@ -221,13 +264,12 @@ impl Reader<'_> {
             // SAFETY: both are live; the buffer has room for two names.
             unsafe { sys::nftnl_set_elems_nlmsg_build_payload(header, named.as_ptr()) };
         };
-        let mut bounds = Bounds::new(&set.elements, counters);
+        let mut bounds = Bounds::new(&set.elements);
         self.dump(libc::NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, ask, |message| {
             let part = Object::set();
             // SAFETY: the message is whole and aligned, and the set is live.
-            let parsed = unsafe {
-                sys::nftnl_set_elems_nlmsg_parse(message.as_ptr().cast(), part.as_ptr())
-            };
+            let parsed =
+                unsafe { sys::nftnl_set_elems_nlmsg_parse(message.as_ptr().cast(), part.as_ptr()) };
             if parsed < 0 {
                 return Err(NetlinkError::Unexpected(format!("elements of set {}", set.name)));
             }
@@ -241,30 +283,35 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn chains(&mut self) -> Result<Vec<Chain<Vec<Expression>>>, NetlinkError> {
+    fn chains(&mut self) -> Result<Vec<Chain<Program>>, NetlinkError> {
         let (mut chains, mut strays) = (Vec::new(), Vec::new());
-        self.dump(libc::NFT_MSG_GETCHAIN, libc::NLM_F_DUMP, |_| (), |message| {
-            if !is_of_our_table(message) {
-                return Ok(());
-            }
-            let chain = Object::chain();
-            chain.parse(message)?;
-            let name = chain.text(sys::NFTNL_CHAIN_NAME).unwrap_or_default();
-            match chain.base() {
-                Ok(base) => chains.push(Chain { name, base, rules: Vec::new() }),
-                Err(what) => {
-                    strays.push(format!("chain {} {what}", name.escape_debug()));
-                    chains.push(Chain { name, base: None, rules: Vec::new() });
+        self.dump(
+            libc::NFT_MSG_GETCHAIN,
+            libc::NLM_F_DUMP,
+            |_| (),
+            |message| {
+                if !is_of_our_table(message) {
+                    return Ok(());
                 }
-            }
-            Ok(())
-        })?;
+                let chain = Object::chain();
+                chain.parse(message)?;
+                let name = chain.text(sys::NFTNL_CHAIN_NAME).unwrap_or_default();
+                match chain.base() {
+                    Ok(base) => chains.push(Chain { name, base, rules: Vec::new() }),
+                    Err(what) => {
+                        strays.push(format!("chain {} {what}", name.escape_debug()));
+                        chains.push(Chain { name, base: None, rules: Vec::new() });
+                    }
+                }
+                Ok(())
+            },
+        )?;
         self.strays.append(&mut strays);
         self.rules(&mut chains)?;
         Ok(chains)
     }
 
-    fn rules(&mut self, chains: &mut [Chain<Vec<Expression>>]) -> Result<(), NetlinkError> {
+    fn rules(&mut self, chains: &mut [Chain<Program>]) -> Result<(), NetlinkError> {
         let mut strays = Vec::new();
         let ask = |header| {
             let rule = Object::rule();
@@ -282,12 +329,15 @@ impl Reader<'_> {
             let chain = chains.iter_mut().find(|chain| chain.name == name);
             let expressions = parsed.ok().and_then(|()| rule.expressions());
             match (chain, expressions) {
-                (Some(chain), Some(expressions)) => chain.rules.push(expressions),
+                (Some(chain), Some(expressions)) => {
+                    let comment = rule.comment(sys::NFTNL_RULE_USERDATA);
+                    chain.rules.push(Program { expressions, comment });
+                }
                 (Some(chain), None) => {
                     let place = chain.rules.len() + 1;
                     strays.push(format!("rule {place} of chain {}", name.escape_debug()));
                     // Keeps the places of the rules that follow.
-                    chain.rules.push(Vec::new());
+                    chain.rules.push(Program::default());
                 }
                 (None, _) => strays.push(format!("a rule of chain {}", name.escape_debug())),
             }
@@ -303,14 +353,19 @@ impl Reader<'_> {
         const GET: c_int = 23;
         const NAME: u16 = 2;
         let mut strays = Vec::new();
-        let result = self.dump(GET, libc::NLM_F_DUMP, |_| (), |message| {
-            if is_of_our_table(message) {
-                let name = attribute_of(message, NAME).unwrap_or_default();
-                let name = String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name));
-                strays.push(format!("flowtable {}", name.escape_debug()));
-            }
-            Ok(())
-        });
+        let result = self.dump(
+            GET,
+            libc::NLM_F_DUMP,
+            |_| (),
+            |message| {
+                if is_of_our_table(message) {
+                    let name = attribute_of(message, NAME).unwrap_or_default();
+                    let name = String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name));
+                    strays.push(format!("flowtable {}", name.escape_debug()));
+                }
+                Ok(())
+            },
+        );
         self.strays.append(&mut strays);
         result.map(drop)
     }
@@ -375,18 +430,61 @@ macro_rules! kind {
     };
 }
 
-kind!(nftnl_table, nftnl_table_alloc, nftnl_table_free, nftnl_table_nlmsg_parse,
-      nftnl_table_is_set, nftnl_table_set_str, nftnl_table_get_str, nftnl_table_get_u32,
-      nftnl_table_get_data);
-kind!(nftnl_obj, nftnl_obj_alloc, nftnl_obj_free, nftnl_obj_nlmsg_parse, nftnl_obj_is_set,
-      nftnl_obj_set_str, nftnl_obj_get_str, nftnl_obj_get_u32, nftnl_obj_get_data);
-kind!(nftnl_set, nftnl_set_alloc, nftnl_set_free, nftnl_set_nlmsg_parse, nftnl_set_is_set,
-      nftnl_set_set_str, nftnl_set_get_str, nftnl_set_get_u32, nftnl_set_get_data);
-kind!(nftnl_chain, nftnl_chain_alloc, nftnl_chain_free, nftnl_chain_nlmsg_parse,
-      nftnl_chain_is_set, nftnl_chain_set_str, nftnl_chain_get_str, nftnl_chain_get_u32,
-      nftnl_chain_get_data);
-kind!(nftnl_rule, nftnl_rule_alloc, nftnl_rule_free, nftnl_rule_nlmsg_parse, nftnl_rule_is_set,
-      nftnl_rule_set_str, nftnl_rule_get_str, nftnl_rule_get_u32, nftnl_rule_get_data);
+kind!(
+    nftnl_table,
+    nftnl_table_alloc,
+    nftnl_table_free,
+    nftnl_table_nlmsg_parse,
+    nftnl_table_is_set,
+    nftnl_table_set_str,
+    nftnl_table_get_str,
+    nftnl_table_get_u32,
+    nftnl_table_get_data
+);
+kind!(
+    nftnl_obj,
+    nftnl_obj_alloc,
+    nftnl_obj_free,
+    nftnl_obj_nlmsg_parse,
+    nftnl_obj_is_set,
+    nftnl_obj_set_str,
+    nftnl_obj_get_str,
+    nftnl_obj_get_u32,
+    nftnl_obj_get_data
+);
+kind!(
+    nftnl_set,
+    nftnl_set_alloc,
+    nftnl_set_free,
+    nftnl_set_nlmsg_parse,
+    nftnl_set_is_set,
+    nftnl_set_set_str,
+    nftnl_set_get_str,
+    nftnl_set_get_u32,
+    nftnl_set_get_data
+);
+kind!(
+    nftnl_chain,
+    nftnl_chain_alloc,
+    nftnl_chain_free,
+    nftnl_chain_nlmsg_parse,
+    nftnl_chain_is_set,
+    nftnl_chain_set_str,
+    nftnl_chain_get_str,
+    nftnl_chain_get_u32,
+    nftnl_chain_get_data
+);
+kind!(
+    nftnl_rule,
+    nftnl_rule_alloc,
+    nftnl_rule_free,
+    nftnl_rule_nlmsg_parse,
+    nftnl_rule_is_set,
+    nftnl_rule_set_str,
+    nftnl_rule_get_str,
+    nftnl_rule_get_u32,
+    nftnl_rule_get_data
+);
 
 /// An object of libnftnl, freed when it goes.
 struct Object<T: Kind>(NonNull<T>);
@@ -470,8 +568,7 @@ impl<T: Kind> Object<T> {
 /// `text` must be null or end with a zero.
 unsafe fn owned_text(text: *const c_char) -> Option<String> {
     // SAFETY: passed on to the caller.
-    (!text.is_null())
-        .then(|| unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
+    (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
 }
 
 impl Object<sys::nftnl_table> {
@@ -498,24 +595,16 @@ impl Object<sys::nftnl_set> {
 
     /// An empty set of this one's type, if agent-fw has sets of that type.
     fn elements_type(&self) -> Option<Elements> {
-        use super::encode::{NFT_DATA_VERDICT, NFT_OBJECT_COUNTER, key_type, set_flags};
-        let target = match (self.u32(sys::NFTNL_SET_OBJ_TYPE), self.u32(sys::NFTNL_SET_DATA_TYPE)) {
-            (None | Some(0), None | Some(0)) => Target::Nothing,
-            (Some(NFT_OBJECT_COUNTER), None | Some(0)) => Target::Counters,
-            (None | Some(0), Some(NFT_DATA_VERDICT)) => Target::Chains,
-            _ => return None,
-        };
-        let elements = match (self.u32(sys::NFTNL_SET_KEY_TYPE)?, target) {
-            (7, Target::Counters) => Elements::V4(Vec::new()),
-            (8, Target::Counters) => Elements::V6(Vec::new()),
-            (7, Target::Chains) => Elements::ChainsV4(Vec::new()),
-            (8, Target::Chains) => Elements::ChainsV6(Vec::new()),
-            (9, Target::Nothing) => Elements::Mac(Vec::new()),
-            (13, Target::Nothing) => Elements::Port(Vec::new()),
+        use super::encode::{NFT_SET_INTERVAL, key_type};
+        let elements = match self.u32(sys::NFTNL_SET_KEY_TYPE)? {
+            7 => Elements::V4(Vec::new()),
+            8 => Elements::V6(Vec::new()),
+            9 => Elements::Mac(Vec::new()),
+            13 => Elements::Port(Vec::new()),
             _ => return None,
         };
         let fits = self.u32(sys::NFTNL_SET_KEY_LEN) == Some(key_type(&elements).1)
-            && self.u32(sys::NFTNL_SET_FLAGS) == Some(set_flags(&elements));
+            && self.u32(sys::NFTNL_SET_FLAGS) == Some(NFT_SET_INTERVAL);
         fits.then_some(elements)
     }
 
@@ -675,10 +764,12 @@ impl LiveExpression {
 
     fn compare(&self) -> Option<Expression> {
         self.uses_register(sys::NFTNL_EXPR_CMP_SREG)?;
-        if self.u32(sys::NFTNL_EXPR_CMP_OP)? != libc::NFT_CMP_EQ as u32 {
-            return None;
+        let data = self.bytes(sys::NFTNL_EXPR_CMP_DATA)?;
+        match self.u32(sys::NFTNL_EXPR_CMP_OP)?.cast_signed() {
+            libc::NFT_CMP_EQ => Some(Expression::CompareEqual(data)),
+            libc::NFT_CMP_LTE => Some(Expression::CompareAtMost(data)),
+            _ => None,
         }
-        self.bytes(sys::NFTNL_EXPR_CMP_DATA).map(Expression::CompareEqual)
     }
 
     fn lookup(&self) -> Option<Expression> {
@@ -686,21 +777,13 @@ impl LiveExpression {
         if self.u32(sys::NFTNL_EXPR_LOOKUP_FLAGS).is_some_and(|flags| flags != 0) {
             return None;
         }
-        let set = self.text(sys::NFTNL_EXPR_LOOKUP_SET)?;
-        match self.u32(sys::NFTNL_EXPR_LOOKUP_DREG) {
-            None => Some(Expression::Lookup { set }),
-            Some(0) => Some(Expression::JumpByMap { map: set }),
-            Some(_) => None,
+        if self.has(sys::NFTNL_EXPR_LOOKUP_DREG) {
+            return None;
         }
+        Some(Expression::Lookup { set: self.text(sys::NFTNL_EXPR_LOOKUP_SET)? })
     }
 
     fn count(&self) -> Option<Expression> {
-        if self.has(sys::NFTNL_EXPR_OBJREF_SET_NAME) {
-            self.uses_register(sys::NFTNL_EXPR_OBJREF_SET_SREG)?;
-            return Some(Expression::CountByMap {
-                map: self.text(sys::NFTNL_EXPR_OBJREF_SET_NAME)?,
-            });
-        }
         let kind = self.u32(sys::NFTNL_EXPR_OBJREF_IMM_TYPE)?;
         let counter = self.text(sys::NFTNL_EXPR_OBJREF_IMM_NAME)?;
         (kind == super::encode::NFT_OBJECT_COUNTER).then_some(Expression::Count { counter })
@@ -743,6 +826,9 @@ impl LiveExpression {
             libc::NFT_JUMP => {
                 Some(Expression::Jump { chain: self.text(sys::NFTNL_EXPR_IMM_CHAIN)? })
             }
+            libc::NFT_GOTO => {
+                Some(Expression::Goto { chain: self.text(sys::NFTNL_EXPR_IMM_CHAIN)? })
+            }
             _ => None,
         }
     }
@@ -777,33 +863,6 @@ impl Element {
                 != 0
     }
 
-    fn counter(&self, counters: &[Counter]) -> Option<LabelIndex> {
-        if !self.has(sys::NFTNL_SET_ELEM_OBJREF) {
-            return None;
-        }
-        // SAFETY: the element is live and the attribute, a text, is set; it is read at once.
-        let name = unsafe {
-            let number = sys::NFTNL_SET_ELEM_OBJREF as u16;
-            CStr::from_ptr(sys::nftnl_set_elem_get_str(self.0.as_ptr(), number))
-        };
-        let named = |counter: &Counter| counter.name.as_bytes() == name.to_bytes();
-        counters.iter().position(named).and_then(|index| index.try_into().ok())
-    }
-
-    /// The chain that it jumps to, if it does.
-    fn chain(&self) -> Option<String> {
-        let (verdict, chain) = (sys::NFTNL_SET_ELEM_VERDICT, sys::NFTNL_SET_ELEM_CHAIN);
-        if !self.has(verdict) || !self.has(chain) {
-            return None;
-        }
-        // SAFETY: the element is live and both attributes are set; the name is copied at once.
-        unsafe {
-            let code = sys::nftnl_set_elem_get_u32(self.0.as_ptr(), verdict as u16);
-            let name = sys::nftnl_set_elem_get_str(self.0.as_ptr(), chain as u16);
-            (code.cast_signed() == libc::NFT_JUMP).then(|| owned_text(name)).flatten()
-        }
-    }
-
     /// Whether it has something that no element of agent-fw's has.
     fn is_foreign(&self) -> bool {
         [
@@ -812,6 +871,8 @@ impl Element {
             sys::NFTNL_SET_ELEM_EXPRESSIONS,
             sys::NFTNL_SET_ELEM_KEY_END,
             sys::NFTNL_SET_ELEM_DATA,
+            sys::NFTNL_SET_ELEM_VERDICT,
+            sys::NFTNL_SET_ELEM_OBJREF,
         ]
         .into_iter()
         .any(|number| self.has(number))
@@ -819,117 +880,84 @@ impl Element {
 }
 
 /// The bounds of a set's ranges as they come, in whatever order.
-enum Bounds<'a> {
-    V4(Edges<Ipv4Addr, LabelIndex>, &'a [Counter]),
-    V6(Edges<Ipv6Addr, LabelIndex>, &'a [Counter]),
-    ChainsV4(Edges<Ipv4Addr, String>),
-    ChainsV6(Edges<Ipv6Addr, String>),
-    Mac(Edges<MacAddr, ()>),
-    Port(Edges<Port, ()>),
+enum Bounds {
+    V4(Edges<Ipv4Addr>),
+    V6(Edges<Ipv6Addr>),
+    Mac(Edges<MacAddr>),
+    Port(Edges<Port>),
 }
 
-/// The starts of ranges, with what they lead to, and the values behind their ends.
-struct Edges<T, V> {
-    starts: Vec<(T, V)>,
+/// The starts of ranges, and the values behind their ends.
+struct Edges<T> {
+    starts: Vec<T>,
     ends: Vec<T>,
     faults: Vec<String>,
 }
 
-impl<'a> Bounds<'a> {
-    fn new(elements: &Elements, counters: &'a [Counter]) -> Self {
+impl Bounds {
+    fn new(elements: &Elements) -> Self {
         match elements {
-            Elements::V4(_) => Self::V4(Edges::new(), counters),
-            Elements::V6(_) => Self::V6(Edges::new(), counters),
-            Elements::ChainsV4(_) => Self::ChainsV4(Edges::new()),
-            Elements::ChainsV6(_) => Self::ChainsV6(Edges::new()),
+            Elements::V4(_) => Self::V4(Edges::new()),
+            Elements::V6(_) => Self::V6(Edges::new()),
             Elements::Mac(_) => Self::Mac(Edges::new()),
             Elements::Port(_) => Self::Port(Edges::new()),
         }
     }
 
     fn add(&mut self, element: &Element) {
-        let nothing = || (!element.has(sys::NFTNL_SET_ELEM_VERDICT)).then_some(());
         match self {
-            Self::V4(edges, counters) => {
-                edges.add(element, || element.counter(counters), |key: [u8; 4]| key.into());
-            }
-            Self::V6(edges, counters) => {
-                edges.add(element, || element.counter(counters), |key: [u8; 16]| key.into());
-            }
-            Self::ChainsV4(edges) => {
-                edges.add(element, || element.chain(), |key: [u8; 4]| key.into());
-            }
-            Self::ChainsV6(edges) => {
-                edges.add(element, || element.chain(), |key: [u8; 16]| key.into());
-            }
-            Self::Mac(edges) => edges.add(element, nothing, MacAddr),
-            Self::Port(edges) => {
-                edges.add(element, nothing, |key| Port(u16::from_be_bytes(key)));
-            }
+            Self::V4(edges) => edges.add(element, |key: [u8; 4]| key.into()),
+            Self::V6(edges) => edges.add(element, |key: [u8; 16]| key.into()),
+            Self::Mac(edges) => edges.add(element, MacAddr),
+            Self::Port(edges) => edges.add(element, |key| Port(u16::from_be_bytes(key))),
         }
     }
 
     fn into_elements(self) -> (Elements, Vec<String>) {
-        fn plain<T>(ranges: Vec<(Range<T>, ())>) -> Vec<Range<T>> {
-            ranges.into_iter().map(|(range, ())| range).collect()
-        }
         match self {
-            Self::V4(mut edges, _) => (Elements::V4(edges.ranges()), edges.faults),
-            Self::V6(mut edges, _) => (Elements::V6(edges.ranges()), edges.faults),
-            Self::ChainsV4(mut edges) => (Elements::ChainsV4(edges.ranges()), edges.faults),
-            Self::ChainsV6(mut edges) => (Elements::ChainsV6(edges.ranges()), edges.faults),
-            Self::Mac(mut edges) => (Elements::Mac(plain(edges.ranges())), edges.faults),
-            Self::Port(mut edges) => (Elements::Port(plain(edges.ranges())), edges.faults),
+            Self::V4(mut edges) => (Elements::V4(edges.ranges()), edges.faults),
+            Self::V6(mut edges) => (Elements::V6(edges.ranges()), edges.faults),
+            Self::Mac(mut edges) => (Elements::Mac(edges.ranges()), edges.faults),
+            Self::Port(mut edges) => (Elements::Port(edges.ranges()), edges.faults),
         }
     }
 }
 
-impl<T: Ordinal, V> Edges<T, V> {
+impl<T: Ordinal> Edges<T> {
     fn new() -> Self {
         Self { starts: Vec::new(), ends: Vec::new(), faults: Vec::new() }
     }
 
-    /// Takes an element up; `to` tells where it leads, if it leads where such a set's do.
-    fn add<const N: usize>(
-        &mut self,
-        element: &Element,
-        to: impl FnOnce() -> Option<V>,
-        value: impl Fn([u8; N]) -> T,
-    ) {
-        let Some(value) = element.key().map(value) else {
-            self.faults.push("an element of another length".to_owned());
-            return;
-        };
-        match element.is_end() {
-            _ if element.is_foreign() => self.faults.push(format!("element {value:?} with data")),
-            true => self.ends.push(value),
-            false => match to() {
-                Some(to) => self.starts.push((value, to)),
-                None => self.faults.push(format!("element {value:?} leading elsewhere")),
-            },
+    fn add<const N: usize>(&mut self, element: &Element, value: impl Fn([u8; N]) -> T) {
+        match element.key().map(value) {
+            None => self.faults.push("an element of another length".to_owned()),
+            Some(value) if element.is_foreign() => {
+                self.faults.push(format!("element {value:?} with data"));
+            }
+            Some(value) if element.is_end() => self.ends.push(value),
+            Some(value) => self.starts.push(value),
         }
     }
 
     /// Pairs each start with the next end behind it. nft itself puts an end in front of all
     /// ranges, which pairs with nothing.
-    fn ranges(&mut self) -> Vec<(Range<T>, V)> {
+    fn ranges(&mut self) -> Vec<Range<T>> {
         let (mut starts, mut ends) =
             (std::mem::take(&mut self.starts), std::mem::take(&mut self.ends));
-        starts.sort_unstable_by_key(|(start, _)| start.bits());
-        ends.sort_unstable();
+        starts.sort_unstable_by_key(|start| start.bits());
+        ends.sort_unstable_by_key(|end| end.bits());
         let mut ranges = Vec::with_capacity(starts.len());
         let mut ends = ends.into_iter().peekable();
         let mut starts = starts.into_iter().peekable();
-        while let Some((first, to)) = starts.next() {
+        while let Some(first) = starts.next() {
             while ends.next_if(|end| *end <= first).is_some() {}
-            let next = starts.peek().map(|(start, _)| *start);
             // A range ends where it says, at the next start, or with all values.
-            let behind = match (ends.peek().copied(), next) {
+            let behind = match (ends.peek().copied(), starts.peek().copied()) {
                 (Some(end), Some(next)) => Some(end.min(next)),
                 (end, next) => end.or(next),
             };
             let last = behind.and_then(Ordinal::previous).unwrap_or(T::MAX);
-            ranges.extend(Range::new(first, last).map(|range| (range, to)));
+            ranges.extend(Range::new(first, last));
         }
         ranges
     }

@@ -2,13 +2,14 @@
 #![allow(unsafe_code, reason = "nftnl does not wrap interval sets, objects, or most expressions")]
 
 use super::TABLE_NAME;
-use crate::nft::expression::{Expression, MetaKey, PayloadBase};
-use crate::nft::table::{Chain, Counter, Elements, Hook, Image, Set, Target};
-use crate::policy::{LabelIndex, Notation, Ordinal, Range};
+use super::decode::Live;
+use super::epoch::Epoch;
+use crate::nft::expression::{Expression, MetaKey, PayloadBase, Program};
+use crate::nft::table::{Chain, Counter, Elements, Hook, Image, Set};
+use crate::policy::{Ordinal, Range};
 use nftnl::{Batch, MsgType, NlMsg, ProtoFamily};
 use nftnl_sys::{self as sys, libc};
 use std::ffi::{CString, c_char, c_void};
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ptr::NonNull;
 
 /// A transaction: its messages, and what each of them is about.
@@ -59,23 +60,11 @@ impl Parts<'_> {
             (Some(Part::Elements(set, _)), None) => format!("elements of set {}", set.name),
             (Some(Part::Elements(set, first)), Some(element)) => {
                 // Each range is two elements, its start and its end; only the last may lack one.
-                let range = notation(&set.elements, first + element / 2);
-                format!("element {range} of set {}", set.name)
+                let range = set.elements.notation(first + element / 2);
+                format!("element {} of set {}", range.as_deref().unwrap_or("?"), set.name)
             }
         }
     }
-}
-
-fn notation(elements: &Elements, index: usize) -> String {
-    match elements {
-        Elements::V4(elements) => elements.get(index).map(|(range, _)| range.notation()),
-        Elements::V6(elements) => elements.get(index).map(|(range, _)| range.notation()),
-        Elements::ChainsV4(elements) => elements.get(index).map(|(range, _)| range.notation()),
-        Elements::ChainsV6(elements) => elements.get(index).map(|(range, _)| range.notation()),
-        Elements::Mac(ranges) => ranges.get(index).map(ToString::to_string),
-        Elements::Port(ranges) => ranges.get(index).map(ToString::to_string),
-    }
-    .unwrap_or_else(|| "?".to_owned())
 }
 
 /// Deletes the table, whether or not it is there: deleting what was just added cannot fail.
@@ -87,38 +76,116 @@ pub(super) fn deletion() -> Transaction<'static> {
     transaction
 }
 
-/// Replaces the table, whether or not it is there.
-pub(super) fn replacement(image: &Image) -> Transaction<'_> {
+/// Makes the table, instead of one that may be there.
+pub(super) fn creation(image: &Image) -> Transaction<'_> {
     let mut transaction = deletion();
     let table = TableMessage { comment: Some(&image.comment) };
     transaction.add(Part::Named("table", crate::nft::TABLE), &table);
     for counter in &image.counters {
         transaction.add(Part::Named("counter", &counter.name), &CounterMessage(counter));
     }
-    // A map may lead to chains, and a rule to chains and sets: what is led to comes first.
+    add_sets(&mut transaction, image, Epoch::default());
     let table = nftnl::Table::new(TABLE_NAME, ProtoFamily::Inet);
     let chains: Vec<_> = image.chains.iter().map(|chain| chain_message(chain, &table)).collect();
     for (chain, message) in image.chains.iter().zip(&chains) {
         transaction.add(Part::Named("chain", &chain.name), message);
     }
-    for set in &image.sets {
-        transaction.add(Part::Named("set", &set.name), &SetMessage(set));
-        add_elements(&mut transaction, set, &image.counters);
+    add_rules(&mut transaction, image, &chains, Epoch::default());
+    transaction
+}
+
+/// Makes the sets of `image` ready in the other epoch than that of `live`, where no rule refers to
+/// them yet; and takes away what an update left there that did not come to its end.
+pub(super) fn preparation<'a>(image: &'a Image, live: &'a Live) -> Transaction<'a> {
+    let mut transaction = Transaction::new();
+    for name in &live.leftovers {
+        transaction.delete(Part::Named("set", name), &SetName(name));
     }
-    for (chain, message) in image.chains.iter().zip(&chains) {
-        for (index, rule) in chain.rules.iter().enumerate() {
-            let mut built = nftnl::Rule::new(message);
-            rule.iter().for_each(|expression| built.add_expr(expression));
-            transaction.add(Part::Rule(&chain.name, index), &built);
-        }
+    add_sets(&mut transaction, image, live.epoch.other());
+    transaction
+}
+
+/// Takes back a [`preparation`].
+pub(super) fn abandonment<'a>(image: &'a Image, live: &Live) -> Transaction<'a> {
+    let mut transaction = Transaction::new();
+    for set in &image.sets {
+        let name = live.epoch.other().name_of(&set.name);
+        transaction.delete(Part::Named("set", &set.name), &SetName(&name));
     }
     transaction
 }
 
-fn chain_message<'a>(
-    chain: &Chain<Vec<Expression>>,
-    table: &'a nftnl::Table,
-) -> nftnl::Chain<'a> {
+/// Exchanges the contents of the table at one instant, after a [`preparation`]. The table itself,
+/// the base chains and the counters that both have stay.
+///
+/// Were a base chain replaced by another, a packet could pass the new one before the transaction
+/// and the old one behind it, and so be seen by neither; a chain that stays has its rules exchanged
+/// at once. And a counter that stays loses nothing.
+pub(super) fn exchange<'a>(image: &'a Image, live: &'a Live) -> Transaction<'a> {
+    let mut transaction = Transaction::new();
+    let table = nftnl::Table::new(TABLE_NAME, ProtoFamily::Inet);
+    transaction.delete(Part::Named("rules of table", crate::nft::TABLE), &AllRulesMessage);
+    let old = &live.image;
+    for chain in old.chains.iter().filter(|chain| !is_base_chain_of(chain, image)) {
+        let message = nftnl::Chain::new(c_string(&chain.name), &table);
+        transaction.delete(Part::Named("chain", &chain.name), &message);
+    }
+    for set in &old.sets {
+        let name = live.epoch.name_of(&set.name);
+        transaction.delete(Part::Named("set", &set.name), &SetName(&name));
+    }
+    for counter in old.counters.iter().filter(|old| image.counter(&old.name).is_none()) {
+        transaction.delete(Part::Named("counter", &counter.name), &CounterMessage(counter));
+    }
+    for counter in image.counters.iter().filter(|new| old.counter(&new.name).is_none()) {
+        transaction.add(Part::Named("counter", &counter.name), &CounterMessage(counter));
+    }
+    let chains: Vec<_> = image.chains.iter().map(|chain| chain_message(chain, &table)).collect();
+    for (chain, message) in image.chains.iter().zip(&chains) {
+        if !is_base_chain_of(chain, old) {
+            transaction.add(Part::Named("chain", &chain.name), message);
+        }
+    }
+    add_rules(&mut transaction, image, &chains, live.epoch.other());
+    transaction
+}
+
+/// Whether `image` has this chain, too, as a base chain at the same place.
+fn is_base_chain_of(chain: &Chain<Program>, image: &Image) -> bool {
+    let same = |other: &Chain<Program>| other.name == chain.name && other.base == chain.base;
+    chain.base.is_some() && image.chains.iter().any(same)
+}
+
+fn add_sets<'a>(transaction: &mut Transaction<'a>, image: &'a Image, epoch: Epoch) {
+    for set in &image.sets {
+        let name = epoch.name_of(&set.name);
+        let message = SetMessage { name: c_string(&name), elements: &set.elements };
+        transaction.add(Part::Named("set", &set.name), &message);
+        add_elements(transaction, set, &message.name);
+    }
+}
+
+fn add_rules<'a>(
+    transaction: &mut Transaction<'a>,
+    image: &'a Image,
+    chains: &[nftnl::Chain<'_>],
+    epoch: Epoch,
+) {
+    for (chain, message) in image.chains.iter().zip(chains) {
+        for (index, rule) in chain.rules.iter().enumerate() {
+            let mut built = nftnl::Rule::new(message);
+            for expression in &rule.expressions {
+                built.add_expr(&InEpoch { expression, epoch });
+            }
+            if !rule.comment.is_empty() && built.set_comment(c_string(&rule.comment)).is_err() {
+                unreachable!("the compiler makes no comment longer than nftables allows");
+            }
+            transaction.add(Part::Rule(&chain.name, index), &built);
+        }
+    }
+}
+
+fn chain_message<'a>(chain: &Chain<Program>, table: &'a nftnl::Table) -> nftnl::Chain<'a> {
     let mut message = nftnl::Chain::new(c_string(&chain.name), table);
     if let Some(base) = chain.base {
         let hook = match base.hook {
@@ -207,7 +274,11 @@ unsafe impl NlMsg for TableMessage<'_> {
         unsafe {
             let table = Owned::new(sys::nftnl_table_alloc(), sys::nftnl_table_free);
             let table_ptr = table.as_ptr();
-            sys::nftnl_table_set_str(table_ptr, attribute(sys::NFTNL_TABLE_NAME), TABLE_NAME.as_ptr());
+            sys::nftnl_table_set_str(
+                table_ptr,
+                attribute(sys::NFTNL_TABLE_NAME),
+                TABLE_NAME.as_ptr(),
+            );
             if let Some(comment) = self.comment {
                 let data = user_data(comment);
                 let (bytes, length) = (data.as_ptr().cast(), data.len() as u32);
@@ -224,6 +295,24 @@ unsafe impl NlMsg for TableMessage<'_> {
     }
 }
 
+/// All rules of the table.
+struct AllRulesMessage;
+
+// SAFETY: the message is the table's name.
+unsafe impl NlMsg for AllRulesMessage {
+    unsafe fn write(&self, buffer: *mut c_void, sequence: u32, _: MsgType) {
+        // SAFETY: the caller gives a buffer that is large enough; the rule is freed by `Owned`,
+        // and libnftnl copies the name that it is given.
+        unsafe {
+            let rule = Owned::new(sys::nftnl_rule_alloc(), sys::nftnl_rule_free);
+            let number = attribute(sys::NFTNL_RULE_TABLE);
+            sys::nftnl_rule_set_str(rule.as_ptr(), number, TABLE_NAME.as_ptr());
+            let header = header(buffer, libc::NFT_MSG_DELRULE, 0, sequence);
+            sys::nftnl_rule_nlmsg_build_payload(header, rule.as_ptr());
+        }
+    }
+}
+
 /// libnftnl's attribute numbers are small; its functions take them as u16.
 const fn attribute(number: u32) -> u16 {
     number as u16
@@ -234,7 +323,11 @@ struct CounterMessage<'a>(&'a Counter);
 
 // SAFETY: a counter's message is two names, two numbers and at most 257 bytes of user data.
 unsafe impl NlMsg for CounterMessage<'_> {
-    unsafe fn write(&self, buffer: *mut c_void, sequence: u32, _: MsgType) {
+    unsafe fn write(&self, buffer: *mut c_void, sequence: u32, kind: MsgType) {
+        let (kind, flags) = match kind {
+            MsgType::Add => (libc::NFT_MSG_NEWOBJ, libc::NLM_F_CREATE),
+            MsgType::Del => (libc::NFT_MSG_DELOBJ, 0),
+        };
         let Counter { name, comment, count } = self.0;
         let (name, data) = (c_string(name), user_data(comment));
         // SAFETY: the caller gives a buffer that is large enough; the object is freed by `Owned`,
@@ -257,7 +350,7 @@ unsafe impl NlMsg for CounterMessage<'_> {
                 data.as_ptr().cast(),
                 data.len() as u32,
             );
-            let header = header(buffer, libc::NFT_MSG_NEWOBJ, libc::NLM_F_CREATE, sequence);
+            let header = header(buffer, kind, flags, sequence);
             sys::nftnl_obj_nlmsg_build_payload(header, object_ptr);
         }
     }
@@ -265,12 +358,6 @@ unsafe impl NlMsg for CounterMessage<'_> {
 
 /// `NFT_OBJECT_COUNTER` of linux/netfilter/nf_tables.h.
 pub(super) const NFT_OBJECT_COUNTER: u32 = 1;
-/// `NFT_SET_OBJECT` of linux/netfilter/nf_tables.h: elements refer to objects.
-pub(super) const NFT_SET_OBJECT: u32 = 0x40;
-/// `NFT_SET_MAP` of linux/netfilter/nf_tables.h: elements have data.
-const NFT_SET_MAP: u32 = 8;
-/// `NFT_DATA_VERDICT` of linux/netfilter/nf_tables.h: the data are verdicts.
-pub(super) const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
 /// `NFT_SET_INTERVAL` of linux/netfilter/nf_tables.h.
 pub(super) const NFT_SET_INTERVAL: u32 = 4;
 /// `NFT_SET_ELEM_INTERVAL_END` of linux/netfilter/nf_tables.h.
@@ -281,200 +368,145 @@ pub(super) const INTERVAL_END: u32 = 1;
 /// <https://git.netfilter.org/nftables/tree/include/datatype.h>
 pub(super) const fn key_type(elements: &Elements) -> (u32, u32) {
     match elements {
-        Elements::V4(_) | Elements::ChainsV4(_) => (7, 4),
-        Elements::V6(_) | Elements::ChainsV6(_) => (8, 16),
+        Elements::V4(_) => (7, 4),
+        Elements::V6(_) => (8, 16),
         Elements::Mac(_) => (9, 6),
         Elements::Port(_) => (13, 2),
     }
 }
 
-pub(super) fn set_flags(elements: &Elements) -> u32 {
-    match elements.target() {
-        Target::Nothing => NFT_SET_INTERVAL,
-        Target::Counters => NFT_SET_INTERVAL | NFT_SET_OBJECT,
-        Target::Chains => NFT_SET_INTERVAL | NFT_SET_MAP,
-    }
-}
-
 /// A named set, without its elements.
-struct SetMessage<'a>(&'a Set);
+struct SetMessage<'a> {
+    name: CString,
+    elements: &'a Elements,
+}
 
 // SAFETY: a set's message is two names and a few numbers.
 unsafe impl NlMsg for SetMessage<'_> {
     unsafe fn write(&self, buffer: *mut c_void, sequence: u32, _: MsgType) {
-        let Set { name, elements } = self.0;
-        let name = c_string(name);
-        let (key_type, key_length) = key_type(elements);
+        let (key_type, key_length) = key_type(self.elements);
         // SAFETY: the caller gives a buffer that is large enough; the set is freed by `Owned`, and
         // libnftnl copies the names that it is given.
         unsafe {
-            let set = Owned::new(sys::nftnl_set_alloc(), sys::nftnl_set_free);
-            let set_ptr = set.as_ptr();
+            let set = named_set(&self.name);
             let set_u32 = |number, value| {
-                sys::nftnl_set_set_u32(set_ptr, attribute(number), value);
+                sys::nftnl_set_set_u32(set.as_ptr(), attribute(number), value);
             };
-            sys::nftnl_set_set_str(set_ptr, attribute(sys::NFTNL_SET_TABLE), TABLE_NAME.as_ptr());
-            sys::nftnl_set_set_str(set_ptr, attribute(sys::NFTNL_SET_NAME), name.as_ptr());
             // The kernel wants a number that is unique in the transaction; names do the rest.
             set_u32(sys::NFTNL_SET_ID, sequence);
-            set_u32(sys::NFTNL_SET_FLAGS, set_flags(elements));
+            set_u32(sys::NFTNL_SET_FLAGS, NFT_SET_INTERVAL);
             set_u32(sys::NFTNL_SET_KEY_TYPE, key_type);
             set_u32(sys::NFTNL_SET_KEY_LEN, key_length);
-            match elements.target() {
-                Target::Nothing => {}
-                Target::Counters => set_u32(sys::NFTNL_SET_OBJ_TYPE, NFT_OBJECT_COUNTER),
-                Target::Chains => {
-                    set_u32(sys::NFTNL_SET_DATA_TYPE, NFT_DATA_VERDICT);
-                    // The kernel knows a verdict's length itself, but wants some number.
-                    set_u32(sys::NFTNL_SET_DATA_LEN, 16);
-                }
-            }
             let header = header(buffer, libc::NFT_MSG_NEWSET, libc::NLM_F_CREATE, sequence);
-            sys::nftnl_set_nlmsg_build_payload(header, set_ptr);
+            sys::nftnl_set_nlmsg_build_payload(header, set.as_ptr());
         }
+    }
+}
+
+/// A set that is to be deleted, by its name in the kernel.
+struct SetName<'a>(&'a str);
+
+// SAFETY: the message is two names.
+unsafe impl NlMsg for SetName<'_> {
+    unsafe fn write(&self, buffer: *mut c_void, sequence: u32, _: MsgType) {
+        // SAFETY: the caller gives a buffer that is large enough; the set is freed by `Owned`.
+        unsafe {
+            let set = named_set(&c_string(self.0));
+            let header = header(buffer, libc::NFT_MSG_DELSET, 0, sequence);
+            sys::nftnl_set_nlmsg_build_payload(header, set.as_ptr());
+        }
+    }
+}
+
+fn named_set(name: &std::ffi::CStr) -> Owned<sys::nftnl_set> {
+    // SAFETY: the set is freed by `Owned`; libnftnl copies the names that it is given.
+    unsafe {
+        let set = Owned::new(sys::nftnl_set_alloc(), sys::nftnl_set_free);
+        let (table, own) = (attribute(sys::NFTNL_SET_TABLE), attribute(sys::NFTNL_SET_NAME));
+        sys::nftnl_set_set_str(set.as_ptr(), table, TABLE_NAME.as_ptr());
+        sys::nftnl_set_set_str(set.as_ptr(), own, name.as_ptr());
+        set
     }
 }
 
 /// One element as the kernel keeps it: the start of a range or the first value behind it.
-struct Bound<'a> {
+struct Bound {
     key: [u8; 16],
     length: u32,
-    /// Where the range leads; for a start in a map.
-    to: To<'a>,
     end: bool,
 }
 
-/// Where an element leads.
-#[derive(Clone, Copy)]
-enum To<'a> {
-    Nothing,
-    Counter(&'a CString),
-    Chain(&'a CString),
-}
-
-fn add_elements<'a>(transaction: &mut Transaction<'a>, set: &'a Set, counters: &[Counter]) {
-    let adder = Adder { set, name: c_string(&set.name) };
-    let names: Vec<CString> = counters.iter().map(|counter| c_string(&counter.name)).collect();
-    let counter = |index: &LabelIndex| names.get(usize::from(*index)).map_or(To::Nothing, To::Counter);
-    let v4 = |address: Ipv4Addr| address.octets();
-    let v6 = |address: Ipv6Addr| address.octets();
+fn add_elements<'a>(transaction: &mut Transaction<'a>, set: &'a Set, name: &CString) {
     match &set.elements {
-        Elements::V4(all) => adder.add(transaction, all.iter().map(|(r, c)| (r, counter(c))), v4),
-        Elements::V6(all) => adder.add(transaction, all.iter().map(|(r, c)| (r, counter(c))), v6),
-        Elements::ChainsV4(all) => {
-            let names: Vec<CString> = all.iter().map(|(_, chain)| c_string(chain)).collect();
-            let ranges = all.iter().zip(&names).map(|((range, _), name)| (range, To::Chain(name)));
-            adder.add(transaction, ranges, v4);
-        }
-        Elements::ChainsV6(all) => {
-            let names: Vec<CString> = all.iter().map(|(_, chain)| c_string(chain)).collect();
-            let ranges = all.iter().zip(&names).map(|((range, _), name)| (range, To::Chain(name)));
-            adder.add(transaction, ranges, v6);
-        }
-        Elements::Mac(all) => {
-            adder.add(transaction, all.iter().map(|range| (range, To::Nothing)), |mac| mac.0);
-        }
-        Elements::Port(all) => {
-            let ranges = all.iter().map(|range| (range, To::Nothing));
-            adder.add(transaction, ranges, |port| port.0.to_be_bytes());
+        Elements::V4(ranges) => add_ranges(transaction, set, name, ranges, |v4| v4.octets()),
+        Elements::V6(ranges) => add_ranges(transaction, set, name, ranges, |v6| v6.octets()),
+        Elements::Mac(ranges) => add_ranges(transaction, set, name, ranges, |mac| mac.0),
+        Elements::Port(ranges) => {
+            add_ranges(transaction, set, name, ranges, |port| port.0.to_be_bytes());
         }
     }
 }
 
-/// Adds the elements of a set, in as few messages as hold them.
-struct Adder<'a> {
+fn add_ranges<'a, T: Ordinal, const N: usize>(
+    transaction: &mut Transaction<'a>,
     set: &'a Set,
-    name: CString,
-}
-
-impl<'a> Adder<'a> {
-    fn add<'b, T: Ordinal + 'b, const N: usize>(
-        &self,
-        transaction: &mut Transaction<'a>,
-        ranges: impl Iterator<Item = (&'b Range<T>, To<'b>)>,
-        bytes: impl Fn(T) -> [u8; N],
-    ) {
-        let (mut first, mut bounds, mut room) = (0, Vec::new(), MESSAGE_BYTES);
-        for (index, (range, to)) in ranges.enumerate() {
-            let needed = bytes_of(to);
-            if needed > room {
-                self.send(transaction, first, std::mem::take(&mut bounds));
-                (first, room) = (index, MESSAGE_BYTES);
-            }
-            room -= needed;
-            bounds.extend(bounds_of(range, to, &bytes));
-        }
-        if !bounds.is_empty() {
-            self.send(transaction, first, bounds);
-        }
-    }
-
-    fn send(&self, transaction: &mut Transaction<'a>, first: usize, bounds: Vec<Bound<'_>>) {
-        let message = ElementsMessage { set: &self.name, bounds };
-        transaction.add(Part::Elements(self.set, first), &message);
+    name: &CString,
+    ranges: &[Range<T>],
+    bytes: impl Fn(T) -> [u8; N],
+) {
+    for (index, part) in ranges.chunks(RANGES_IN_A_MESSAGE).enumerate() {
+        let bounds = part.iter().flat_map(|range| bounds(range, &bytes)).collect();
+        let message = ElementsMessage { set: name, bounds };
+        transaction.add(Part::Elements(set, index * RANGES_IN_A_MESSAGE), &message);
     }
 }
 
-/// What the elements of one message may take: an attribute's length is a u16.
-const MESSAGE_BYTES: usize = u16::MAX as usize - 64;
-
-/// What a range takes at most: two elements, each a nest (4), a key (4 + 4 + 16) and flags (8);
-/// the start also where it leads (a nest, a verdict's nest and code, and a name).
-fn bytes_of(to: To<'_>) -> usize {
-    let name = match to {
-        To::Nothing => 0,
-        To::Counter(name) | To::Chain(name) => name.as_bytes_with_nul().len(),
-    };
-    2 * (4 + 24 + 8) + 4 + 4 + 8 + 4 + name.next_multiple_of(4)
-}
+/// How many ranges fit into one attribute, whose length is a u16: two elements, each of which is
+/// a nest (4), a key (4 + 4 + 16) and flags (8).
+const RANGES_IN_A_MESSAGE: usize = (u16::MAX as usize - 64) / (2 * (4 + 24 + 8));
 
 /// The start of a range, and what follows it unless it reaches to the end of all values.
-fn bounds_of<'a, T: Ordinal, const N: usize>(
+fn bounds<T: Ordinal, const N: usize>(
     range: &Range<T>,
-    to: To<'a>,
     bytes: impl Fn(T) -> [u8; N],
-) -> impl Iterator<Item = Bound<'a>> {
-    let bound = |value: T, to, end| {
+) -> impl Iterator<Item = Bound> {
+    let bound = |value: T, end| {
         let mut key = [0; 16];
         key[..N].copy_from_slice(&bytes(value));
-        Bound { key, length: N as u32, to, end }
+        Bound { key, length: N as u32, end }
     };
-    let start = bound(range.first(), to, false);
-    let end = range.last().next().map(|behind| bound(behind, To::Nothing, true));
+    let start = bound(range.first(), false);
+    let end = range.last().next().map(|behind| bound(behind, true));
     std::iter::once(start).chain(end)
 }
 
 /// Elements of a set, as many as fit into a message.
 struct ElementsMessage<'a> {
     set: &'a CString,
-    bounds: Vec<Bound<'a>>,
+    bounds: Vec<Bound>,
 }
 
-// SAFETY: `MESSAGE_BYTES` bounds the elements to what one attribute holds, for which
+// SAFETY: `RANGES_IN_A_MESSAGE` bounds the elements to what one attribute holds, for which
 // `NlMsg` guarantees room.
 unsafe impl NlMsg for ElementsMessage<'_> {
     unsafe fn write(&self, buffer: *mut c_void, sequence: u32, _: MsgType) {
         // SAFETY: the caller gives a buffer that is large enough; the set is freed by `Owned` with
         // the elements that were added to it; libnftnl copies the names and keys that it is given.
         unsafe {
-            let set = Owned::new(sys::nftnl_set_alloc(), sys::nftnl_set_free);
-            let set_ptr = set.as_ptr();
-            sys::nftnl_set_set_str(set_ptr, attribute(sys::NFTNL_SET_TABLE), TABLE_NAME.as_ptr());
-            sys::nftnl_set_set_str(set_ptr, attribute(sys::NFTNL_SET_NAME), self.set.as_ptr());
+            let set = named_set(self.set);
             for bound in &self.bounds {
-                sys::nftnl_set_elem_add(set_ptr, element(bound).as_ptr());
+                sys::nftnl_set_elem_add(set.as_ptr(), element(bound).as_ptr());
             }
             let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
             let header = header(buffer, libc::NFT_MSG_NEWSETELEM, flags, sequence);
-            sys::nftnl_set_elems_nlmsg_build_payload(header, set_ptr);
+            sys::nftnl_set_elems_nlmsg_build_payload(header, set.as_ptr());
         }
     }
 }
 
 /// Makes an element; the caller owns it.
-fn element(bound: &Bound<'_>) -> NonNull<sys::nftnl_set_elem> {
-    // SAFETY: the element is not null; libnftnl copies the key, of which the length is given, and
-    // the name, which ends with a zero.
+fn element(bound: &Bound) -> NonNull<sys::nftnl_set_elem> {
+    // SAFETY: the element is not null; libnftnl copies the key, of which the length is given.
     unsafe {
         let element = NonNull::new(sys::nftnl_set_elem_alloc()).expect("memory for an element");
         let element_ptr = element.as_ptr();
@@ -488,27 +520,19 @@ fn element(bound: &Bound<'_>) -> NonNull<sys::nftnl_set_elem> {
             let flags = attribute(sys::NFTNL_SET_ELEM_FLAGS);
             sys::nftnl_set_elem_set_u32(element_ptr, flags, INTERVAL_END);
         }
-        match bound.to {
-            To::Nothing => {}
-            To::Counter(name) => {
-                let reference = attribute(sys::NFTNL_SET_ELEM_OBJREF);
-                sys::nftnl_set_elem_set_str(element_ptr, reference, name.as_ptr());
-            }
-            To::Chain(name) => {
-                let verdict = attribute(sys::NFTNL_SET_ELEM_VERDICT);
-                let jump = libc::NFT_JUMP.cast_unsigned();
-                sys::nftnl_set_elem_set_u32(element_ptr, verdict, jump);
-                let chain = attribute(sys::NFTNL_SET_ELEM_CHAIN);
-                sys::nftnl_set_elem_set_str(element_ptr, chain, name.as_ptr());
-            }
-        }
         element
     }
 }
 
-impl nftnl::expr::Expression for Expression {
+/// An expression, with the epoch of the sets that it may look into.
+struct InEpoch<'a> {
+    expression: &'a Expression,
+    epoch: Epoch,
+}
+
+impl nftnl::expr::Expression for InEpoch<'_> {
     fn to_expr(&self, _: &nftnl::Rule<'_>) -> NonNull<sys::nftnl_expr> {
-        match self {
+        match self.expression {
             Expression::Meta(key) => Builder::new(c"meta")
                 .u32(sys::NFTNL_EXPR_META_KEY, meta_key(*key))
                 .u32(sys::NFTNL_EXPR_META_DREG, REGISTER),
@@ -517,20 +541,11 @@ impl nftnl::expr::Expression for Expression {
                 .u32(sys::NFTNL_EXPR_PAYLOAD_OFFSET, payload.offset)
                 .u32(sys::NFTNL_EXPR_PAYLOAD_LEN, payload.length)
                 .u32(sys::NFTNL_EXPR_PAYLOAD_DREG, REGISTER),
-            Expression::CompareEqual(data) => Builder::new(c"cmp")
-                .u32(sys::NFTNL_EXPR_CMP_SREG, REGISTER)
-                .u32(sys::NFTNL_EXPR_CMP_OP, libc::NFT_CMP_EQ as u32)
-                .bytes(sys::NFTNL_EXPR_CMP_DATA, data),
+            Expression::CompareEqual(data) => compare(libc::NFT_CMP_EQ, data),
+            Expression::CompareAtMost(data) => compare(libc::NFT_CMP_LTE, data),
             Expression::Lookup { set } => Builder::new(c"lookup")
                 .u32(sys::NFTNL_EXPR_LOOKUP_SREG, REGISTER)
-                .text(sys::NFTNL_EXPR_LOOKUP_SET, set),
-            Expression::JumpByMap { map } => Builder::new(c"lookup")
-                .u32(sys::NFTNL_EXPR_LOOKUP_SREG, REGISTER)
-                .u32(sys::NFTNL_EXPR_LOOKUP_DREG, libc::NFT_REG_VERDICT as u32)
-                .text(sys::NFTNL_EXPR_LOOKUP_SET, map),
-            Expression::CountByMap { map } => Builder::new(c"objref")
-                .u32(sys::NFTNL_EXPR_OBJREF_SET_SREG, REGISTER)
-                .text(sys::NFTNL_EXPR_OBJREF_SET_NAME, map),
+                .text(sys::NFTNL_EXPR_LOOKUP_SET, &self.epoch.name_of(set)),
             Expression::Count { counter } => Builder::new(c"objref")
                 .u32(sys::NFTNL_EXPR_OBJREF_IMM_TYPE, NFT_OBJECT_COUNTER)
                 .text(sys::NFTNL_EXPR_OBJREF_IMM_NAME, counter),
@@ -550,6 +565,9 @@ impl nftnl::expr::Expression for Expression {
             Expression::Drop => verdict(libc::NF_DROP),
             Expression::Jump { chain } => {
                 verdict(libc::NFT_JUMP).text(sys::NFTNL_EXPR_IMM_CHAIN, chain)
+            }
+            Expression::Goto { chain } => {
+                verdict(libc::NFT_GOTO).text(sys::NFTNL_EXPR_IMM_CHAIN, chain)
             }
         }
         .0
@@ -582,6 +600,13 @@ pub(super) const fn payload_base(base: PayloadBase) -> u32 {
         PayloadBase::Network => libc::NFT_PAYLOAD_NETWORK_HEADER,
         PayloadBase::Transport => libc::NFT_PAYLOAD_TRANSPORT_HEADER,
     }) as u32
+}
+
+fn compare(operation: i32, data: &[u8]) -> Builder {
+    Builder::new(c"cmp")
+        .u32(sys::NFTNL_EXPR_CMP_SREG, REGISTER)
+        .u32(sys::NFTNL_EXPR_CMP_OP, operation as u32)
+        .bytes(sys::NFTNL_EXPR_CMP_DATA, data)
 }
 
 fn verdict(code: i32) -> Builder {
@@ -658,26 +683,20 @@ pub(super) fn element_at(message: &[u8], offset: usize) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv6Addr;
 
     #[test]
-    fn a_full_message_of_elements_with_long_names_fits_its_attribute() {
-        let name = "n".repeat(120);
-        let counter = Counter { name, comment: String::new(), count: crate::nft::Count::default() };
-        let elements = (0..100_000_u128)
-            .map(|n| (Range::single(std::net::Ipv6Addr::from_bits(n << 8)), 0))
-            .collect();
-        let set = Set { name: "sources_v6".to_owned(), elements: Elements::V6(elements) };
-        let image = Image {
-            comment: String::new(),
-            counters: vec![counter],
-            sets: vec![set],
-            chains: vec![],
-        };
-        let batch = replacement(&image).batch.finalize();
+    fn all_elements_of_a_large_set_are_in_messages_that_hold_them() {
+        let ranges =
+            (0..100_000_u128).map(|n| Range::single(Ipv6Addr::from_bits(n << 8))).collect();
+        let set = Set { name: "sources".to_owned(), elements: Elements::V6(ranges) };
+        let image =
+            Image { comment: String::new(), counters: vec![], sets: vec![set], chains: vec![] };
+        let batch = creation(&image).batch.finalize();
         let mut elements = 0;
         for message in batch.iter().flat_map(mnl::NlMessages::new) {
             let message = message.expect("well-formed");
-            let list = attributes(&message[20..]).find(|(kind, value)| *kind == 3 && value.len() > 40);
+            let list = attributes(&message[20..]).find(|(kind, _)| *kind == 3);
             elements += list.map_or(0, |(_, list)| attributes(list).count());
         }
         assert_eq!(elements, 200_000);

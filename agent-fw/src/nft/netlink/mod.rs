@@ -5,6 +5,7 @@
 
 mod decode;
 mod encode;
+mod epoch;
 mod socket;
 
 pub use decode::Live;
@@ -25,10 +26,35 @@ impl Nftables {
         Ok(Self { socket: Socket::open()? })
     }
 
-    /// Replaces the table by `image` in one transaction: whatever fails, the table that was there
-    /// stays. Counters begin with the counts that `image` has.
+    /// Puts `image` in the place of the table that is there: whatever fails, that one stays in
+    /// force. No packet is decided on by anything but the old rules or the new ones, and none is
+    /// missed; counters of the same name go on.
     pub fn replace(&mut self, image: &Image) -> Result<(), NetlinkError> {
-        self.socket.transact(encode::replacement(image))
+        match self.read_outline()? {
+            None => self.socket.transact(encode::creation(image)),
+            Some(live) if live.strays.is_empty() && live.image.comment == image.comment => {
+                self.update(image, &live)
+            }
+            // What is not ours is best met by deleting it with the table.
+            Some(live) => {
+                let mut image = image.clone();
+                image.carry_counts(&live.image);
+                self.socket.transact(encode::creation(&image))
+            }
+        }
+    }
+
+    fn update(&mut self, image: &Image, live: &Live) -> Result<(), NetlinkError> {
+        let preparation = encode::preparation(image, live);
+        if preparation.parts.len() > 0 {
+            self.socket.transact(preparation)?;
+        }
+        let exchanged = self.socket.transact(encode::exchange(image, live));
+        if exchanged.is_err() && !image.sets.is_empty() {
+            // If this fails too, the sets are in nobody's way: the next update removes them.
+            drop(self.socket.transact(encode::abandonment(image, live)));
+        }
+        exchanged
     }
 
     /// Deletes the table. That there is none is no error.

@@ -113,9 +113,8 @@ impl Socket {
         self.make_room(bytes, expected.len())?;
         // The kernel takes a transaction only from one message, however large.
         let kernel = NetlinkAddr::new(0, 0);
-        let sent =
-            sendmsg(self.socket.as_raw_fd(), &pages, &[], MsgFlags::empty(), Some(&kernel))
-                .map_err(NetlinkError::doing("sending the transaction"))?;
+        let sent = sendmsg(self.socket.as_raw_fd(), &pages, &[], MsgFlags::empty(), Some(&kernel))
+            .map_err(NetlinkError::doing("sending the transaction"))?;
         if sent != bytes {
             return Err(NetlinkError::Unexpected(format!("{sent} of {bytes} bytes were taken")));
         }
@@ -154,8 +153,7 @@ impl Socket {
 
     /// Reads answers that have come, or `None` when there are none.
     fn receive_waiting(&mut self) -> Result<Option<Vec<Answer>>, NetlinkError> {
-        let received =
-            recv(self.socket.as_raw_fd(), &mut self.buffer.0, MsgFlags::MSG_DONTWAIT);
+        let received = recv(self.socket.as_raw_fd(), &mut self.buffer.0, MsgFlags::MSG_DONTWAIT);
         let length = match received {
             Ok(length) => length,
             Err(Errno::EAGAIN) => return Ok(None),

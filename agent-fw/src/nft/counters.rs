@@ -1,0 +1,98 @@
+//! The named counters of a ruleset, and their names.
+
+use super::table::{Count, Counter};
+use crate::policy::{Label, LabelIndex, Ledger, Others, Policy};
+
+/// The counter of dropped packets.
+pub const REFUSED: &str = "refused";
+/// The counter of packets that were dropped at `prerouting`.
+pub const REFUSED_EARLY: &str = "refused_early";
+/// The counter of packets that were left to the host's other rules.
+pub const LEFT: &str = "left_to_others";
+
+/// nftables allows 128 bytes of comment, with the zero at its end.
+const MAX_COMMENT: usize = 127;
+/// Longer than any region's name; with what is added to it, a name in the kernel has at most 255.
+const MAX_NAME: usize = 120;
+
+fn counter(name: &str, comment: &str) -> Counter {
+    Counter { name: name.to_owned(), comment: comment.to_owned(), count: Count::default() }
+}
+
+/// The counter of those that are not admitted; none if everyone is.
+pub(super) fn of_others(policy: &Policy) -> Option<Counter> {
+    match policy.others() {
+        _ if policy.admits_everyone() => None,
+        Others::Drop => Some(counter(REFUSED, "from other sources, dropped")),
+        Others::Continue => Some(counter(LEFT, "from other sources, left to other rules")),
+    }
+}
+
+/// The counter of those that are dropped at `prerouting`.
+pub(super) fn of_early_drops() -> Counter {
+    counter(REFUSED_EARLY, "from other sources, dropped before routing")
+}
+
+/// The counters of a ledger's labels.
+pub(super) struct LabelCounters {
+    /// The counters, in the order of the labels.
+    pub(super) counters: Vec<Counter>,
+    /// For each label, the place of its counter.
+    index: Vec<usize>,
+}
+
+impl LabelCounters {
+    /// Two labels share a counter if they only differ in what a name in nftables cannot hold.
+    pub(super) fn new(ledger: &Ledger) -> Self {
+        let mut labels = Self { counters: Vec::new(), index: Vec::new() };
+        for label in ledger.labels() {
+            let name = counter_name(label);
+            let known = labels.counters.iter().position(|counter| counter.name == name);
+            let index = known.unwrap_or_else(|| {
+                labels.counters.push(counter(&name, &comment(&label.to_string())));
+                labels.counters.len() - 1
+            });
+            labels.index.push(index);
+        }
+        labels
+    }
+
+    /// The place of a label's counter.
+    pub(super) fn place(&self, label: LabelIndex) -> Option<usize> {
+        self.index.get(usize::from(label)).copied()
+    }
+}
+
+/// The name of the counter for a label: letters, digits, `-`, `_` and `.`, beginning with a letter.
+pub fn counter_name(label: &Label) -> String {
+    let name = match label {
+        Label::Region(name) => format!("from_region_{name}"),
+        Label::File(path) => {
+            format!("from_file_{}", path.to_string_lossy().trim_start_matches('/'))
+        }
+        Label::Address => "from_addresses".to_owned(),
+        Label::Any => "from_any".to_owned(),
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    name.chars().map(|c| if plain(c) { c } else { '_' }).take(MAX_NAME).collect()
+}
+
+/// A comment as nftables takes it: without quotes and control characters, not too long.
+fn comment(words: &str) -> String {
+    let plain = |c: char| c == ' ' || c.is_ascii_graphic() && c != '"' && c != '\\';
+    words.chars().map(|c| if plain(c) { c } else { '?' }).take(MAX_COMMENT).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_file_name_cannot_break_out_of_a_name_or_a_comment() {
+        let label = Label::File("/tmp/a\"; flush ruleset #\n\u{1b}\\é".into());
+        assert_eq!(counter_name(&label), "from_file_tmp_a___flush_ruleset______");
+        assert_eq!(comment(&label.to_string()), "file /tmp/a?; flush ruleset #????");
+        let long = Label::File("x".repeat(1000).into());
+        assert_eq!(counter_name(&long).len(), MAX_NAME);
+    }
+}

@@ -1,0 +1,55 @@
+//! The end-to-end tests: the command `agent-fw` on this kernel, with real packets, each test in
+//! a laboratory of its own. A test's name is the sentence that it proves.
+
+mod admission;
+mod bystanders;
+mod disguise;
+mod lifecycle;
+mod messages;
+mod ruleset;
+mod scene;
+mod specification;
+mod updates;
+
+use agent_fw_lab::Lab;
+use libtest_mimic::{Arguments, Trial};
+
+/// A test, by its name.
+type Test = (&'static str, fn() -> anyhow::Result<()>);
+
+/// Lists functions of a module as tests.
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => {
+        /// The tests of this module.
+        pub(crate) const TESTS: &[crate::Test] = &[$((stringify!($name), $name)),*];
+    };
+}
+pub(crate) use tests;
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // Most of a test's time is waiting for packets that must not come.
+    arguments.test_threads.get_or_insert(6);
+    let missing = Lab::missing();
+    if let Some(reason) = missing {
+        eprintln!("skipped: all end-to-end tests: {reason}");
+    }
+    let trials = [
+        admission::TESTS,
+        bystanders::TESTS,
+        disguise::TESTS,
+        lifecycle::TESTS,
+        messages::TESTS,
+        ruleset::TESTS,
+        specification::TESTS,
+        updates::TESTS,
+    ]
+    .concat()
+    .into_iter()
+    .map(|(name, test)| {
+        let run = move || test().map_err(|error| format!("{error:?}").into());
+        Trial::test(name, run).with_ignored_flag(missing.is_some())
+    })
+    .collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}

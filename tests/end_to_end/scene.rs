@@ -1,0 +1,73 @@
+//! What the tests have in common: words for what they do and see.
+
+use agent_fw_lab::{Finished, Outcome, Peer, agent_fw, connect};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// The agent's port.
+pub(crate) const AGENT: u16 = 4118;
+
+/// How long a packet that must not come is waited for. Shorter than a second, after which a SYN
+/// is sent again.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(700);
+
+/// Addresses of region us-1, the first and the last of each subnet.
+pub(crate) const LISTED: [&str; 4] = ["34.205.5.0", "34.205.5.31", "18.97.19.0", "18.97.19.31"];
+/// Their neighbours, which are not in the region.
+pub(crate) const UNLISTED: [&str; 4] =
+    ["34.205.4.255", "34.205.5.32", "18.97.18.255", "18.97.19.32"];
+
+/// An address from its text.
+pub(crate) fn address(text: &str) -> IpAddr {
+    text.parse().expect("a test's address is an address")
+}
+
+/// `agent-fw install` with these flags, which must succeed.
+pub(crate) fn install(flags: &[&str]) -> Result<String> {
+    try_install(flags)?.success()
+}
+
+/// `agent-fw install` with these flags, however it ends.
+pub(crate) fn try_install(flags: &[&str]) -> Result<Finished> {
+    agent_fw(["install", "--no-boot"].iter().chain(flags))
+}
+
+/// What becomes of a connection from `source`, an address that the peer is given for it.
+pub(crate) fn from(peer: &Peer, source: &str, port: u16) -> Result<Outcome> {
+    let source = address(source);
+    peer.add_address(source)?;
+    let outcome = connect_from(peer, source, port);
+    peer.remove_address(source)?;
+    outcome
+}
+
+/// What becomes of a connection from an address that the peer has.
+pub(crate) fn connect_from(peer: &Peer, source: IpAddr, port: u16) -> Result<Outcome> {
+    let agent = peer.host_address(source, port);
+    peer.enter(|| connect(source, agent, PATIENCE))?
+}
+
+/// Demands that connections to the agent from these sources end so.
+pub(crate) fn expect(peer: &Peer, outcome: Outcome, sources: &[&str]) -> Result<()> {
+    for source in sources {
+        let seen = from(peer, source, AGENT)?;
+        ensure!(seen == outcome, "from {source}: {seen}, should be {outcome}");
+    }
+    Ok(())
+}
+
+/// What `agent-fw status --json` says, and its exit code.
+pub(crate) fn status() -> Result<(Value, Option<i32>)> {
+    let finished = agent_fw(["status", "--json"])?;
+    let value = serde_json::from_str(&finished.stdout)
+        .with_context(|| format!("the status is no JSON: {finished}"))?;
+    Ok((value, finished.code))
+}
+
+/// Packets that were admitted by what these words name.
+pub(crate) fn admitted(status: &Value, by: &str) -> u64 {
+    let all = status["admitted"].as_array().into_iter().flatten();
+    all.filter(|entry| entry["by"] == by).filter_map(|entry| entry["packets"].as_u64()).sum()
+}

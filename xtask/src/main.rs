@@ -1,0 +1,79 @@
+//! Everything that is done with agent-fw's sources: set-up, build, installation on this
+//! host, tests, the demonstration. Each file here is one task, or what several share.
+
+mod bench;
+mod demo;
+mod install;
+mod process;
+mod product;
+mod setup;
+mod test;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use setup::Group;
+
+#[derive(Parser)]
+#[command(
+    name = "xtask",
+    bin_name = "cargo xtask",
+    about = "Sets up, builds, installs, tests and shows agent-fw"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Finds what building and testing need, and installs what is missing
+    Setup,
+    /// Builds target/release/agent-fw
+    Build,
+    /// Builds agent-fw, puts it at /usr/local/bin and runs `agent-fw install ARGS…` on this host
+    #[command(disable_help_flag = true)]
+    Install {
+        /// What `agent-fw install` is given, untouched; `--help` shows what it takes
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+        args: Vec<OsString>,
+    },
+    /// Runs all tests and counts them
+    Test {
+        /// Only the tests whose names contain this
+        #[arg(long, value_name = "WORD")]
+        filter: Option<String>,
+    },
+    /// Shows in a throwaway network namespace who reaches the port before and after
+    Demo {
+        /// This is the run as root that an ordinary user's has started
+        #[arg(long, hide = true)]
+        again: bool,
+    },
+    /// Measures agent-fw beside `nft -f`, and fails if it takes more than it may
+    Bench(bench::Options),
+    /// Runs one command and prints what it cost; the benchmark's own means
+    #[command(hide = true)]
+    Measure {
+        #[arg(last = true, required = true, value_name = "COMMAND")]
+        command: Vec<OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
+        Task::Setup => setup::ensure(&[Group::Build, Group::Test]).map(|()| ExitCode::SUCCESS),
+        Task::Build => product::build().map(|_| ExitCode::SUCCESS),
+        Task::Install { args } => install::install(&args),
+        Task::Test { filter } => test::test(filter.as_deref()),
+        Task::Demo { again } => demo::demo(again),
+        Task::Bench(options) => bench::bench(&options),
+        Task::Measure { command } => bench::measure(&command),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}

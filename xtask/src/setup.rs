@@ -1,0 +1,238 @@
+//! `cargo xtask setup`: finds what is missing on this machine and installs it.
+
+use std::collections::BTreeSet;
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, bail};
+
+use crate::process::{as_root, find, run};
+
+/// What something is needed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Group {
+    /// Building agent-fw.
+    Build,
+    /// The end-to-end tests and the demonstration.
+    Test,
+}
+
+/// One thing that has to be there.
+struct Need {
+    group: Group,
+    probe: Probe,
+    why: &'static str,
+    /// The packages that bring it, per package manager.
+    apt: &'static [&'static str],
+    dnf: &'static [&'static str],
+    pacman: &'static [&'static str],
+    apk: &'static [&'static str],
+}
+
+enum Probe {
+    Program(&'static str),
+    /// A C library with its headers, as pkg-config knows it.
+    Library {
+        name: &'static str,
+        at_least: &'static str,
+    },
+}
+
+const NEEDS: &[Need] = &[
+    Need {
+        group: Group::Build,
+        probe: Probe::Program("cc"),
+        why: "links Rust programs",
+        apt: &["gcc", "libc6-dev"],
+        dnf: &["gcc"],
+        pacman: &["gcc"],
+        apk: &["gcc", "musl-dev"],
+    },
+    Need {
+        group: Group::Build,
+        probe: Probe::Program("pkg-config"),
+        why: "finds C libraries",
+        apt: &["pkg-config"],
+        dnf: &["pkgconf-pkg-config"],
+        pacman: &["pkgconf"],
+        apk: &["pkgconf"],
+    },
+    Need {
+        group: Group::Build,
+        // The version whose functions the crate nftnl is told to use, in Cargo.toml.
+        probe: Probe::Library { name: "libnftnl", at_least: "1.2.4" },
+        why: "speaks nf_tables to the kernel",
+        apt: &["libnftnl-dev"],
+        dnf: &["libnftnl-devel"],
+        pacman: &["libnftnl"],
+        apk: &["libnftnl-dev"],
+    },
+    Need {
+        group: Group::Build,
+        probe: Probe::Library { name: "libmnl", at_least: "1.0.3" },
+        why: "carries netlink messages",
+        apt: &["libmnl-dev"],
+        dnf: &["libmnl-devel"],
+        pacman: &["libmnl"],
+        apk: &["libmnl-dev"],
+    },
+    Need {
+        group: Group::Test,
+        probe: Probe::Program("nft"),
+        why: "shows tests what the kernel holds",
+        apt: &["nftables"],
+        dnf: &["nftables"],
+        pacman: &["nftables"],
+        apk: &["nftables"],
+    },
+    Need {
+        group: Group::Test,
+        probe: Probe::Program("ip"),
+        why: "makes the tests' networks",
+        apt: &["iproute2"],
+        dnf: &["iproute"],
+        pacman: &["iproute2"],
+        apk: &["iproute2"],
+    },
+];
+
+/// Makes sure that everything in these groups is there. Says nothing if it is; otherwise
+/// installs what is missing where apt-get does that, and elsewhere names the packages and
+/// fails.
+pub(crate) fn ensure(groups: &[Group]) -> Result<()> {
+    let missing = missing(groups);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for need in &missing {
+        eprintln!("xtask: missing: {}, which {}", need.probe.describe(), need.why);
+    }
+    if find("apt-get").is_none() {
+        bail!(advice(&missing));
+    }
+    install_with_apt(&missing)?;
+    let still: Vec<_> = self::missing(groups).iter().map(|need| need.probe.describe()).collect();
+    if !still.is_empty() {
+        bail!("still missing after the installation: {}", still.join(", "));
+    }
+    Ok(())
+}
+
+fn missing(groups: &[Group]) -> Vec<&'static Need> {
+    let wanted = NEEDS.iter().filter(|need| groups.contains(&need.group));
+    wanted.filter(|need| !need.probe.holds()).collect()
+}
+
+impl Probe {
+    fn holds(&self) -> bool {
+        match self {
+            Self::Program(name) => find(name).is_some(),
+            // Without pkg-config every library counts as missing; then all are asked for, and
+            // the package manager leaves alone those that are there.
+            Self::Library { name, at_least } => find("pkg-config").is_some_and(|pkg_config| {
+                succeeds(
+                    Command::new(pkg_config).arg(format!("--atleast-version={at_least}")).arg(name),
+                )
+            }),
+        }
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Self::Program(name) => format!("the program {name}"),
+            Self::Library { name, at_least } => format!("the library {name} ({at_least} or newer)"),
+        }
+    }
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    quiet.status().is_ok_and(|status| status.success())
+}
+
+/// The packages in a stable order, each once.
+fn packages(needs: &[&Need], of: impl Fn(&Need) -> &'static [&'static str]) -> Vec<&'static str> {
+    let all: BTreeSet<_> = needs.iter().flat_map(|need| of(need)).copied().collect();
+    all.into_iter().collect()
+}
+
+fn install_with_apt(missing: &[&Need]) -> Result<()> {
+    let packages = packages(missing, |need| need.apt);
+    eprintln!("xtask: installing with apt-get: {}", packages.join(" "));
+    // A fresh machine or container image has no package lists; one with old lists asks for
+    // versions that the server no longer has.
+    let mut updated = false;
+    if !packages.iter().all(|package| succeeds(Command::new("apt-cache").args(["show", package]))) {
+        run(apt_get()?.arg("update"))?;
+        updated = true;
+    }
+    let install = || -> Result<()> {
+        run(apt_get()?.args(["install", "--yes", "--no-install-recommends"]).args(&packages))
+    };
+    match install() {
+        Err(error) if !updated => {
+            eprintln!("xtask: {error:#}; trying once more with fresh package lists");
+            run(apt_get()?.arg("update"))?;
+            install()
+        }
+        done => done,
+    }
+}
+
+fn apt_get() -> Result<Command> {
+    let mut command = as_root("env", "apt-get")?;
+    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]);
+    Ok(command)
+}
+
+/// What to type where xtask does not install by itself.
+fn advice(missing: &[&Need]) -> String {
+    let dnf = format!("dnf install {}", packages(missing, |need| need.dnf).join(" "));
+    let pacman = format!("pacman -S {}", packages(missing, |need| need.pacman).join(" "));
+    let apk = format!("apk add {}", packages(missing, |need| need.apk).join(" "));
+    for (manager, command) in [("dnf", &dnf), ("pacman", &pacman), ("apk", &apk)] {
+        if find(manager).is_some() {
+            return format!("install the missing packages as root, then try again:\n  {command}");
+        }
+    }
+    format!(
+        "no package manager that xtask knows is here. Elsewhere the missing packages come with\
+         \n  {dnf}\n  {pacman}\n  {apk}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Group, NEEDS, Probe, advice, packages};
+
+    #[test]
+    fn every_need_names_its_packages_for_every_manager() {
+        for need in NEEDS {
+            for list in [need.apt, need.dnf, need.pacman, need.apk] {
+                assert!(!list.is_empty(), "{}", need.probe.describe());
+            }
+        }
+    }
+
+    #[test]
+    fn packages_are_listed_once_in_order() {
+        let build: Vec<_> = NEEDS.iter().filter(|need| need.group == Group::Build).collect();
+        let twice: Vec<_> = build.iter().chain(&build).copied().collect();
+        assert_eq!(
+            packages(&twice, |need| need.apt),
+            ["gcc", "libc6-dev", "libmnl-dev", "libnftnl-dev", "pkg-config"]
+        );
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_missing() {
+        assert!(!Probe::Program("no-such-program").holds());
+        assert!(!Probe::Library { name: "no-such-library", at_least: "1" }.holds());
+        assert!(Probe::Program("env").holds());
+    }
+
+    #[test]
+    fn advice_names_the_packages() {
+        let all: Vec<_> = NEEDS.iter().collect();
+        assert!(advice(&all).contains("libnftnl"));
+    }
+}
