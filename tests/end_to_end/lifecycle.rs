@@ -86,6 +86,9 @@ fn write_list(path: &str, network: u8) -> Result<()> {
     Ok(fs::write(path, lines)?)
 }
 
+/// How often an installation is killed.
+const KILLS: u32 = 60;
+
 fn kill_9_at_any_moment_of_install_leaves_the_old_or_the_new_policy() -> Result<()> {
     Lab::run(|_| {
         write_list("/run/old.list", 11)?;
@@ -100,7 +103,6 @@ fn kill_9_at_any_moment_of_install_leaves_the_old_or_the_new_policy() -> Result<
         let new_hash = status()?.0["kernel_policy"].clone();
         ensure!(old_hash != new_hash);
 
-        const KILLS: u32 = 60;
         let (mut left_old, mut left_new) = (0, 0);
         for kill in 0..KILLS {
             install(&old)?;

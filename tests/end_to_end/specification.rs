@@ -31,7 +31,7 @@ impl Random {
         let given = std::env::var("AGENT_FW_SEED").ok().and_then(|text| text.parse().ok());
         let clock = || {
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-            now.map_or(1, |time| time.as_nanos() as u64)
+            now.map_or(1, |time| u64::from(time.subsec_nanos()) << 32 | time.as_secs())
         };
         let seed = given.unwrap_or_else(clock) | 1;
         println!("AGENT_FW_SEED={seed}");

@@ -37,7 +37,7 @@ impl Install {
         let image = ruleset.into_image();
         let mut nftables = Nftables::open()?;
         if self.dry_run {
-            return dry_run(&image, nftables.read()?.as_ref());
+            return Ok(dry_run(&image, nftables.read()?.as_ref()));
         }
         let _lock = lock::acquire("install", self.patience.duration())?;
         let live = nftables.read()?;
@@ -59,15 +59,15 @@ impl Install {
     }
 }
 
-fn dry_run(image: &Image, live: Option<&Live>) -> Result<Outcome> {
+fn dry_run(image: &Image, live: Option<&Live>) -> Outcome {
     let differing = differences(image, live);
     if differing.is_empty() {
         report::remark("the kernel enforces this policy already; nothing would change");
-        return Ok(Outcome::Done);
+        return Outcome::Done;
     }
     report::remark("the kernel's table differs from this policy; install would change:");
     report::differences(&differing);
-    Ok(Outcome::False)
+    Outcome::False
 }
 
 fn is_installed(configuration: &Configuration) -> bool {

@@ -97,9 +97,9 @@ impl Sources {
                 }
             };
             let name = format!("{}_v4{suffix}", counter.name);
-            list(Family::V4, parts(&name, counted(&v4, labels, place), Elements::V4, sets), name);
+            list(Family::V4, parts(&name, &counted(&v4, labels, place), Elements::V4, sets), name);
             let name = format!("{}_v6{suffix}", counter.name);
-            list(Family::V6, parts(&name, counted(&v6, labels, place), Elements::V6, sets), name);
+            list(Family::V6, parts(&name, &counted(&v6, labels, place), Elements::V6, sets), name);
         }
         Self { macs, lookups }
     }
@@ -144,7 +144,7 @@ fn counted<T: Ordinal>(
 /// Makes one set of the ranges, or several where they are many.
 fn parts<T: Ordinal + Into<IpAddr>>(
     name: &str,
-    ranges: RangeSet<T>,
+    ranges: &RangeSet<T>,
     elements: fn(Vec<Range<T>>) -> Elements,
     sets: &mut Vec<Set>,
 ) -> Vec<Part> {

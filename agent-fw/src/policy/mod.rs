@@ -90,11 +90,7 @@ impl Policy {
         others: Others,
         admissions: impl IntoIterator<Item = Admission>,
     ) -> Self {
-        let mut parts = Vec::new();
-        for admission in admissions {
-            parts = partition(parts, admission);
-        }
-        let admissions = merge(parts);
+        let admissions = merge(admissions.into_iter().fold(Vec::new(), partition));
         let everyone = admissions.iter().any(|a| a.macs == MacMatch::Any && a.addresses.is_all());
         // Where nobody is left over, what would become of the others distinguishes nothing.
         let others = if everyone { Others::Drop } else { others };

@@ -81,7 +81,7 @@ impl ListFile {
         };
         String::from_utf8(bytes).map_err(|error| {
             let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-            let line = 1 + valid.iter().filter(|&&byte| byte == b'\n').count();
+            let line = valid.split(|&byte| byte == b'\n').count();
             anyhow::anyhow!("{self}:{line}: expected text in UTF-8; is this a list of addresses?")
         })
     }

@@ -6,6 +6,7 @@
 mod decode;
 mod encode;
 mod epoch;
+mod interface;
 mod socket;
 
 pub use decode::Live;

@@ -1,5 +1,10 @@
 //! The netlink socket: transactions with every acknowledgement read, and dumps.
-#![allow(unsafe_code, reason = "mnl has socket options only as raw pointers")]
+#![allow(
+    unsafe_code,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "mnl has socket options only as raw pointers, and libc flags only as int"
+)]
 
 use super::encode::Transaction;
 use mnl::mnl_sys;
@@ -64,19 +69,20 @@ struct Buffer([u8; RECEIVE_BYTES]);
 
 /// A socket to nf_tables.
 pub(super) struct Socket {
-    socket: mnl::Socket,
+    netlink: mnl::Socket,
     buffer: Box<Buffer>,
     sequence: u32,
 }
 
 impl Socket {
     pub(super) fn open() -> Result<Self, NetlinkError> {
-        let socket = mnl::Socket::new(mnl::Bus::Netfilter).map_err(|error| {
+        let netlink = mnl::Socket::new(mnl::Bus::Netfilter).map_err(|error| {
             let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
             NetlinkError::doing("opening a socket")(errno)
         })?;
+        #[allow(clippy::large_stack_arrays, reason = "made once, on a stack of megabytes")]
         let buffer = Box::new(Buffer([0; RECEIVE_BYTES]));
-        let opened = Self { socket, buffer, sequence: 0 };
+        let opened = Self { netlink, buffer, sequence: 0 };
         // Errors then name the attribute at fault, and do not quote the whole message.
         opened.set_option(mnl_sys::libc::NETLINK_EXT_ACK)?;
         opened.set_option(mnl_sys::libc::NETLINK_CAP_ACK)?;
@@ -85,11 +91,11 @@ impl Socket {
 
     fn set_option(&self, option: i32) -> Result<(), NetlinkError> {
         let mut on: i32 = 1;
-        // SAFETY: the socket is open for as long as `self.socket` lives, and the option's value is
+        // SAFETY: the socket is open for as long as `self.netlink` lives, and the option's value is
         // an int of which the length is given; the kernel copies it before the call returns.
         let result = unsafe {
             mnl_sys::mnl_socket_setsockopt(
-                self.socket.as_raw_socket(),
+                self.netlink.as_raw_socket(),
                 option,
                 (&raw mut on).cast(),
                 4,
@@ -99,8 +105,8 @@ impl Socket {
     }
 
     fn descriptor(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor belongs to `self.socket`, which outlives the borrow.
-        unsafe { BorrowedFd::borrow_raw(self.socket.as_raw_fd()) }
+        // SAFETY: the descriptor belongs to `self.netlink`, which outlives the borrow.
+        unsafe { BorrowedFd::borrow_raw(self.netlink.as_raw_fd()) }
     }
 
     /// Sends a transaction and reads all its acknowledgements.
@@ -113,7 +119,7 @@ impl Socket {
         self.make_room(bytes, expected.len())?;
         // The kernel takes a transaction only from one message, however large.
         let kernel = NetlinkAddr::new(0, 0);
-        let sent = sendmsg(self.socket.as_raw_fd(), &pages, &[], MsgFlags::empty(), Some(&kernel))
+        let sent = sendmsg(self.netlink.as_raw_fd(), &pages, &[], MsgFlags::empty(), Some(&kernel))
             .map_err(NetlinkError::doing("sending the transaction"))?;
         if sent != bytes {
             return Err(NetlinkError::Unexpected(format!("{sent} of {bytes} bytes were taken")));
@@ -153,7 +159,7 @@ impl Socket {
 
     /// Reads answers that have come, or `None` when there are none.
     fn receive_waiting(&mut self) -> Result<Option<Vec<Answer>>, NetlinkError> {
-        let received = recv(self.socket.as_raw_fd(), &mut self.buffer.0, MsgFlags::MSG_DONTWAIT);
+        let received = recv(self.netlink.as_raw_fd(), &mut self.buffer.0, MsgFlags::MSG_DONTWAIT);
         let length = match received {
             Ok(length) => length,
             Err(Errno::EAGAIN) => return Ok(None),
@@ -179,11 +185,11 @@ impl Socket {
         let message = request(sequence);
         let kernel = NetlinkAddr::new(0, 0);
         let pages = [IoSlice::new(&message)];
-        sendmsg(self.socket.as_raw_fd(), &pages, &[], MsgFlags::empty(), Some(&kernel))
+        sendmsg(self.netlink.as_raw_fd(), &pages, &[], MsgFlags::empty(), Some(&kernel))
             .map_err(NetlinkError::doing("sending a request"))?;
         let mut consistent = true;
         loop {
-            let length = recv(self.socket.as_raw_fd(), &mut self.buffer.0, MsgFlags::empty())
+            let length = recv(self.netlink.as_raw_fd(), &mut self.buffer.0, MsgFlags::empty())
                 .map_err(NetlinkError::doing("reading an answer"))?;
             for message in mnl::NlMessages::new(&self.buffer.0[..length]) {
                 let message =
@@ -303,7 +309,7 @@ impl Answer {
         let errno = -i32::from_ne_bytes(message.get(16..20)?.try_into().ok()?);
         let mut answer =
             Self { sequence: header.sequence, errno, explanation: None, attribute: None };
-        for (kind, value) in super::encode::attributes(message.get(36..).unwrap_or_default()) {
+        for (kind, value) in super::interface::attributes(message.get(36..).unwrap_or_default()) {
             match kind {
                 ATTRIBUTE_TEXT => {
                     let text = value.strip_suffix(&[0]).unwrap_or(value);

@@ -1,0 +1,396 @@
+//! From the kernel's table to an [`Image`], reading nothing but the kernel.
+#![allow(
+    unsafe_code,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "libnftnl is called directly; its constants have other integer types than its functions"
+)]
+
+mod element;
+mod expression;
+mod object;
+
+use super::TABLE_NAME;
+use super::epoch::Epoch;
+use super::interface::{NFT_OBJECT_COUNTER, attributes};
+use super::socket::{Dump, NetlinkError, Socket};
+use crate::nft::expression::{Expression, Program};
+use crate::nft::table::{Chain, Count, Counter, Image, Set};
+use crate::nft::{Stamp, ruleset::GATE};
+use element::Bounds;
+use nftnl_sys::{self as sys, libc};
+use object::Object;
+use std::ffi::{CString, c_int};
+
+/// How often a read is tried again when the ruleset changes meanwhile.
+const ATTEMPTS: usize = 20;
+
+/// The table as it is in the kernel.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Live {
+    /// What of it agent-fw could have put there.
+    pub image: Image,
+    /// What it certainly has not put there, in words.
+    pub strays: Vec<String>,
+    /// Sets of an update that did not come to its end, by their names in the kernel. No rule uses
+    /// them.
+    pub leftovers: Vec<String>,
+    /// Which names the sets in use have.
+    pub(super) epoch: Epoch,
+}
+
+impl Live {
+    /// The stamp: which policy the table says that it enforces.
+    pub fn stamp(&self) -> Option<Stamp> {
+        let gate = self.image.chains.iter().find(|chain| chain.name == GATE)?;
+        Stamp::parse(&gate.rules.first()?.comment)
+    }
+}
+
+/// How much is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Depth {
+    /// All but the elements of sets.
+    Outline,
+    /// All.
+    Everything,
+}
+
+/// Reads the table as of one moment.
+pub(super) fn read(socket: &mut Socket, depth: Depth) -> Result<Option<Live>, NetlinkError> {
+    for _ in 0..ATTEMPTS {
+        let before = generation(socket)?;
+        let reading = read_once(socket, depth)?;
+        if !reading.torn && generation(socket)? == before {
+            return Ok(reading.live);
+        }
+    }
+    Err(NetlinkError::KeptChanging)
+}
+
+/// What one pass over the table found.
+struct Reading {
+    live: Option<Live>,
+    /// Whether the ruleset changed meanwhile.
+    torn: bool,
+}
+
+fn read_once(socket: &mut Socket, depth: Depth) -> Result<Reading, NetlinkError> {
+    let mut reader = Reader { socket, strays: Vec::new(), torn: false };
+    let Some(comment) = reader.table()? else {
+        return Ok(Reading { live: None, torn: false });
+    };
+    let counters = reader.counters()?;
+    let mut sets = reader.sets(depth)?;
+    let mut chains = reader.chains()?;
+    reader.flowtables()?;
+    let Reader { mut strays, torn, .. } = reader;
+    let epoch = epoch_in_use(&mut chains, &mut strays);
+    let leftovers = leftovers(&mut sets, epoch);
+    let image = Image { comment, counters, sets, chains };
+    Ok(Reading { live: Some(Live { image, strays, leftovers, epoch }), torn })
+}
+
+/// Gives the sets that rules look into the compiler's names, and tells of which epoch they are.
+fn epoch_in_use(chains: &mut [Chain<Program>], strays: &mut Vec<String>) -> Epoch {
+    let mut epochs = Vec::new();
+    let rules = chains.iter_mut().flat_map(|chain| &mut chain.rules);
+    for expression in rules.flat_map(|rule| &mut rule.expressions) {
+        if let Expression::Lookup { set } = expression {
+            let (name, epoch) = Epoch::split(set);
+            epochs.push(epoch);
+            *set = name.to_owned();
+        }
+    }
+    let in_use = epochs.first().copied().unwrap_or_default();
+    if epochs.iter().any(|epoch| *epoch != in_use) {
+        strays.push("rules that look into the sets of two updates".to_owned());
+    }
+    in_use
+}
+
+/// Takes the sets of the epoch that is not in use out, and gives the others the compiler's names.
+fn leftovers(sets: &mut Vec<Set>, in_use: Epoch) -> Vec<String> {
+    let left = sets.extract_if(.., |set| Epoch::split(&set.name).1 != in_use);
+    let left = left.map(|set| set.name).collect();
+    for set in sets {
+        Epoch::split(&set.name).0.to_owned().clone_into(&mut set.name);
+    }
+    left
+}
+
+/// The number of the ruleset's present state: every transaction makes a new one.
+fn generation(socket: &mut Socket) -> Result<u32, NetlinkError> {
+    /// `NFTA_GEN_ID` of linux/netfilter/nf_tables.h.
+    const ID: u16 = 1;
+    let mut generation = None;
+    let ask = |sequence| request(libc::NFT_MSG_GETGEN, 0, sequence, |_| ());
+    socket.dump(ask, |message| {
+        let value = attribute_of(message, ID);
+        generation = value.and_then(|value| value.try_into().ok()).map(u32::from_be_bytes);
+        Ok(())
+    })?;
+    generation.ok_or_else(|| NetlinkError::Unexpected("no generation of the ruleset".to_owned()))
+}
+
+fn attribute_of(message: &[u8], wanted: u16) -> Option<&[u8]> {
+    let mut all = attributes(message.get(20..)?);
+    all.find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}
+
+/// A message of the family `inet` that asks for something; `payload` writes what.
+fn request(
+    kind: c_int,
+    flags: c_int,
+    sequence: u32,
+    payload: impl FnOnce(*mut libc::nlmsghdr),
+) -> Vec<u8> {
+    let mut buffer = vec![0_u64; nftnl::nft_nlmsg_maxsize() as usize / 8 + 1];
+    // SAFETY: the buffer has room for the largest message and is aligned for its header. The
+    // length that the header has at the end is that of what was written.
+    unsafe {
+        let header = sys::nftnl_nlmsg_build_hdr(
+            buffer.as_mut_ptr().cast(),
+            kind as u16,
+            libc::NFPROTO_INET as u16,
+            (flags | libc::NLM_F_ACK) as u16,
+            sequence,
+        );
+        payload(header);
+        let length = (*header).nlmsg_len as usize;
+        std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), length).to_vec()
+    }
+}
+
+/// Reads one table, piece by piece.
+struct Reader<'a> {
+    socket: &'a mut Socket,
+    strays: Vec<String>,
+    torn: bool,
+}
+
+impl Reader<'_> {
+    fn dump(
+        &mut self,
+        kind: c_int,
+        flags: c_int,
+        payload: impl FnOnce(*mut libc::nlmsghdr),
+        read: impl FnMut(&[u8]) -> Result<(), NetlinkError>,
+    ) -> Result<Dump, NetlinkError> {
+        let dump = self.socket.dump(|sequence| request(kind, flags, sequence, payload), read)?;
+        self.torn |= dump == Dump::Torn;
+        Ok(dump)
+    }
+
+    /// The table's comment, or `None` if there is no table.
+    fn table(&mut self) -> Result<Option<String>, NetlinkError> {
+        let mut found = None;
+        let ask = |header| {
+            let table = Object::table();
+            table.set_str(sys::NFTNL_TABLE_NAME, TABLE_NAME);
+            // SAFETY: both are live; the buffer has room for a table's name.
+            unsafe { sys::nftnl_table_nlmsg_build_payload(header, table.as_ptr()) };
+        };
+        let dump = self.dump(libc::NFT_MSG_GETTABLE, 0, ask, |message| {
+            let table = Object::table();
+            table.parse(message)?;
+            found =
+                Some((table.comment(sys::NFTNL_TABLE_USERDATA), table.u32(sys::NFTNL_TABLE_FLAGS)));
+            Ok(())
+        })?;
+        let Some((comment, flags)) = found.filter(|_| dump != Dump::Absent) else {
+            return Ok(None);
+        };
+        // A dormant table enforces nothing; an owned one is somebody else's.
+        if flags.unwrap_or(0) != 0 {
+            self.strays.push(format!("flags {:#x} of the table", flags.unwrap_or(0)));
+        }
+        Ok(Some(comment))
+    }
+
+    fn counters(&mut self) -> Result<Vec<Counter>, NetlinkError> {
+        let (mut counters, mut strays) = (Vec::new(), Vec::new());
+        let ask = |header| {
+            let object = Object::counter();
+            object.set_str(sys::NFTNL_OBJ_TABLE, TABLE_NAME);
+            // SAFETY: both are live; the buffer has room for a table's name.
+            unsafe { sys::nftnl_obj_nlmsg_build_payload(header, object.as_ptr()) };
+        };
+        self.dump(libc::NFT_MSG_GETOBJ, libc::NLM_F_DUMP, ask, |message| {
+            // Before libnftnl, which does not know every type of object.
+            if !is_of_our_table(message) {
+                return Ok(());
+            }
+            let object = Object::counter();
+            let parsed = object.parse(message);
+            let name = object.text(sys::NFTNL_OBJ_NAME).unwrap_or_default();
+            let kind = object.u32(sys::NFTNL_OBJ_TYPE);
+            if parsed.is_err() || kind != Some(NFT_OBJECT_COUNTER) {
+                strays.push(format!("object {}", name.escape_debug()));
+                return Ok(());
+            }
+            let count = Count {
+                packets: object.u64(sys::NFTNL_OBJ_CTR_PKTS).unwrap_or(0),
+                bytes: object.u64(sys::NFTNL_OBJ_CTR_BYTES).unwrap_or(0),
+            };
+            let comment = object.comment(sys::NFTNL_OBJ_USERDATA);
+            counters.push(Counter { name, comment, count });
+            Ok(())
+        })?;
+        self.strays.append(&mut strays);
+        Ok(counters)
+    }
+
+    fn sets(&mut self, depth: Depth) -> Result<Vec<Set>, NetlinkError> {
+        let (mut sets, mut strays) = (Vec::new(), Vec::new());
+        let ask = |header| {
+            let set = Object::set();
+            set.set_str(sys::NFTNL_SET_TABLE, TABLE_NAME);
+            // SAFETY: both are live; the buffer has room for a table's name.
+            unsafe { sys::nftnl_set_nlmsg_build_payload(header, set.as_ptr()) };
+        };
+        self.dump(libc::NFT_MSG_GETSET, libc::NLM_F_DUMP, ask, |message| {
+            let set = Object::set();
+            set.parse(message)?;
+            if !is_of_our_table(message) {
+                return Ok(());
+            }
+            let name = set.text(sys::NFTNL_SET_NAME).unwrap_or_default();
+            match set.elements_type() {
+                Some(elements) => sets.push(Set { name, elements }),
+                None => strays.push(format!("set {} of another type", name.escape_debug())),
+            }
+            Ok(())
+        })?;
+        self.strays.append(&mut strays);
+        if depth == Depth::Everything {
+            for set in &mut sets {
+                self.elements(set)?;
+            }
+        }
+        Ok(sets)
+    }
+
+    /// Reads the elements of `set`, which has none yet.
+    fn elements(&mut self, set: &mut Set) -> Result<(), NetlinkError> {
+        let name = CString::new(set.name.as_str()).unwrap_or_default();
+        let ask = |header| {
+            let named = Object::set();
+            named.set_str(sys::NFTNL_SET_TABLE, TABLE_NAME);
+            named.set_str(sys::NFTNL_SET_NAME, &name);
+            // SAFETY: both are live; the buffer has room for two names.
+            unsafe { sys::nftnl_set_elems_nlmsg_build_payload(header, named.as_ptr()) };
+        };
+        let mut bounds = Bounds::new(&set.elements);
+        self.dump(libc::NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, ask, |message| {
+            let part = Object::set();
+            // SAFETY: the message is whole and aligned, and the set is live.
+            let parsed =
+                unsafe { sys::nftnl_set_elems_nlmsg_parse(message.as_ptr().cast(), part.as_ptr()) };
+            if parsed < 0 {
+                return Err(NetlinkError::Unexpected(format!("elements of set {}", set.name)));
+            }
+            part.for_each_element(|element| bounds.add(element));
+            Ok(())
+        })?;
+        let (elements, faults) = bounds.into_elements();
+        set.elements = elements;
+        let name = set.name.escape_debug().to_string();
+        self.strays.extend(faults.into_iter().map(|fault| format!("{fault} of set {name}")));
+        Ok(())
+    }
+
+    fn chains(&mut self) -> Result<Vec<Chain<Program>>, NetlinkError> {
+        let (mut chains, mut strays) = (Vec::new(), Vec::new());
+        self.dump(
+            libc::NFT_MSG_GETCHAIN,
+            libc::NLM_F_DUMP,
+            |_| (),
+            |message| {
+                if !is_of_our_table(message) {
+                    return Ok(());
+                }
+                let chain = Object::chain();
+                chain.parse(message)?;
+                let name = chain.text(sys::NFTNL_CHAIN_NAME).unwrap_or_default();
+                match chain.base() {
+                    Ok(base) => chains.push(Chain { name, base, rules: Vec::new() }),
+                    Err(what) => {
+                        strays.push(format!("chain {} {what}", name.escape_debug()));
+                        chains.push(Chain { name, base: None, rules: Vec::new() });
+                    }
+                }
+                Ok(())
+            },
+        )?;
+        self.strays.append(&mut strays);
+        self.rules(&mut chains)?;
+        Ok(chains)
+    }
+
+    fn rules(&mut self, chains: &mut [Chain<Program>]) -> Result<(), NetlinkError> {
+        let mut strays = Vec::new();
+        let ask = |header| {
+            let rule = Object::rule();
+            rule.set_str(sys::NFTNL_RULE_TABLE, TABLE_NAME);
+            // SAFETY: both are live; the buffer has room for a table's name.
+            unsafe { sys::nftnl_rule_nlmsg_build_payload(header, rule.as_ptr()) };
+        };
+        self.dump(libc::NFT_MSG_GETRULE, libc::NLM_F_DUMP, ask, |message| {
+            if !is_of_our_table(message) {
+                return Ok(());
+            }
+            let rule = Object::rule();
+            let parsed = rule.parse(message);
+            let name = rule.text(sys::NFTNL_RULE_CHAIN).unwrap_or_default();
+            let chain = chains.iter_mut().find(|chain| chain.name == name);
+            let expressions = parsed.ok().and_then(|()| rule.expressions());
+            match (chain, expressions) {
+                (Some(chain), Some(expressions)) => {
+                    let comment = rule.comment(sys::NFTNL_RULE_USERDATA);
+                    chain.rules.push(Program { expressions, comment });
+                }
+                (Some(chain), None) => {
+                    let place = chain.rules.len() + 1;
+                    strays.push(format!("rule {place} of chain {}", name.escape_debug()));
+                    // Keeps the places of the rules that follow.
+                    chain.rules.push(Program::default());
+                }
+                (None, _) => strays.push(format!("a rule of chain {}", name.escape_debug())),
+            }
+            Ok(())
+        })?;
+        self.strays.append(&mut strays);
+        Ok(())
+    }
+
+    /// Flowtables let packets pass the hooks by; agent-fw has none.
+    fn flowtables(&mut self) -> Result<(), NetlinkError> {
+        /// `NFT_MSG_GETFLOWTABLE` and `NFTA_FLOWTABLE_NAME` of linux/netfilter/nf_tables.h.
+        const GET: c_int = 23;
+        const NAME: u16 = 2;
+        let mut strays = Vec::new();
+        let result = self.dump(
+            GET,
+            libc::NLM_F_DUMP,
+            |_| (),
+            |message| {
+                if is_of_our_table(message) {
+                    let name = attribute_of(message, NAME).unwrap_or_default();
+                    let name = String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name));
+                    strays.push(format!("flowtable {}", name.escape_debug()));
+                }
+                Ok(())
+            },
+        );
+        self.strays.append(&mut strays);
+        result.map(drop)
+    }
+}
+
+/// Whether a message is about something in our table. Tables, chains, rules, sets, objects and
+/// flowtables all have the table's name as their first attribute.
+fn is_of_our_table(message: &[u8]) -> bool {
+    const TABLE: u16 = 1;
+    attribute_of(message, TABLE).is_some_and(|name| name == TABLE_NAME.to_bytes_with_nul())
+}

@@ -1,0 +1,72 @@
+//! Numbers of the kernel's interface that libnftnl and libc do not name, and its attributes.
+#![allow(
+    clippy::cast_sign_loss,
+    reason = "libc has the kernel's small positive constants as signed numbers"
+)]
+
+use crate::nft::expression::{MetaKey, PayloadBase};
+use crate::nft::table::Elements;
+use nftnl_sys::libc;
+
+/// `NFT_OBJECT_COUNTER` of linux/netfilter/nf_tables.h.
+pub(super) const NFT_OBJECT_COUNTER: u32 = 1;
+/// `NFT_SET_INTERVAL` of linux/netfilter/nf_tables.h.
+pub(super) const NFT_SET_INTERVAL: u32 = 4;
+/// `NFT_SET_ELEM_INTERVAL_END` of linux/netfilter/nf_tables.h.
+pub(super) const INTERVAL_END: u32 = 1;
+
+/// The number by which nft knows a key's type, and the key's length in bytes. The kernel does not
+/// look at the number; `nft list` does.
+/// <https://git.netfilter.org/nftables/tree/include/datatype.h>
+pub(super) const fn key_type(elements: &Elements) -> (u32, u32) {
+    match elements {
+        Elements::V4(_) => (7, 4),
+        Elements::V6(_) => (8, 16),
+        Elements::Mac(_) => (9, 6),
+        Elements::Port(_) => (13, 2),
+    }
+}
+
+/// `NFT_REG_1`.
+pub(super) const REGISTER: u32 = libc::NFT_REG_1 as u32;
+/// `NFT_FIB_RESULT_ADDRTYPE` of linux/netfilter/nf_tables.h.
+pub(super) const FIB_RESULT_ADDRTYPE: u32 = 3;
+/// `NFTA_FIB_F_DADDR` of linux/netfilter/nf_tables.h.
+pub(super) const FIB_F_DADDR: u32 = 2;
+/// The unit of a limit's rate, in seconds.
+pub(super) const ONE_SECOND: u64 = 1;
+/// `NFT_LIMIT_PKTS` of linux/netfilter/nf_tables.h.
+pub(super) const LIMIT_PACKETS: u32 = 0;
+
+pub(super) const fn meta_key(key: MetaKey) -> u32 {
+    (match key {
+        MetaKey::InputInterface => libc::NFT_META_IIF,
+        MetaKey::InputInterfaceType => libc::NFT_META_IIFTYPE,
+        MetaKey::NetworkProtocol => libc::NFT_META_NFPROTO,
+        MetaKey::TransportProtocol => libc::NFT_META_L4PROTO,
+    }) as u32
+}
+
+pub(super) const fn payload_base(base: PayloadBase) -> u32 {
+    (match base {
+        PayloadBase::Link => libc::NFT_PAYLOAD_LL_HEADER,
+        PayloadBase::Network => libc::NFT_PAYLOAD_NETWORK_HEADER,
+        PayloadBase::Transport => libc::NFT_PAYLOAD_TRANSPORT_HEADER,
+    }) as u32
+}
+
+/// The attributes in a run of netlink attributes: each its type, without flags, and its value.
+pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let [a, b, c, d, ..] = *bytes else { return None };
+        let length = usize::from(u16::from_ne_bytes([a, b]));
+        let kind = u16::from_ne_bytes([c, d]) & !(NESTED | NETWORK_ORDER);
+        let value = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+/// `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER` of linux/netlink.h.
+const NESTED: u16 = 1 << 15;
+const NETWORK_ORDER: u16 = 1 << 14;
