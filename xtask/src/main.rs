@@ -3,6 +3,7 @@
 
 mod bench;
 mod demo;
+mod ebpf;
 mod install;
 mod process;
 mod product;
@@ -31,7 +32,7 @@ struct Arguments {
 enum Task {
     /// Finds what building and testing need, and installs what is missing
     Setup,
-    /// Builds target/release/agent-fw
+    /// Builds the BPF objects, and target/release/agent-fw with the product's in it
     Build,
     /// Builds agent-fw, puts it at /usr/local/bin and runs `agent-fw install ARGS…` on this host
     #[command(disable_help_flag = true)]

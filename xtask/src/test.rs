@@ -10,8 +10,10 @@ use crate::process::{cargo, find, is_root};
 use crate::product;
 use crate::setup::{self, Group};
 
-/// The package whose tests build network namespaces.
-const LAB: &str = "agent-fw-lab";
+/// The packages whose tests need root: they build network namespaces and load BPF programs.
+const ROOTS: [&str; 2] = ["agent-fw-lab", "agent-fw-ebpf"];
+/// Without it, the tests that load the object are left out.
+const LOADER: &str = "agent-fw-ebpf/aya";
 
 /// Runs all tests, or those whose names contain `filter`. Fails if one failed and, where CI
 /// is `true`, if one was skipped.
@@ -22,18 +24,23 @@ pub(crate) fn test(filter: Option<&str>) -> Result<ExitCode> {
     let mut count = Count::default();
     let mut succeeded = true;
     if is_root() {
-        succeeded &= run_tests(cargo_test(&["--workspace"], filter), &mut count)?;
+        succeeded &=
+            run_tests(cargo_test(&["--workspace", "--features", LOADER], filter), &mut count)?;
     } else {
-        let others = cargo_test(&["--workspace", "--exclude", LAB], filter);
+        let [lab, ebpf] = ROOTS;
+        let others = cargo_test(&["--workspace", "--exclude", lab, "--exclude", ebpf], filter);
         succeeded &= run_tests(others, &mut count)?;
         if find("sudo").is_some() {
-            eprintln!("xtask: the tests of {LAB} make network namespaces: using sudo for them");
+            eprintln!("xtask: the tests of {lab} and {ebpf} need root: using sudo for them");
             let agent_fw = format!("AGENT_FW={}", binary.display());
             let runner = format!("target.'cfg(unix)'.runner=['sudo', 'env', '{agent_fw}']");
-            let lab = cargo_test(&["--config", &runner, "--package", LAB], filter);
-            succeeded &= run_tests(lab, &mut count)?;
+            let selection = ["--config", &runner, "--package", lab, "--package", ebpf];
+            let rooted = cargo_test(&[&selection[..], &["--features", LOADER]].concat(), filter);
+            succeeded &= run_tests(rooted, &mut count)?;
         } else {
-            count.skip(format!("all tests of {LAB}: they need root, and there is no sudo here"));
+            for package in ROOTS {
+                count.skip(format!("all tests of {package}: they need root, and there is no sudo"));
+            }
         }
     }
 

@@ -1,0 +1,263 @@
+//! Nanoseconds a packet, in one run: an empty program, this one, and the same with an LPM trie.
+//!
+//! Needs root, and the objects that `cargo xtask build` makes. What is printed is the least of
+//! several rounds, less what the empty program costs, or the one that only draws an address.
+
+#![allow(clippy::cast_possible_truncation, reason = "random bits are cut to size")]
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+use std::{env, fs, process};
+
+use agent_fw_ebpf::table::Range;
+use agent_fw_ebpf::{Image, Label, Plan, load};
+use aya::maps::Array;
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::programs::{TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader, TestRun as _};
+
+const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/agent-fw-bench.o");
+const REPEAT: u32 = 300_000;
+const ROUNDS: usize = 9;
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> Outcome<()> {
+    // `cargo test --all-targets` runs this, too, and does not want figures.
+    if !env::args().any(|arg| arg == "--bench") {
+        return Ok(());
+    }
+    let Ok(object) = fs::read(OBJECT) else {
+        eprintln!("{OBJECT} is not there: run `cargo xtask build` first");
+        process::exit(3);
+    };
+    println!("ns a packet; the table, the LPM trie, and how many times faster");
+    other_packets(&object)?;
+    for spread in [Spread::Scattered, Spread::Half] {
+        for count in [16, 1_000, 100_000, 1_000_000] {
+            decision_v4(&object, spread, count)?;
+        }
+    }
+    for count in [16, 1_000, 100_000, 1_000_000] {
+        decision_v6(&object, count)?;
+    }
+    Ok(())
+}
+
+/// How listed prefixes lie in the address space.
+#[derive(Clone, Copy, Debug)]
+enum Spread {
+    /// Anywhere, small: hardly any drawn address is listed.
+    Scattered,
+    /// Half of the space in blocks of one size: every second drawn address is listed.
+    Half,
+}
+
+/// What addresses of IPv6 begin with, the listed and the drawn ones: as registries give them out.
+const REGISTRIES: [u64; 8] = [0x2001, 0x2400, 0x2404, 0x2600, 0x2607, 0x2803, 0x2a02, 0x2a0a];
+
+/// What does not concern the agent, above an empty program.
+fn other_packets(object: &[u8]) -> Outcome<()> {
+    let plan = Plan { v4: ranges_v4(&prefixes_v4(Spread::Scattered, 1000)), ..plan() };
+    let mut ebpf = load(&Image::new(&plan)?, object, EbpfLoader::new())?;
+    let mut udp = frame_v4(4118);
+    udp[23] = 17;
+    let mut arp = frame_v4(4118);
+    arp[12..14].copy_from_slice(&[8, 6]);
+    let cases = [
+        ("another port", frame_v4(443)),
+        ("IPv6, another port", frame_v6(443)),
+        ("UDP", udp),
+        ("ARP", arp),
+    ];
+    for (name, frame) in cases {
+        let [empty, ours] = measure(&mut ebpf, ["empty", "as_is"], &frame)?;
+        println!("{name:32} {:6.1}   (empty {empty:.1})", ours - empty);
+    }
+    Ok(())
+}
+
+fn decision_v4(object: &[u8], spread: Spread, count: usize) -> Outcome<()> {
+    let prefixes = prefixes_v4(spread, count);
+    let ranges = ranges_v4(&prefixes);
+    let (mut ebpf, loading) = loaded(object, &Plan { v4: ranges, ..plan() }, count)?;
+    let map = ebpf.map_mut("LPM_V4").ok_or("no map LPM_V4")?;
+    let mut trie = LpmTrie::<_, [u8; 4], u32>::try_from(map)?;
+    for (address, len) in &prefixes {
+        trie.insert(&Key::new(*len, address.to_be_bytes()), 0, 0)?;
+    }
+    let costs = measure(&mut ebpf, ["draw_v4", "table_v4", "lpm_v4"], &frame_v4(4118))?;
+    report(&format!("IPv4, {count} {spread:?}"), costs, &loading);
+    Ok(())
+}
+
+fn decision_v6(object: &[u8], count: usize) -> Outcome<()> {
+    let prefixes = prefixes_v6(count);
+    let ranges = ranges_v6(&prefixes);
+    let (mut ebpf, loading) = loaded(object, &Plan { v6: ranges, ..plan() }, count)?;
+    let map = ebpf.map_mut("LPM_V6").ok_or("no map LPM_V6")?;
+    let mut trie = LpmTrie::<_, [u8; 16], u32>::try_from(map)?;
+    for (address, len) in &prefixes {
+        trie.insert(&Key::new(*len, address.to_be_bytes()), 0, 0)?;
+    }
+    let map = ebpf.map_mut("DRAWN").ok_or("no map DRAWN")?;
+    let mut drawn = [1; 9];
+    drawn[1..].copy_from_slice(&REGISTRIES);
+    Array::<_, [u64; 9]>::try_from(map)?.set(0, drawn, 0)?;
+    let costs = measure(&mut ebpf, ["draw_v6", "table_v6", "lpm_v6"], &frame_v6(4118))?;
+    report(&format!("IPv6, {count}"), costs, &loading);
+    Ok(())
+}
+
+fn report(name: &str, [draw, table, lpm]: [f64; 3], loading: &Loading) {
+    let (table, lpm) = (table - draw, lpm - draw);
+    println!(
+        "{name:32} {table:6.1} {lpm:8.1} {:6.1}x   (drawing {draw:.1}; built in {:.1?}, loaded in \
+         {:.1?}, {} KiB)",
+        lpm / table,
+        loading.built,
+        loading.loaded,
+        loading.bytes / 1024
+    );
+}
+
+struct Loading {
+    built: Duration,
+    loaded: Duration,
+    bytes: usize,
+}
+
+fn loaded(object: &[u8], plan: &Plan, count: usize) -> Outcome<(Ebpf, Loading)> {
+    let start = Instant::now();
+    let image = Image::new(plan)?;
+    let built = start.elapsed();
+    let mut loader = EbpfLoader::new();
+    let count = u32::try_from(count)?;
+    loader.map_max_entries("LPM_V4", count).map_max_entries("LPM_V6", count);
+    let start = Instant::now();
+    let ebpf = load(&image, object, loader)?;
+    Ok((ebpf, Loading { built, loaded: start.elapsed(), bytes: image.table_bytes() }))
+}
+
+/// The least cost of each program, in turns, so that a busy machine disturbs them alike.
+fn measure<const N: usize>(ebpf: &mut Ebpf, names: [&str; N], frame: &[u8]) -> Outcome<[f64; N]> {
+    for name in names {
+        let program: &mut Xdp = ebpf.program_mut(name).ok_or("no such program")?.try_into()?;
+        if program.fd().is_err() {
+            program.load()?;
+        }
+    }
+    let mut least = [f64::MAX; N];
+    for _ in 0..ROUNDS {
+        for (name, least) in names.iter().zip(&mut least) {
+            let program: &Xdp = ebpf.program(name).ok_or("no such program")?.try_into()?;
+            *least = least.min(run(program, frame)?);
+        }
+    }
+    Ok(least)
+}
+
+/// Nanoseconds a run, rounded down. The kernel stops its watch while other tasks have their turn.
+fn run(program: &Xdp, frame: &[u8]) -> Outcome<f64> {
+    let mut out = [0; 256];
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(frame);
+    options.data_out = Some(&mut out);
+    options.repeat = REPEAT;
+    Ok(program.test_run(options)?.duration.as_secs_f64() * 1e9)
+}
+
+fn plan() -> Plan {
+    Plan { ports: BTreeSet::from([4118]), labels: vec![None], ..Plan::default() }
+}
+
+fn prefixes_v4(spread: Spread, count: usize) -> BTreeSet<(u32, u32)> {
+    let mut random = Random(1);
+    let mut prefixes = BTreeSet::new();
+    // Half of the space: as many blocks again as are listed.
+    let half_len = (count * 2).next_power_of_two().trailing_zeros();
+    let len = if matches!(spread, Spread::Half) { half_len } else { 24 };
+    while prefixes.len() < count {
+        prefixes.insert(((random.next() as u32) >> (32 - len) << (32 - len), len));
+    }
+    prefixes
+}
+
+fn ranges_v4(prefixes: &BTreeSet<(u32, u32)>) -> Vec<Range<u32>> {
+    let range = |(first, len): &(u32, u32)| Range {
+        first: *first,
+        last: first | u32::MAX.checked_shr(*len).unwrap_or(0),
+        label: label(),
+    };
+    prefixes.iter().map(range).collect()
+}
+
+/// Prefixes of 32 to 64 bits, none inside another.
+fn prefixes_v6(count: usize) -> BTreeSet<(u128, u32)> {
+    let mut random = Random(2);
+    let mut prefixes = BTreeSet::new();
+    while prefixes.len() < count {
+        let len = 32 + (random.next() % 33) as u32;
+        let first = REGISTRIES[(random.next() % 8) as usize];
+        let high = first << 48 | random.next() >> 16;
+        prefixes.insert((u128::from(high) << 64 >> (128 - len) << (128 - len), len));
+    }
+    let mut end = 0;
+    prefixes.retain(|(first, len)| {
+        let apart = *first >= end;
+        if apart {
+            end = first + (1 << (128 - len));
+        }
+        apart
+    });
+    prefixes
+}
+
+fn ranges_v6(prefixes: &BTreeSet<(u128, u32)>) -> Vec<Range<u128>> {
+    let range = |(first, len): &(u128, u32)| Range {
+        first: *first,
+        last: first + ((1 << (128 - len)) - 1),
+        label: label(),
+    };
+    prefixes.iter().map(range).collect()
+}
+
+fn label() -> Label {
+    Label::new(0).expect("below the limit")
+}
+
+fn frame_v4(port: u16) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
+    frame.extend([0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, 192, 0, 2, 1, 127, 0, 0, 1]);
+    frame.extend(tcp(port));
+    frame
+}
+
+fn frame_v6(port: u16) -> Vec<u8> {
+    let mut frame =
+        vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x86, 0xdd, 0x60, 0, 0, 0, 0, 20, 6, 64];
+    frame.extend(0x2001_0db8_u128.rotate_right(32).to_be_bytes());
+    frame.extend(1_u128.to_be_bytes());
+    frame.extend(tcp(port));
+    frame
+}
+
+fn tcp(port: u16) -> [u8; 20] {
+    let mut header = [0; 20];
+    header[2..4].copy_from_slice(&port.to_be_bytes());
+    header[12] = 5 << 4;
+    header[13] = 2;
+    header
+}
+
+/// A small generator (xorshift): the same lists on every machine.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+}

@@ -1,0 +1,191 @@
+//! The constants of a policy, set before the program is loaded, so that the verifier removes what
+//! the policy does not use.
+
+use core::ptr;
+
+use crate::label::Label;
+use crate::table::Shape;
+
+/// The constants. In the object it is the read-only global `CONFIG`.
+///
+/// Every field is read as volatile: to the compiler it may hold anything, to the verifier it
+/// holds what the loader wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Config {
+    /// The least time between two samples of refused packets on one CPU; zero for no samples.
+    pub sample_interval_ns: u64,
+    /// The lowest and the highest of the agent's ports.
+    pub ports: [u16; 2],
+    /// The IPv4 sources.
+    pub v4: Sources,
+    /// The IPv6 sources.
+    pub v6: Sources,
+    /// 1: the ports between the lowest and the highest are those in the map `PORTS`; 0: all.
+    pub port_map: u8,
+    /// 1: some list of IPv6 sources tells addresses inside one /64 apart.
+    pub v6_deep: u8,
+    /// 1: some labels admit listed MAC addresses only.
+    pub macs: u8,
+    /// 1: other sources are left to the rest of the host; 0: dropped.
+    pub otherwise_continue: u8,
+    /// 1: the gate stands behind and sees what passes here; 0: this program stands alone.
+    pub gate: u8,
+    /// 1: packets that do not concern the agent are counted, too.
+    pub count_unconcerned: u8,
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+/// How the sources of one version of IP are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Sources {
+    /// [`Sources::NONE`], [`Sources::ALL`] or [`Sources::TABLE`].
+    kind: u8,
+    /// By how many bits the table's root is indexed.
+    root_bits: u8,
+    /// By how many bits its filter is indexed; zero for no filter.
+    filter_bits: u8,
+    /// The length of the prefixes that IPv6's filter has a bit for.
+    filter_len: u8,
+    /// The label of all sources.
+    label: u16,
+}
+
+const _: () = {
+    assert!(size_of::<Config>() == 32 && align_of::<Config>() == 8);
+    assert!(core::mem::offset_of!(Config, v4) == 12);
+    assert!(core::mem::offset_of!(Config, port_map) == 24);
+    assert!(core::mem::offset_of!(Config, reserved) == 30);
+    assert!(size_of::<Sources>() == 6);
+};
+
+impl Sources {
+    /// No source is listed.
+    pub const NONE: Self = Self { kind: 0, root_bits: 0, filter_bits: 0, filter_len: 0, label: 0 };
+
+    const ALL: u8 = 1;
+    const TABLE: u8 = 2;
+
+    /// Every source is listed, under this label.
+    #[must_use]
+    pub const fn all(label: Label) -> Self {
+        Self { kind: Self::ALL, label: label.index(), ..Self::NONE }
+    }
+
+    /// The sources are in a table of this shape.
+    #[must_use]
+    pub const fn table(root_bits: u8, filter_bits: u8, filter_len: u8) -> Self {
+        Self { kind: Self::TABLE, root_bits, filter_bits, filter_len, label: 0 }
+    }
+
+    /// How the sources are known.
+    #[inline(always)]
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the fields are constants in place")]
+    pub(crate) fn known(&self) -> Known {
+        match constant(&self.kind) {
+            Self::ALL => Known::All(Label::new(constant(&self.label))),
+            Self::TABLE => Known::Table(Shape {
+                root_bits: u32::from(constant(&self.root_bits)),
+                filter_bits: u32::from(constant(&self.filter_bits)),
+                filter_len: u32::from(constant(&self.filter_len)),
+            }),
+            _ => Known::None,
+        }
+    }
+}
+
+/// How sources are known, as a case to be told from others.
+pub(crate) enum Known {
+    None,
+    All(Option<Label>),
+    Table(Shape),
+}
+
+impl Config {
+    /// No policy: it protects port 0 from everyone.
+    pub const EMPTY: Self = Self {
+        sample_interval_ns: 0,
+        ports: [0; 2],
+        v4: Sources::NONE,
+        v6: Sources::NONE,
+        port_map: 0,
+        v6_deep: 0,
+        macs: 0,
+        otherwise_continue: 0,
+        gate: 0,
+        count_unconcerned: 0,
+        reserved: [0; 2],
+    };
+
+    /// The constants' bytes, as the loader wants them.
+    #[must_use]
+    #[expect(unsafe_code, reason = "a struct as its bytes")]
+    pub fn as_bytes(&self) -> &[u8] {
+        // SAFETY: `repr(C)`, and the assertions above show that there is no padding.
+        unsafe { core::slice::from_raw_parts(ptr::from_ref(self).cast::<u8>(), size_of::<Self>()) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn v4(&self) -> &Sources {
+        &self.v4
+    }
+
+    #[inline(always)]
+    pub(crate) fn v6(&self) -> &Sources {
+        &self.v6
+    }
+
+    #[inline(always)]
+    pub(crate) fn v6_deep(&self) -> bool {
+        constant(&self.v6_deep) != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn macs(&self) -> bool {
+        constant(&self.macs) != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn port_map(&self) -> bool {
+        constant(&self.port_map) != 0
+    }
+
+    /// Whether `port` lies between the agent's lowest and highest.
+    #[inline(always)]
+    pub(crate) fn spans(&self, port: u16) -> bool {
+        port >= constant(&self.ports[0]) && port <= constant(&self.ports[1])
+    }
+
+    #[inline(always)]
+    pub(crate) fn otherwise_continue(&self) -> bool {
+        constant(&self.otherwise_continue) != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn gate(&self) -> bool {
+        constant(&self.gate) != 0
+    }
+
+    /// Whether packets that do not concern the agent are counted, too.
+    #[inline(always)]
+    #[must_use]
+    pub fn count_unconcerned(&self) -> bool {
+        constant(&self.count_unconcerned) != 0
+    }
+
+    /// The least time between two samples on one CPU; zero for none.
+    #[inline(always)]
+    #[must_use]
+    pub fn sample_interval_ns(&self) -> u64 {
+        constant(&self.sample_interval_ns)
+    }
+}
+
+#[inline(always)]
+#[expect(unsafe_code, reason = "the compiler must not know the value")]
+fn constant<T: Copy>(value: &T) -> T {
+    // SAFETY: a reference is readable.
+    unsafe { ptr::from_ref(value).read_volatile() }
+}

@@ -1,0 +1,230 @@
+//! The decision: who is admitted, who is refused, and every reason to do neither.
+
+use core::fmt;
+
+use crate::address::{Address, V6};
+use crate::config::Config;
+use crate::datagram::Datagram;
+use crate::ethernet::{self, Mac};
+use crate::label::Label;
+use crate::packet::Packet;
+use crate::table::Tables;
+use crate::{ipv4, ipv6};
+
+/// What becomes of a frame to the agent's port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Its source is listed, under this label: it passes.
+    Admitted(Label),
+    /// Its source is not listed: it is dropped.
+    Refused,
+    /// Its port cannot be read, its source is not listed, and there is no gate: it is dropped.
+    RefusedHiddenPort,
+    /// Its source is not listed, and others are left to the rest of the host: it passes.
+    LeftToOthers,
+}
+
+/// Why a frame was not decided on. It passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Undecided {
+    /// It carries neither IPv4 nor IPv6.
+    NotIp,
+    /// It carries no TCP.
+    NotTcp,
+    /// It is for another port than the agent's.
+    OtherPort,
+    /// It is a fragment without a port; without the first one, nothing comes of it.
+    LaterFragment,
+    /// It is for another host's MAC address.
+    OtherHost,
+    /// It is to be forwarded, or to be dropped, by the host's routes.
+    NotForThisHost,
+    /// It ends inside a header.
+    Truncated,
+    /// Its IP header contradicts itself.
+    MalformedIp,
+    /// It has more VLAN tags than two.
+    TooManyTags,
+    /// It has more IPv6 extension headers than eight.
+    TooManyExtensions,
+    /// It is a first fragment too short for the port.
+    ShortFirstFragment,
+    /// A table lacks what another one refers to: a fault of agent-fw's.
+    TableFault,
+}
+
+impl Undecided {
+    /// Every reason, in the order of their numbers.
+    pub const ALL: [Self; 12] = [
+        Self::NotIp,
+        Self::NotTcp,
+        Self::OtherPort,
+        Self::LaterFragment,
+        Self::OtherHost,
+        Self::NotForThisHost,
+        Self::Truncated,
+        Self::MalformedIp,
+        Self::TooManyTags,
+        Self::TooManyExtensions,
+        Self::ShortFirstFragment,
+        Self::TableFault,
+    ];
+
+    /// Whether the frame is none of the agent's, as most of a host's are.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_unconcerned(self) -> bool {
+        matches!(self, Self::NotIp | Self::NotTcp | Self::OtherPort)
+    }
+}
+
+impl fmt::Display for Undecided {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotIp => "not IP",
+            Self::NotTcp => "not TCP",
+            Self::OtherPort => "another port",
+            Self::LaterFragment => "a later fragment",
+            Self::OtherHost => "to another host's MAC address",
+            Self::NotForThisHost => "not for this host",
+            Self::Truncated => "truncated",
+            Self::MalformedIp => "malformed IP header",
+            Self::TooManyTags => "more than two VLAN tags",
+            Self::TooManyExtensions => "more than eight IPv6 extension headers",
+            Self::ShortFirstFragment => "a first fragment too short for the port",
+            Self::TableFault => "a fault in the tables",
+        })
+    }
+}
+
+/// Whom a frame is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recipient<A> {
+    /// The MAC address that it is sent to.
+    pub mac: Mac,
+    /// The IP address that it comes from.
+    pub source: A,
+    /// The IP address that it is sent to.
+    pub destination: A,
+}
+
+/// The host that a frame has come to.
+pub trait Host {
+    /// Asks that a frame be dropped, as `verdict` says. Fails, with the reason, where it is not
+    /// for this host.
+    fn refuse<A: Address>(
+        &self,
+        recipient: &Recipient<A>,
+        verdict: Verdict,
+    ) -> Result<(), Undecided>;
+}
+
+/// Decides on a frame.
+#[inline(always)]
+pub fn try_decide(
+    packet: &(impl Packet + ?Sized),
+    config: &Config,
+    tables: &impl Tables,
+    host: &impl Host,
+) -> Result<Verdict, Undecided> {
+    let (kind, at) = ethernet::payload(packet)?;
+    match kind {
+        ethernet::IPV4 => decide_datagram(packet, config, tables, host, ipv4::parse(packet, at)?),
+        ethernet::IPV6 => decide_datagram(packet, config, tables, host, ipv6::parse(packet, at)?),
+        _ => Err(Undecided::NotIp),
+    }
+}
+
+#[inline(always)]
+fn decide_datagram<A: Address>(
+    packet: &(impl Packet + ?Sized),
+    config: &Config,
+    tables: &impl Tables,
+    host: &impl Host,
+    datagram: Datagram<A>,
+) -> Result<Verdict, Undecided> {
+    let refusal = concern(config, tables, datagram.port)?;
+    if let Some(label) = datagram.source.label(config, tables)?
+        && admits_mac(packet, config, tables, label)?
+    {
+        return Ok(Verdict::Admitted(label));
+    }
+    if config.otherwise_continue() {
+        return Ok(Verdict::LeftToOthers);
+    }
+    let recipient = Recipient {
+        mac: ethernet::destination(packet)?,
+        source: datagram.source,
+        destination: datagram.destination,
+    };
+    host.refuse(&recipient, refusal)?;
+    Ok(refusal)
+}
+
+/// How a packet to this port is refused if it must be, where that is for this program to say.
+#[inline(always)]
+fn concern(
+    config: &Config,
+    tables: &impl Tables,
+    port: Result<u16, Undecided>,
+) -> Result<Verdict, Undecided> {
+    match port {
+        Ok(port) if is_agents(config, tables, port)? => Ok(Verdict::Refused),
+        Ok(_) => Err(Undecided::OtherPort),
+        // The kernel will find a port here. Only who wants to slip past hides it so: nobody's
+        // mistake looks like this.
+        Err(Undecided::ShortFirstFragment | Undecided::TooManyExtensions) if !config.gate() => {
+            Ok(Verdict::RefusedHiddenPort)
+        }
+        Err(reason) => Err(reason),
+    }
+}
+
+#[inline(always)]
+fn is_agents(config: &Config, tables: &impl Tables, port: u16) -> Result<bool, Undecided> {
+    if !config.spans(port) {
+        return Ok(false);
+    }
+    if !config.port_map() {
+        return Ok(true);
+    }
+    let ports = tables.ports(u32::from(port / 64)).ok_or(Undecided::TableFault)?;
+    Ok(ports >> (port % 64) & 1 == 1)
+}
+
+/// Whether the label's admission takes the MAC address that the frame comes from.
+#[inline(always)]
+fn admits_mac(
+    packet: &(impl Packet + ?Sized),
+    config: &Config,
+    tables: &impl Tables,
+    label: Label,
+) -> Result<bool, Undecided> {
+    if !config.macs() {
+        return Ok(true);
+    }
+    let set = tables.mac_set(label).ok_or(Undecided::TableFault)?;
+    Ok(set == 0 || tables.has_mac(mac_key(set, ethernet::source(packet)?)))
+}
+
+/// The key under which the map of MAC addresses has an address of a set. Sets count from 1.
+#[inline(always)]
+#[must_use]
+pub const fn mac_key(set: u32, mac: Mac) -> u64 {
+    (set as u64) << 48 | mac.bits()
+}
+
+impl<A: Address> Recipient<A> {
+    /// The source, as an address of IPv6.
+    #[inline(always)]
+    pub fn source_v6(&self) -> V6 {
+        self.source.to_v6()
+    }
+
+    /// The destination, as an address of IPv6.
+    #[inline(always)]
+    pub fn destination_v6(&self) -> V6 {
+        self.destination.to_v6()
+    }
+}

@@ -1,0 +1,228 @@
+//! A policy as the kernel is given it: constants and tables, made from a plain description.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::config::{Config, Sources};
+use crate::decision::mac_key;
+use crate::ethernet::Mac;
+use crate::label::Label;
+use crate::table::{
+    FilterPage, LowPage, MissorderedRange, NodePage, Range, TableV4, TableV6, Tables, V4Page,
+    V6Page,
+};
+
+/// A policy, described.
+///
+/// Sources with different conditions have different labels: a label belongs to one admission.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// The agent's TCP ports.
+    pub ports: BTreeSet<u16>,
+    /// Listed IPv4 addresses: sorted, disjoint.
+    pub v4: Vec<Range<u32>>,
+    /// Listed IPv6 addresses: sorted, disjoint.
+    pub v6: Vec<Range<u128>>,
+    /// The MAC addresses that each label's admission asks for; `None` for any. One per label.
+    pub labels: Vec<Option<BTreeSet<Mac>>>,
+    /// Whether other sources are left to the rest of the host.
+    pub otherwise_continue: bool,
+    /// Whether the gate stands behind.
+    pub gate: bool,
+    /// Whether packets that do not concern the agent are counted.
+    pub count_unconcerned: bool,
+    /// The least time between two samples of refused packets on one CPU; zero for no samples.
+    pub sample_interval_ns: u64,
+}
+
+/// Why a plan makes no image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlanError {
+    /// There is no port.
+    NoPort,
+    /// IPv4 ranges are out of order or overlap.
+    V4(MissorderedRange),
+    /// IPv6 ranges are out of order or overlap.
+    V6(MissorderedRange),
+    /// A range has a label that is not in `labels`.
+    UnknownLabel(Label),
+    /// There are more labels than [`Label::MAX`].
+    TooManyLabels,
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoPort => f.write_str("no port to protect"),
+            Self::V4(range) => write!(f, "IPv4 range {} is out of order or overlaps", range.index),
+            Self::V6(range) => write!(f, "IPv6 range {} is out of order or overlaps", range.index),
+            Self::UnknownLabel(label) => write!(f, "label {} is not described", label.index()),
+            Self::TooManyLabels => write!(f, "more than {} labels", Label::MAX),
+        }
+    }
+}
+
+impl core::error::Error for PlanError {}
+
+/// A policy, ready to be loaded; and the tables that a host looks up in.
+#[derive(Clone, Debug)]
+pub struct Image {
+    pub(crate) config: Config,
+    pub(crate) v4: Option<TableV4>,
+    pub(crate) v6: Option<TableV6>,
+    /// For each label the number of its set of MAC addresses; zero for any address.
+    pub(crate) mac_sets: Vec<u32>,
+    pub(crate) macs: BTreeSet<u64>,
+    pub(crate) ports: Box<[u64; 1024]>,
+}
+
+impl Image {
+    /// The image of this plan.
+    pub fn new(plan: &Plan) -> Result<Self, PlanError> {
+        let ports = [plan.ports.first(), plan.ports.last()].map(Option::<&u16>::copied);
+        let [Some(first), Some(last)] = ports else { return Err(PlanError::NoPort) };
+        check_labels(plan)?;
+        let (v4_sources, v4) = sources_v4(&plan.v4).map_err(PlanError::V4)?;
+        let (v6_sources, v6) = sources_v6(&plan.v6).map_err(PlanError::V6)?;
+        let (mac_sets, macs) = mac_sets(&plan.labels);
+        let config = Config {
+            sample_interval_ns: plan.sample_interval_ns,
+            ports: [first, last],
+            v4: v4_sources,
+            v6: v6_sources,
+            port_map: u8::from(plan.ports.len() != usize::from(last - first) + 1),
+            v6_deep: u8::from(v6.as_ref().is_some_and(|table| !table.lows.is_empty())),
+            macs: u8::from(mac_sets.iter().any(|set| *set != 0)),
+            otherwise_continue: u8::from(plan.otherwise_continue),
+            gate: u8::from(plan.gate),
+            count_unconcerned: u8::from(plan.count_unconcerned),
+            reserved: [0; 2],
+        };
+        Ok(Self { config, v4, v6, mac_sets, macs, ports: port_bits(&plan.ports) })
+    }
+
+    /// The constants.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// How many bytes of tables the kernel is given.
+    #[must_use]
+    pub fn table_bytes(&self) -> usize {
+        let v4 = self.v4.as_ref().map_or(0, |t| t.filter.len() + t.nodes.len() + t.words.len());
+        let v6 = self.v6.as_ref();
+        let pages =
+            v4 + v6.map_or(0, |t| t.filter.len() + t.nodes.len() + t.words.len() + t.deep.len());
+        pages * 4096 + v6.map_or(0, |table| table.lows.len() * size_of::<LowPage>())
+    }
+}
+
+fn check_labels(plan: &Plan) -> Result<(), PlanError> {
+    if plan.labels.len() > usize::from(Label::MAX) {
+        return Err(PlanError::TooManyLabels);
+    }
+    let used = plan.v4.iter().map(|r| r.label).chain(plan.v6.iter().map(|r| r.label));
+    match used.max() {
+        Some(label) if usize::from(label.index()) >= plan.labels.len() => {
+            Err(PlanError::UnknownLabel(label))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn sources_v4(ranges: &[Range<u32>]) -> Result<(Sources, Option<TableV4>), MissorderedRange> {
+    match ranges {
+        [] => Ok((Sources::NONE, None)),
+        [Range { first: 0, last: u32::MAX, label }] => Ok((Sources::all(*label), None)),
+        _ => {
+            let table = TableV4::build(ranges)?;
+            Ok((Sources::table(table.root_bits, table.filter_bits, 0), Some(table)))
+        }
+    }
+}
+
+fn sources_v6(ranges: &[Range<u128>]) -> Result<(Sources, Option<TableV6>), MissorderedRange> {
+    match ranges {
+        [] => Ok((Sources::NONE, None)),
+        [Range { first: 0, last: u128::MAX, label }] => Ok((Sources::all(*label), None)),
+        _ => {
+            let table = TableV6::build(ranges)?;
+            let TableV6 { root_bits, filter_bits, filter_len, .. } = table;
+            Ok((Sources::table(root_bits, filter_bits, filter_len), Some(table)))
+        }
+    }
+}
+
+/// Each label's set, numbered from 1, and the keys of all sets' addresses.
+fn mac_sets(labels: &[Option<BTreeSet<Mac>>]) -> (Vec<u32>, BTreeSet<u64>) {
+    let mut known: Vec<&BTreeSet<Mac>> = Vec::new();
+    let mut keys = BTreeSet::new();
+    let mut number = |set| {
+        let place = known.iter().position(|other| *other == set).unwrap_or_else(|| {
+            known.push(set);
+            known.len() - 1
+        });
+        let number = place as u32 + 1;
+        keys.extend(set.iter().map(|mac| mac_key(number, *mac)));
+        number
+    };
+    let sets = labels.iter().map(|macs| macs.as_ref().map_or(0, &mut number)).collect();
+    (sets, keys)
+}
+
+fn port_bits(ports: &BTreeSet<u16>) -> Box<[u64; 1024]> {
+    let mut bits = Box::new([0; 1024]);
+    for port in ports {
+        bits[usize::from(port / 64)] |= 1 << (port % 64);
+    }
+    bits
+}
+
+impl Tables for Image {
+    fn v4_filter(&self, page: u32) -> Option<&FilterPage> {
+        self.v4.as_ref()?.filter.get(page as usize)
+    }
+
+    fn v4_nodes(&self, page: u32) -> Option<&NodePage> {
+        self.v4.as_ref()?.nodes.get(page as usize)
+    }
+
+    fn v4_words(&self, page: u32) -> Option<&V4Page> {
+        self.v4.as_ref()?.words.get(page as usize)
+    }
+
+    fn v6_filter(&self, page: u32) -> Option<&FilterPage> {
+        self.v6.as_ref()?.filter.get(page as usize)
+    }
+
+    fn v6_nodes(&self, page: u32) -> Option<&NodePage> {
+        self.v6.as_ref()?.nodes.get(page as usize)
+    }
+
+    fn v6_words(&self, page: u32) -> Option<&V6Page> {
+        self.v6.as_ref()?.words.get(page as usize)
+    }
+
+    fn v6_deep(&self, page: u32) -> Option<&NodePage> {
+        self.v6.as_ref()?.deep.get(page as usize)
+    }
+
+    fn v6_lows(&self, page: u32) -> Option<&LowPage> {
+        self.v6.as_ref()?.lows.get(page as usize)
+    }
+
+    fn mac_set(&self, label: Label) -> Option<u32> {
+        self.mac_sets.get(usize::from(label.index())).copied()
+    }
+
+    fn has_mac(&self, key: u64) -> bool {
+        self.macs.contains(&key)
+    }
+
+    fn ports(&self, index: u32) -> Option<u64> {
+        self.ports.get(index as usize).copied()
+    }
+}

@@ -1,0 +1,88 @@
+//! The kernel's side: the decision with BPF's maps for tables, and the frame that the driver or
+//! the stack hands over.
+
+mod frame;
+pub mod maps;
+mod receiver;
+
+pub use frame::{Context, Frame};
+use maps::Maps;
+use receiver::Receiver;
+
+use crate::config::Config;
+use crate::decision::{Undecided, Verdict, try_decide};
+use crate::label::Label;
+use crate::table::Tables;
+use crate::tally::Tally;
+
+/// The policy's constants. The loader overwrites them.
+#[expect(unsafe_code, reason = "the loader knows it by this name")]
+#[unsafe(no_mangle)]
+static CONFIG: Config = Config::EMPTY;
+
+/// Decides on a frame, counts what came of it, and says whether it may pass.
+#[inline(always)]
+pub fn passes(context: &impl Context) -> bool {
+    passes_by(context, &Maps)
+}
+
+/// The same, by other tables.
+#[inline(always)]
+pub fn passes_by(context: &impl Context, tables: &impl Tables) -> bool {
+    let host = Receiver::new(context);
+    match try_decide(&Frame::new(context), &CONFIG, tables, &host) {
+        Ok(Verdict::Admitted(label)) => {
+            count_label(label);
+            true
+        }
+        Ok(Verdict::LeftToOthers) => {
+            if let Some(tally) = maps::tally() {
+                count(tally, Verdict::LeftToOthers);
+            }
+            true
+        }
+        // Counted where it was refused, in the same look-up.
+        Ok(Verdict::Refused | Verdict::RefusedHiddenPort) => false,
+        Err(reason) => {
+            count_reason(reason);
+            true
+        }
+    }
+}
+
+#[inline(always)]
+fn count(tally: &mut Tally, verdict: Verdict) {
+    if let Some(count) = Tally::of_verdict(verdict).and_then(|at| tally.counts.get_mut(at)) {
+        *count += 1;
+    }
+}
+
+#[inline(always)]
+fn count_reason(reason: Undecided) {
+    if reason.is_unconcerned() && !CONFIG.count_unconcerned() {
+        return;
+    }
+    if let Some(tally) = maps::tally()
+        && let Some(count) = tally.counts.get_mut(Tally::of_reason(reason))
+    {
+        *count += 1;
+    }
+}
+
+#[inline(always)]
+fn count_label(label: Label) {
+    let Some(tally) = maps::label_tally(label) else { return };
+    tally.packets += 1;
+    let tick = receiver::tick();
+    if tally.last_tick != tick {
+        tally.last_tick = tick;
+        tally.last_ns = receiver::coarse_ns();
+    }
+}
+
+/// Never reached: the verifier has no patience with loops that do not end, and refuses the object
+/// if a panic is left in it.
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

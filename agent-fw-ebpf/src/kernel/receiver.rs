@@ -1,0 +1,153 @@
+//! Whether a refused frame is for this host at all, and who is told about it.
+
+use core::mem;
+
+use aya_ebpf::bindings::bpf_fib_lookup as Route;
+use aya_ebpf::helpers::{bpf_fib_lookup, bpf_jiffies64, bpf_ktime_get_coarse_ns};
+
+use super::{CONFIG, Context, maps};
+use crate::address::{Address, V6};
+use crate::decision::{Host, Recipient, Undecided, Verdict};
+use crate::tally::{Here, Sample, Tally};
+use crate::{ethernet, tcp};
+
+/// How long a destination is known to be this host without asking again, in ticks: between 25 and
+/// 250 ms, as the kernel was built. Routes change rarely, and a flood has few destinations.
+const KNOWN_FOR_TICKS: u64 = 25;
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// `bpf_fib_lookup`: the routes do not forward to this destination, it is local or broadcast.
+const NOT_FORWARDED: i64 = 4;
+/// `bpf_fib_lookup`: the interface does not forward at all.
+const FORWARDING_DISABLED: i64 = 5;
+
+/// This host, at the interface that a frame came in by.
+pub(super) struct Receiver<'a, C> {
+    context: &'a C,
+}
+
+impl<'a, C: Context> Receiver<'a, C> {
+    #[inline(always)]
+    pub(super) fn new(context: &'a C) -> Self {
+        Self { context }
+    }
+}
+
+impl<C: Context> Host for Receiver<'_, C> {
+    #[inline(always)]
+    fn refuse<A: Address>(
+        &self,
+        recipient: &Recipient<A>,
+        verdict: Verdict,
+    ) -> Result<(), Undecided> {
+        let tally = maps::tally().ok_or(Undecided::TableFault)?;
+        let tick = tick();
+        self.check_here(recipient, &mut tally.here, tick)?;
+        super::count(tally, verdict);
+        if CONFIG.sample_interval_ns() != 0 && tally.sample_tick != tick {
+            tally.sample_tick = tick;
+            self.sample(recipient, verdict, tally);
+        }
+        Ok(())
+    }
+}
+
+impl<C: Context> Receiver<'_, C> {
+    #[inline(always)]
+    fn check_here<A: Address>(
+        &self,
+        recipient: &Recipient<A>,
+        here: &mut Here,
+        tick: u64,
+    ) -> Result<(), Undecided> {
+        let (ifindex, mac) = (self.context.ifindex(), recipient.mac);
+        let V6 { high, low } = recipient.destination.to_v6();
+        if here.is(ifindex, mac.bits(), V6 { high, low }, tick) {
+            return Ok(());
+        }
+        if let Some(own) = maps::interface_mac(ifindex)
+            && mac != own
+            && !mac.is_group()
+        {
+            return Err(Undecided::OtherHost);
+        }
+        if !matches!(self.route(recipient), NOT_FORWARDED | FORWARDING_DISABLED) {
+            return Err(Undecided::NotForThisHost);
+        }
+        let until_tick = tick + KNOWN_FOR_TICKS;
+        *here = Here { until_tick, mac: mac.bits(), high, low, ifindex, reserved: 0 };
+        Ok(())
+    }
+
+    /// What the routing table says of the datagram.
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "a helper, and its unions")]
+    fn route<A: Address>(&self, recipient: &Recipient<A>) -> i64 {
+        // SAFETY: integers, for which zero is a value.
+        let mut route: Route = unsafe { mem::zeroed() };
+        let (source, destination) = (recipient.source.to_v6(), recipient.destination.to_v6());
+        route.l4_protocol = tcp::PROTOCOL;
+        route.ifindex = self.context.ifindex();
+        if A::IS_V4 {
+            route.family = AF_INET;
+            route.__bindgen_anon_3.ipv4_src = (source.low as u32).to_be();
+            route.__bindgen_anon_4.ipv4_dst = (destination.low as u32).to_be();
+        } else {
+            route.family = AF_INET6;
+            route.__bindgen_anon_3.ipv6_src = words(source);
+            route.__bindgen_anon_4.ipv6_dst = words(destination);
+        }
+        // SAFETY: the helper reads and writes no more than the struct.
+        unsafe {
+            bpf_fib_lookup(self.context.as_ptr(), &raw mut route, size_of::<Route>() as i32, 0)
+        }
+    }
+
+    #[inline(always)]
+    fn sample<A: Address>(&self, recipient: &Recipient<A>, verdict: Verdict, tally: &mut Tally) {
+        let now_ns = coarse_ns();
+        if now_ns < tally.next_sample_ns {
+            return;
+        }
+        tally.next_sample_ns = now_ns + CONFIG.sample_interval_ns();
+        let (source, destination) = (recipient.source.to_v6(), recipient.destination.to_v6());
+        let frame = super::Frame::new(self.context);
+        let sent = maps::submit(Sample {
+            time_ns: now_ns,
+            source: [source.high, source.low],
+            destination: [destination.high, destination.low],
+            source_mac: ethernet::source(&frame).map_or(0, |mac| mac.bits()),
+            ifindex: self.context.ifindex(),
+            hidden_port: u32::from(verdict == Verdict::RefusedHiddenPort),
+        });
+        tally.lost_samples += u64::from(!sent);
+    }
+}
+
+#[inline(always)]
+fn words(address: V6) -> [u32; 4] {
+    let V6 { high, low } = address;
+    [(high >> 32) as u32, high as u32, (low >> 32) as u32, low as u32].map(u32::to_be)
+}
+
+/// The kernel's timer. Reading it costs a load: the verifier puts one in the call's place.
+#[inline(always)]
+pub(super) fn tick() -> u64 {
+    #[expect(unsafe_code, reason = "a helper")]
+    // SAFETY: the helper takes nothing.
+    unsafe {
+        bpf_jiffies64()
+    }
+}
+
+/// `CLOCK_MONOTONIC`, as of the last tick.
+#[inline(always)]
+pub(super) fn coarse_ns() -> u64 {
+    #[expect(unsafe_code, reason = "a helper")]
+    // SAFETY: the helper takes nothing.
+    unsafe {
+        bpf_ktime_get_coarse_ns()
+    }
+}

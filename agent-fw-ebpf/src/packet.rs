@@ -1,0 +1,42 @@
+//! A frame as bytes that may end anywhere: on the host a slice, in the kernel `data..data_end`.
+
+use crate::Undecided;
+
+/// A type that any bytes off the wire are a valid value of.
+///
+/// # Safety
+///
+/// Every bit pattern must be a value, and there must be no padding.
+#[expect(unsafe_code, reason = "a promise about layout that the compiler cannot check")]
+pub unsafe trait Wire: Copy {}
+
+macro_rules! wire {
+    ($($type:ty),*) => {$(
+        #[expect(unsafe_code, reason = "the promise of `Wire`")]
+        // SAFETY: integers and arrays of them hold any bits and have no padding.
+        unsafe impl Wire for $type {}
+    )*};
+}
+wire!(u8, u16, u32, u64);
+
+/// A frame from its Ethernet header on.
+pub trait Packet {
+    /// The bytes at `at`, or [`Undecided::Truncated`] where the frame ends before them.
+    fn load<T: Wire>(&self, at: usize) -> Result<T, Undecided>;
+
+    /// The same, where many paths lead to `at`. In the kernel this is slower, and the verifier,
+    /// which need not know how far `at` can be, does not follow every path.
+    fn load_far<T: Wire>(&self, at: usize) -> Result<T, Undecided> {
+        self.load(at)
+    }
+}
+
+impl Packet for [u8] {
+    #[expect(unsafe_code, reason = "bytes become a header")]
+    fn load<T: Wire>(&self, at: usize) -> Result<T, Undecided> {
+        let end = at.checked_add(size_of::<T>()).ok_or(Undecided::Truncated)?;
+        let bytes = self.get(at..end).ok_or(Undecided::Truncated)?;
+        // SAFETY: `bytes` is as long as `T`, which holds any bits and is read unaligned.
+        Ok(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+    }
+}

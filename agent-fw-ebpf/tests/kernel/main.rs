@@ -1,0 +1,339 @@
+//! The object in this kernel: hand-made frames with their verdicts, and generated ones beside the
+//! model. Needs root; skips, and says why, without.
+
+#![allow(clippy::cast_possible_truncation, reason = "random bits and small lengths")]
+
+mod frame;
+mod generated;
+mod program;
+
+use std::collections::BTreeSet;
+
+use agent_fw_ebpf::table::Range;
+use agent_fw_ebpf::{Label, Mac, Plan, Sample, Undecided, Verdict};
+use aya::maps::RingBuf;
+
+use frame::{Frame, OURS, PEER};
+use program::{Hook, Outcome, Program, enter_network, passes};
+
+const PORT: u16 = 4118;
+const LISTED: [u8; 4] = [192, 0, 2, 10];
+const UNLISTED: [u8; 4] = [203, 0, 113, 9];
+const HERE: [u8; 4] = [127, 0, 0, 1];
+const ELSEWHERE: [u8; 4] = [198, 51, 100, 7];
+const LISTED_V6: u128 = 0x2001_0db8_0001_0000_0000_0000_0000_0005;
+const UNLISTED_V6: u128 = 0x2001_0db8_0002_0000_0000_0000_0000_0005;
+const HERE_V6: u128 = 1;
+const ELSEWHERE_V6: u128 = 0x2001_0db8_ffff_0000_0000_0000_0000_0007;
+
+const REFUSED: Outcome = Ok(Verdict::Refused);
+
+fn label(index: u16) -> Label {
+    Label::new(index).expect("below the limit")
+}
+
+/// 192.0.2.0/24 and `2001:db8:1::/48` may connect; XDP stands alone.
+fn plan() -> Plan {
+    let v6 = LISTED_V6 >> 80 << 80;
+    Plan {
+        ports: BTreeSet::from([PORT]),
+        v4: vec![Range { first: 0xc000_0200, last: 0xc000_02ff, label: label(0) }],
+        v6: vec![Range { first: v6, last: v6 | ((1 << 80) - 1), label: label(1) }],
+        labels: vec![None; 2],
+        count_unconcerned: true,
+        ..Plan::default()
+    }
+}
+
+/// Holds the kernel's verdicts and the model's against what is expected, frame by frame.
+fn check(plan: &Plan, cases: &[(&str, Vec<u8>, Outcome)]) {
+    if !enter_network() {
+        return;
+    }
+    let program = Program::new(plan);
+    for (name, frame, expected) in cases {
+        assert_eq!(program.model(frame), *expected, "{name}: the model");
+        for hook in [Hook::Xdp, Hook::Tc] {
+            assert_eq!(program.passes(hook, frame), passes(*expected), "{name}: {hook:?}");
+        }
+    }
+}
+
+fn v4(source: [u8; 4]) -> Frame {
+    Frame::new().ipv4(source, HERE)
+}
+
+fn v6(source: u128) -> Frame {
+    Frame::new().ipv6(source, HERE_V6)
+}
+
+#[test]
+fn listed_sources_pass_and_others_are_dropped() {
+    let cases = [
+        ("listed", v4(LISTED).tcp(PORT), Ok(Verdict::Admitted(label(0)))),
+        ("unlisted", v4(UNLISTED).tcp(PORT), REFUSED),
+        ("listed, IPv6", v6(LISTED_V6).tcp(PORT), Ok(Verdict::Admitted(label(1)))),
+        ("unlisted, IPv6", v6(UNLISTED_V6).tcp(PORT), REFUSED),
+        ("another port", v4(UNLISTED).tcp(443), Err(Undecided::OtherPort)),
+        ("another port, IPv6", v6(UNLISTED_V6).tcp(443), Err(Undecided::OtherPort)),
+        ("UDP", v4(UNLISTED).payload(17, &[0x10, 0x16, 0x10, 0x16]), Err(Undecided::NotTcp)),
+        ("ICMPv6", v6(UNLISTED_V6).payload(58, &[135; 24]), Err(Undecided::NotTcp)),
+        ("ARP", Frame::new().ether_type(0x0806).payload(0, &[0; 28]), Err(Undecided::NotIp)),
+    ];
+    check(&plan(), &cases);
+}
+
+#[test]
+fn vlan_tagged_frames_are_decided_on_like_others() {
+    let tagged = |kinds: &[u16]| kinds.iter().fold(Frame::new(), |frame, kind| frame.tag(*kind));
+    let cases = [
+        ("802.1Q", tagged(&[0x8100]).ipv4(UNLISTED, HERE).tcp(PORT), REFUSED),
+        ("802.1ad", tagged(&[0x88a8]).ipv4(UNLISTED, HERE).tcp(PORT), REFUSED),
+        ("QinQ", tagged(&[0x88a8, 0x8100]).ipv4(UNLISTED, HERE).tcp(PORT), REFUSED),
+        ("QinQ, IPv6", tagged(&[0x88a8, 0x8100]).ipv6(UNLISTED_V6, HERE_V6).tcp(PORT), REFUSED),
+        (
+            "QinQ, listed",
+            tagged(&[0x88a8, 0x8100]).ipv4(LISTED, HERE).tcp(PORT),
+            Ok(Verdict::Admitted(label(0))),
+        ),
+        (
+            "three tags",
+            tagged(&[0x88a8, 0x8100, 0x8100]).ipv4(UNLISTED, HERE).tcp(PORT),
+            Err(Undecided::TooManyTags),
+        ),
+    ];
+    if !enter_network() {
+        return;
+    }
+    // The stack takes the first tag off before tc, and so does a test run: XDP only.
+    let program = Program::new(&plan());
+    for (name, frame, expected) in cases {
+        assert_eq!(program.model(&frame), expected, "{name}: the model");
+        assert_eq!(program.passes(Hook::Xdp, &frame), passes(expected), "{name}");
+    }
+}
+
+#[test]
+fn ipv4_options_hide_nothing() {
+    let cases: Vec<_> = (0..=10)
+        .map(|words| {
+            let frame = Frame::new().ipv4_with(UNLISTED, HERE, words, 0).tcp(PORT);
+            ("options", frame, REFUSED)
+        })
+        .collect();
+    check(&plan(), &cases);
+}
+
+#[test]
+fn ipv6_extension_headers_hide_nothing() {
+    let mut cases: Vec<(&str, Vec<u8>, Outcome)> = [0, 43, 51, 60]
+        .into_iter()
+        .flat_map(|kind| [(kind, 1), (kind, 3), (kind, 30)])
+        .map(|(kind, units)| {
+            ("one extension", v6(UNLISTED_V6).extension(kind, units).tcp(PORT), REFUSED)
+        })
+        .collect();
+    let many = |count| (0..count).fold(v6(UNLISTED_V6), |frame, _| frame.extension(60, 0));
+    cases.push(("eight", many(8).tcp(PORT), REFUSED));
+    cases.push(("nine", many(9).tcp(PORT), Ok(Verdict::RefusedHiddenPort)));
+    cases.push(("other port behind", many(3).tcp(443), Err(Undecided::OtherPort)));
+    cases.push(("UDP behind", many(3).payload(17, &[0; 8]), Err(Undecided::NotTcp)));
+    cases.push((
+        "all kinds",
+        v6(UNLISTED_V6)
+            .extension(0, 0)
+            .extension(60, 1)
+            .extension(43, 2)
+            .fragment_header(0, false)
+            .extension(51, 4)
+            .extension(60, 0)
+            .tcp(PORT),
+        REFUSED,
+    ));
+    check(&plan(), &cases);
+}
+
+#[test]
+fn first_fragments_are_decided_on_and_later_ones_pass() {
+    let fragment = |offset: u16, more: bool| {
+        Frame::new().ipv4_with(UNLISTED, HERE, 0, u16::from(more) << 13 | offset)
+    };
+    let cases = [
+        ("first", fragment(0, true).tcp(PORT), REFUSED),
+        ("first, other port", fragment(0, true).tcp(443), Err(Undecided::OtherPort)),
+        ("later", fragment(3, true).tcp(PORT), Err(Undecided::LaterFragment)),
+        ("last", fragment(3, false).tcp(PORT), Err(Undecided::LaterFragment)),
+        ("first, IPv6", v6(UNLISTED_V6).fragment_header(0, true).tcp(PORT), REFUSED),
+        (
+            "later, IPv6",
+            v6(UNLISTED_V6).fragment_header(3, true).tcp(PORT),
+            Err(Undecided::LaterFragment),
+        ),
+        ("too short", fragment(0, true).payload(6, &[0, 80, 16]), Ok(Verdict::RefusedHiddenPort)),
+        (
+            "too short, listed",
+            Frame::new().ipv4_with(LISTED, HERE, 0, 1 << 13).payload(6, &[0, 80, 16]),
+            Ok(Verdict::Admitted(label(0))),
+        ),
+        (
+            "too short, IPv6, options in front",
+            v6(UNLISTED_V6).fragment_header(0, true).extension(60, 0).payload(6, &[]),
+            Ok(Verdict::RefusedHiddenPort),
+        ),
+        ("too short, whole", v4(UNLISTED).payload(6, &[0, 80, 16]), Err(Undecided::Truncated)),
+    ];
+    check(&plan(), &cases);
+}
+
+#[test]
+fn padding_is_not_mistaken_for_a_port() {
+    let mut padded = Frame::new().ipv4_with(UNLISTED, HERE, 0, 1 << 13).payload(6, &[0, 80]);
+    padded.extend([1, 187, 0, 0, 0, 0]);
+    let cases = [("a first fragment with padding", padded, Ok(Verdict::RefusedHiddenPort))];
+    check(&plan(), &cases);
+}
+
+#[test]
+fn behind_it_the_gate_decides_on_hidden_ports() {
+    let plan = Plan { gate: true, ..plan() };
+    let cases = [
+        (
+            "too short",
+            Frame::new().ipv4_with(UNLISTED, HERE, 0, 1 << 13).payload(6, &[0, 80, 16]),
+            Err(Undecided::ShortFirstFragment),
+        ),
+        (
+            "nine extensions",
+            (0..9).fold(v6(UNLISTED_V6), |frame, _| frame.extension(60, 0)).tcp(PORT),
+            Err(Undecided::TooManyExtensions),
+        ),
+        ("unlisted", v4(UNLISTED).tcp(PORT), REFUSED),
+    ];
+    check(&plan, &cases);
+}
+
+#[test]
+fn what_is_not_for_this_host_passes() {
+    let cases = [
+        (
+            "another host's MAC",
+            Frame::between(PEER, [2, 0, 0, 0, 0, 9]).ipv4(UNLISTED, HERE).tcp(PORT),
+            Err(Undecided::OtherHost),
+        ),
+        ("broadcast MAC", Frame::between(PEER, [255; 6]).ipv4(UNLISTED, HERE).tcp(PORT), REFUSED),
+        (
+            "forwarded",
+            Frame::new().ipv4(UNLISTED, ELSEWHERE).tcp(PORT),
+            Err(Undecided::NotForThisHost),
+        ),
+        (
+            "forwarded, IPv6",
+            Frame::new().ipv6(UNLISTED_V6, ELSEWHERE_V6).tcp(PORT),
+            Err(Undecided::NotForThisHost),
+        ),
+        ("here", v4(UNLISTED).tcp(PORT), REFUSED),
+    ];
+    check(&plan(), &cases);
+}
+
+#[test]
+fn frames_that_end_anywhere_are_never_misread() {
+    if !enter_network() {
+        return;
+    }
+    let program = Program::new(&plan());
+    let whole = [
+        Frame::new().tag(0x88a8).tag(0x8100).ipv4_with(UNLISTED, HERE, 10, 0).tcp(PORT),
+        Frame::new().ipv4_with(UNLISTED, HERE, 3, 1 << 13).tcp(PORT),
+        v6(UNLISTED_V6).extension(0, 2).fragment_header(0, true).extension(60, 1).tcp(PORT),
+        v6(LISTED_V6).tcp(PORT),
+    ];
+    for frame in whole {
+        // The kernel runs no program on less than an Ethernet header.
+        for len in 14..frame.len() {
+            let cut = &frame[..len];
+            assert_eq!(program.passes(Hook::Xdp, cut), passes(program.model(cut)), "{cut:x?}");
+        }
+    }
+}
+
+#[test]
+fn both_the_address_and_the_mac_must_be_listed() {
+    let macs = Some(BTreeSet::from([Mac::new(PEER)]));
+    let plan = Plan { labels: vec![macs, None], ..plan() };
+    let other = [2, 0, 0, 0, 0, 7];
+    let cases = [
+        ("both", v4(LISTED).tcp(PORT), Ok(Verdict::Admitted(label(0)))),
+        ("another MAC", Frame::between(other, OURS).ipv4(LISTED, HERE).tcp(PORT), REFUSED),
+        ("another address", v4(UNLISTED).tcp(PORT), REFUSED),
+        (
+            "any MAC will do",
+            Frame::between(other, OURS).ipv6(LISTED_V6, HERE_V6).tcp(PORT),
+            Ok(Verdict::Admitted(label(1))),
+        ),
+    ];
+    check(&plan, &cases);
+}
+
+#[test]
+fn others_can_be_left_to_the_host() {
+    let plan = Plan { otherwise_continue: true, ..plan() };
+    check(&plan, &[("unlisted", v4(UNLISTED).tcp(PORT), Ok(Verdict::LeftToOthers))]);
+}
+
+#[test]
+fn ports_may_be_any_set() {
+    let plan = Plan { ports: BTreeSet::from([PORT, 4122, 63]), ..plan() };
+    let cases = [
+        ("first", v4(UNLISTED).tcp(63), REFUSED),
+        ("middle", v4(UNLISTED).tcp(PORT), REFUSED),
+        ("last", v4(UNLISTED).tcp(4122), REFUSED),
+        ("between", v4(UNLISTED).tcp(4120), Err(Undecided::OtherPort)),
+    ];
+    check(&plan, &cases);
+}
+
+#[test]
+fn refused_packets_are_sampled_no_faster_than_allowed() {
+    if !enter_network() {
+        return;
+    }
+    let mut program = Program::new(&Plan { sample_interval_ns: 3_600_000_000_000, ..plan() });
+    for _ in 0..100 {
+        assert!(!program.passes(Hook::Xdp, &v4(UNLISTED).tcp(PORT)));
+    }
+    let map = program.ebpf().map_mut("SAMPLES").expect("the object has it");
+    let mut samples = RingBuf::try_from(map).expect("as it is declared");
+    let mut seen = 0;
+    while let Some(bytes) = samples.next() {
+        let sample = Sample::from_bytes(&bytes).expect("as long as a sample");
+        assert_eq!(sample.source, [0, 0xffff_cb00_7109]);
+        assert_eq!(sample.destination, [0, 0xffff_7f00_0001]);
+        assert_eq!(sample.source_mac, Mac::new(PEER).bits());
+        assert_eq!((sample.ifindex, sample.hidden_port), (1, 0));
+        seen += 1;
+    }
+    // One for each CPU that a run happened on.
+    assert!((1..=64).contains(&seen), "{seen} samples");
+}
+
+#[test]
+fn the_program_does_not_grow_unnoticed() {
+    if !enter_network() {
+        return;
+    }
+    let macs = Some(BTreeSet::from([Mac::new(PEER)]));
+    let deep = vec![Range { first: 5, last: 9, label: label(0) }];
+    let full = Plan { labels: vec![macs, None], v6: deep, sample_interval_ns: 1, ..plan() };
+    for (name, plan, most) in [
+        ("no sources", Plan { v4: Vec::new(), v6: Vec::new(), ..plan() }, 15_000),
+        ("IPv4", Plan { v6: Vec::new(), ..plan() }, 40_000),
+        ("IPv4 and IPv6", plan(), 80_000),
+        ("everything", full, 130_000),
+    ] {
+        let (verified, bytes) = Program::new(&plan).size();
+        println!("{name}: {verified} instructions verified, {bytes} bytes");
+        assert!(verified <= most, "{name}: {verified} instructions verified");
+        assert!(bytes <= 24 * 1024, "{name}: {bytes} bytes");
+    }
+}

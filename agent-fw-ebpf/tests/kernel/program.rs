@@ -1,0 +1,171 @@
+//! The loaded program and the model beside it: both decide on the same frames.
+
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use agent_fw_ebpf::{
+    Address, Host, Image, LabelTally, Mac, Plan, Recipient, Tally, Undecided, V6, Verdict, load,
+    try_decide,
+};
+use aya::maps::{HashMap, PerCpuArray};
+use aya::programs::{SchedClassifier, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader, TestRun as _};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::geteuid;
+
+use crate::frame::OURS;
+
+const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/agent-fw.o");
+/// The interface that a test run comes in by.
+const LOOPBACK: u32 = 1;
+
+pub(crate) type Outcome = Result<Verdict, Undecided>;
+
+/// The hook that a program is tested at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hook {
+    Xdp,
+    Tc,
+}
+
+/// Gives the test a network of its own, which forwards to 198.51.100.0/24 and
+/// `2001:db8:ffff::/48` and to nowhere else; false, with the reason, where that cannot be had.
+pub(crate) fn enter_network() -> bool {
+    if !geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return false;
+    }
+    if !Path::new(OBJECT).is_file() {
+        eprintln!("skipped: {OBJECT} is not built (cargo xtask build)");
+        return false;
+    }
+    if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
+        eprintln!("skipped: no network namespace: {error}");
+        return false;
+    }
+    for line in [
+        "link set lo up",
+        "route add 198.51.100.0/24 dev lo",
+        "-6 route add 2001:db8:ffff::/48 dev lo",
+    ] {
+        let status = Command::new("ip").args(line.split(' ')).status().expect("ip starts");
+        assert!(status.success(), "ip {line}");
+    }
+    for version in ["ipv4", "ipv6"] {
+        fs::write(format!("/proc/sys/net/{version}/conf/all/forwarding"), "1").expect("forwarding");
+    }
+    true
+}
+
+/// A loaded policy.
+pub(crate) struct Program {
+    pub(crate) image: Image,
+    ebpf: Ebpf,
+}
+
+impl Program {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        Self::try_new(plan).unwrap_or_else(|error| panic!("{error:?}"))
+    }
+
+    fn try_new(plan: &Plan) -> Result<Self, Box<dyn Error>> {
+        let image = Image::new(plan)?;
+        let mut ebpf = load(&image, &fs::read(OBJECT)?, EbpfLoader::new())?;
+        let xdp: &mut Xdp = ebpf.program_mut("agent_fw_xdp").ok_or("no program")?.try_into()?;
+        xdp.load()?;
+        let tc: &mut SchedClassifier =
+            ebpf.program_mut("agent_fw_tc").ok_or("no program")?.try_into()?;
+        tc.load()?;
+        let interfaces = ebpf.map_mut("INTERFACES").ok_or("no map")?;
+        HashMap::<_, u32, u64>::try_from(interfaces)?.insert(LOOPBACK, Mac::new(OURS).bits(), 0)?;
+        Ok(Self { image, ebpf })
+    }
+
+    /// What the verifier went through, and the program's size in bytes.
+    pub(crate) fn size(&self) -> (u32, u32) {
+        let program = self.ebpf.program("agent_fw_xdp").expect("it was loaded");
+        let info = program.info().expect("it was loaded");
+        let known = info.verified_instruction_count().zip(info.size_translated());
+        known.expect("a kernel from 5.16 tells")
+    }
+
+    /// Whether the frame passes.
+    pub(crate) fn passes(&self, hook: Hook, frame: &[u8]) -> bool {
+        let mut out = [0; 4096];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.data_out = Some(&mut out);
+        match hook {
+            Hook::Xdp => {
+                let program = self.ebpf.program("agent_fw_xdp").expect("it was loaded");
+                let program: &Xdp = program.try_into().expect("it is XDP's");
+                match program.test_run(options).expect("the kernel runs it").return_value {
+                    1 => false,
+                    2 => true,
+                    other => panic!("XDP returned {other}"),
+                }
+            }
+            Hook::Tc => {
+                let program = self.ebpf.program("agent_fw_tc").expect("it was loaded");
+                let program: &SchedClassifier = program.try_into().expect("it is tc's");
+                match program.test_run(options).expect("the kernel runs it").return_value {
+                    2 => false,
+                    u32::MAX => true,
+                    other => panic!("tc returned {other}"),
+                }
+            }
+        }
+    }
+
+    /// What the model says of the frame.
+    pub(crate) fn model(&self, frame: &[u8]) -> Outcome {
+        try_decide(frame, self.image.config(), &self.image, &Model)
+    }
+
+    /// All counts of all CPUs, by place; and admitted packets.
+    pub(crate) fn counts(&self) -> ([u64; 16], u64) {
+        let map = self.ebpf.map("TALLY").expect("the object has it");
+        let tallies = PerCpuArray::<_, Tally>::try_from(map).expect("as it is declared");
+        let mut sums = [0; 16];
+        for tally in tallies.get(&0, 0).expect("one entry").iter() {
+            for (sum, count) in sums.iter_mut().zip(tally.counts) {
+                *sum += count;
+            }
+        }
+        let map = self.ebpf.map("LABELS").expect("the object has it");
+        let labels = PerCpuArray::<_, LabelTally>::try_from(map).expect("as it is declared");
+        let admitted = labels.iter().flat_map(|values| {
+            values
+                .expect("an entry for each label")
+                .iter()
+                .map(|tally| tally.packets)
+                .collect::<Vec<_>>()
+        });
+        (sums, admitted.sum())
+    }
+
+    pub(crate) fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+}
+
+pub(crate) fn passes(outcome: Outcome) -> bool {
+    !matches!(outcome, Ok(Verdict::Refused | Verdict::RefusedHiddenPort))
+}
+
+/// The host that [`enter_network`] makes.
+struct Model;
+
+impl Host for Model {
+    fn refuse<A: Address>(&self, recipient: &Recipient<A>, _: Verdict) -> Result<(), Undecided> {
+        if recipient.mac != Mac::new(OURS) && !recipient.mac.is_group() {
+            return Err(Undecided::OtherHost);
+        }
+        let V6 { high, low } = recipient.destination.to_v6();
+        let routed = (high >> 16 == 0x2001_0db8_ffff && !A::IS_V4)
+            || (A::IS_V4 && low as u32 >> 8 == 0x00c6_3364);
+        if routed { Err(Undecided::NotForThisHost) } else { Ok(()) }
+    }
+}

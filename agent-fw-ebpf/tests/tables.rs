@@ -1,0 +1,205 @@
+//! The tables of sources, held against a list that is searched from end to end.
+
+#![allow(clippy::cast_possible_truncation, reason = "an address is cut into halves")]
+
+use agent_fw_ebpf::table::{MissorderedRange, Range, TableV4};
+use agent_fw_ebpf::{Address as _, Image, Label, Plan, V4, V6};
+use proptest::prelude::*;
+
+const LABELS: u16 = 5;
+
+/// Sorted, disjoint ranges from any bounds: between one bound and the next lies a range, or a gap.
+fn ranges<A: Copy + Ord>(
+    mut bounds: Vec<A>,
+    kinds: &[u16],
+    before: impl Fn(A) -> A,
+) -> Vec<Range<A>> {
+    bounds.sort_unstable();
+    bounds.dedup();
+    bounds
+        .windows(2)
+        .zip(kinds.iter().cycle())
+        .filter_map(|(pair, kind)| {
+            let label = Label::new(*kind).filter(|_| *kind < LABELS)?;
+            Some(Range { first: pair[0], last: before(pair[1]), label })
+        })
+        .collect()
+}
+
+fn naive<A: Copy + Ord>(ranges: &[Range<A>], address: A) -> Option<Label> {
+    ranges.iter().find(|r| r.first <= address && address <= r.last).map(|r| r.label)
+}
+
+fn plan(v4: Vec<Range<u32>>, v6: Vec<Range<u128>>) -> Plan {
+    Plan {
+        ports: [4118].into(),
+        v4,
+        v6,
+        labels: vec![None; usize::from(LABELS)],
+        ..Plan::default()
+    }
+}
+
+fn find_v4(image: &Image, address: u32) -> Option<Label> {
+    V4(address).label(image.config(), image).expect("the tables are whole")
+}
+
+fn find_v6(image: &Image, address: u128) -> Option<Label> {
+    let address = V6 { high: (address >> 64) as u64, low: address as u64 };
+    address.label(image.config(), image).expect("the tables are whole")
+}
+
+/// Bounds that lie anywhere, or crowd in one place.
+fn crowded_u32() -> impl Strategy<Value = u32> {
+    prop_oneof![
+        any::<u32>(),
+        (0_u32..4000).prop_map(|low| 0x0a01_f000 + low),
+        (0_u32..300).prop_map(|high| high << 16),
+        Just(0),
+        Just(u32::MAX),
+    ]
+}
+
+fn crowded_u128() -> impl Strategy<Value = u128> {
+    prop_oneof![
+        any::<u128>(),
+        any::<u128>().prop_map(|bits| bits >> 3 | 1 << 125),
+        (0_u128..3000).prop_map(|low| (0x2001_0db8 << 96) + (low << 64)),
+        (0_u128..300).prop_map(|low| (0x2a00_1450 << 96) + (7 << 64) + low),
+        (0_u128..300).prop_map(|low| (0x2a00_1450 << 96) + (8 << 64) - low),
+        Just(0),
+        Just(u128::MAX),
+        Just(u128::from(u64::MAX) << 64),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+
+    #[test]
+    fn every_ipv4_address_has_the_label_of_its_range(
+        bounds in prop::collection::vec(crowded_u32(), 0..600),
+        kinds in prop::collection::vec(0..LABELS * 2, 1..50),
+        others in prop::collection::vec(crowded_u32(), 50),
+    ) {
+        let ranges = ranges(bounds, &kinds, |bound| bound - 1);
+        let image = Image::new(&plan(ranges.clone(), Vec::new())).expect("a sound plan");
+        let edges = ranges.iter().flat_map(|r| {
+            [r.first.wrapping_sub(1), r.first, r.last, r.last.wrapping_add(1)]
+        });
+        for address in edges.chain(others) {
+            prop_assert_eq!(find_v4(&image, address), naive(&ranges, address), "{:#x}", address);
+        }
+    }
+
+    #[test]
+    fn a_sparse_ipv4_list_is_found_through_its_filter(
+        mut firsts in prop::collection::vec(any::<u32>(), 1..300),
+        lens in prop::collection::vec(20_u32..=32, 1..50),
+        others in prop::collection::vec(any::<u32>(), 100),
+    ) {
+        firsts.sort_unstable();
+        let mut ranges: Vec<Range<u32>> = Vec::new();
+        for (first, len) in firsts.into_iter().zip(lens.iter().cycle()) {
+            let last = first.saturating_add(u32::MAX.checked_shr(*len).unwrap_or(0));
+            if ranges.last().is_none_or(|before| before.last < first) {
+                ranges.push(Range { first, last, label: Label::new(1).expect("below the limit") });
+            }
+        }
+        let image = Image::new(&plan(ranges.clone(), Vec::new())).expect("a sound plan");
+        let edges = ranges.iter().flat_map(|r| {
+            [r.first.wrapping_sub(1), r.first, r.last, r.last.wrapping_add(1)]
+        });
+        for address in edges.chain(others) {
+            prop_assert_eq!(find_v4(&image, address), naive(&ranges, address), "{:#x}", address);
+        }
+    }
+
+    #[test]
+    fn a_sparse_ipv6_list_is_found_through_its_filter(
+        mut firsts in prop::collection::vec(crowded_u128(), 1..300),
+        lens in prop::collection::vec(20_u32..=128, 1..50),
+        others in prop::collection::vec(crowded_u128(), 100),
+    ) {
+        firsts.sort_unstable();
+        let mut ranges: Vec<Range<u128>> = Vec::new();
+        for (first, len) in firsts.into_iter().zip(lens.iter().cycle()) {
+            let last = first.saturating_add(u128::MAX.checked_shr(*len).unwrap_or(0));
+            if ranges.last().is_none_or(|before| before.last < first) {
+                ranges.push(Range { first, last, label: Label::new(1).expect("below the limit") });
+            }
+        }
+        let image = Image::new(&plan(Vec::new(), ranges.clone())).expect("a sound plan");
+        let edges = ranges.iter().flat_map(|r| {
+            [r.first.wrapping_sub(1), r.first, r.last, r.last.wrapping_add(1)]
+        });
+        for address in edges.chain(others) {
+            prop_assert_eq!(find_v6(&image, address), naive(&ranges, address), "{:#x}", address);
+        }
+    }
+
+    #[test]
+    fn every_ipv6_address_has_the_label_of_its_range(
+        bounds in prop::collection::vec(crowded_u128(), 0..600),
+        kinds in prop::collection::vec(0..LABELS * 2, 1..50),
+        others in prop::collection::vec(crowded_u128(), 50),
+    ) {
+        let ranges = ranges(bounds, &kinds, |bound| bound - 1);
+        let image = Image::new(&plan(Vec::new(), ranges.clone())).expect("a sound plan");
+        let edges = ranges.iter().flat_map(|r| {
+            [r.first.wrapping_sub(1), r.first, r.last, r.last.wrapping_add(1)]
+        });
+        for address in edges.chain(others) {
+            prop_assert_eq!(find_v6(&image, address), naive(&ranges, address), "{:#x}", address);
+        }
+    }
+}
+
+#[test]
+fn a_list_of_everything_is_a_constant() {
+    let label = Label::new(3).expect("below the limit");
+    let v4 = vec![Range { first: 0, last: u32::MAX, label }];
+    let image = Image::new(&plan(v4, Vec::new())).expect("a sound plan");
+    assert_eq!(image.table_bytes(), 0);
+    assert_eq!(find_v4(&image, 0x0a00_0001), Some(label));
+    assert_eq!(find_v6(&image, 1), None);
+}
+
+#[test]
+fn overlapping_ranges_are_refused() {
+    let label = Label::new(0).expect("below the limit");
+    let overlapping =
+        [Range { first: 5, last: 9, label }, Range { first: 9, last: 9, label }].to_vec();
+    assert_eq!(TableV4::build(&overlapping).err(), Some(MissorderedRange { index: 1 }));
+}
+
+#[test]
+fn a_corner_full_of_addresses_is_told_apart_by_a_run_longer_than_a_page() {
+    // Every second address of a corner of the address space: the array of nodes that splits the
+    // bucket is as wide as their number says, and they all fall into its first slot.
+    let label = Label::new(1).expect("below the limit");
+    let odd = (0..700).map(|i| 0xc0a0_0001 + 2 * i);
+    let ranges: Vec<_> = odd.map(|first| Range { first, last: first, label }).collect();
+    let image = Image::new(&plan(ranges, Vec::new())).expect("a sound plan");
+    for address in 0xc09f_ff00..0xc0a0_1000_u32 {
+        let listed = (0xc0a0_0000..0xc0a0_0000 + 1400).contains(&address) && address & 1 == 1;
+        assert_eq!(find_v4(&image, address).is_some(), listed, "{address:#x}");
+    }
+}
+
+#[test]
+fn a_64_full_of_addresses_is_told_apart_within() {
+    let label = Label::new(2).expect("below the limit");
+    let base = 0x2001_0db8_u128 << 96;
+    let ranges: Vec<_> = (0..5000)
+        .map(|i| base + (i << 20))
+        .map(|first| Range { first, last: first + 1, label })
+        .collect();
+    let image = Image::new(&plan(Vec::new(), ranges.clone())).expect("a sound plan");
+    for range in &ranges {
+        for address in [range.first - 1, range.first, range.last, range.last + 1] {
+            let listed = address == range.first || address == range.last;
+            assert_eq!(find_v6(&image, address).is_some(), listed, "{address:#x}");
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! `cargo xtask build`, the kernel's half: the BPF objects, built with what the machine offers.
+//!
+//! Two roads lead there. The usual one is rustup's nightly with its `rust-src`, which compiles
+//! `core` for BPF. The other is Debian's `rustc-web` with `libstd-rust-web-dev-bpf`, which brings
+//! `core` compiled. Where neither is there, the second one's packages are installed.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+const TARGET: &str = "bpfel-unknown-none";
+const PACKAGE: &str = "agent-fw-ebpf";
+const LINKER_VERSION: &str = "0.13.0";
+
+/// Frames hold integers at odd places; the architectures that agent-fw runs on read them so.
+const CPU_FEATURES: &str = "+allows-misaligned-mem-access";
+/// The instructions that every kernel from 5.1 knows.
+const CPU: &str = "v3";
+
+/// The program that is shipped, and the one that measures it.
+const PRODUCT: Binary = Binary { name: "agent-fw-object", file: "agent-fw.o" };
+const BENCH: Binary = Binary { name: "agent-fw-bench-object", file: "agent-fw-bench.o" };
+
+/// Debian's packages for the second road.
+const DEBIAN_RUST: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
+const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+const DEBIAN_CARGO: &str = "/usr/bin/cargo";
+/// What bpf-linker links to, besides LLVM.
+const LINKER_LIBRARIES: [&str; 2] = ["libzstd-dev", "zlib1g-dev"];
+
+struct Binary {
+    name: &'static str,
+    file: &'static str,
+}
+
+/// The objects that were built.
+#[derive(Debug)]
+pub(crate) struct Object {
+    /// The program that is shipped.
+    pub(crate) path: PathBuf,
+    /// The one that measures it.
+    pub(crate) bench: PathBuf,
+    /// How they were built.
+    pub(crate) road: Road,
+}
+
+/// How a BPF object can be built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Road {
+    /// rustup's nightly compiles `core` from `rust-src`.
+    Nightly,
+    /// Debian's rustc, with `core` compiled.
+    Debian,
+}
+
+impl fmt::Display for Road {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nightly => "rustup's nightly and its rust-src",
+            Self::Debian => "Debian's rustc-web and libstd-rust-web-dev-bpf",
+        })
+    }
+}
+
+/// Builds the objects into `target/bpf`, and installs what that takes.
+pub(crate) fn build(workspace: &Path) -> Result<Object> {
+    let toolchain = Toolchain::find_or_install()?;
+    eprintln!("xtask: building the BPF objects with {}", toolchain.road);
+    let linker = linker(workspace, &toolchain)?;
+    compile(workspace, &toolchain, &linker)?;
+    Ok(Object {
+        path: deliver(workspace, &toolchain, &PRODUCT)?,
+        bench: deliver(workspace, &toolchain, &BENCH)?,
+        road: toolchain.road,
+    })
+}
+
+/// A compiler that can build for BPF.
+struct Toolchain {
+    road: Road,
+    /// The version of its LLVM, which bpf-linker's must match.
+    llvm: u32,
+}
+
+impl Toolchain {
+    fn find_or_install() -> Result<Self> {
+        if let Some(road) = Road::find() {
+            return Self::on(road);
+        }
+        ensure!(
+            Path::new("/usr/bin/apt-get").is_file(),
+            "no Rust compiler here can build for BPF; install one with \
+             `rustup toolchain install nightly --component rust-src`"
+        );
+        install_packages(&DEBIAN_RUST.map(OsString::from), "to build for BPF")?;
+        ensure!(Road::Debian.is_open(), "{DEBIAN_RUSTC} still cannot build for BPF");
+        Self::on(Road::Debian)
+    }
+
+    fn on(road: Road) -> Result<Self> {
+        let version = output(road.rustc().arg("-vV"))?;
+        let llvm = version
+            .lines()
+            .find_map(|line| line.strip_prefix("LLVM version: "))
+            .and_then(|version| version.split('.').next()?.parse().ok())
+            .context("rustc does not tell its LLVM's version")?;
+        Ok(Self { road, llvm })
+    }
+
+    fn llvm_prefix(&self) -> PathBuf {
+        PathBuf::from(format!("/usr/lib/llvm-{}", self.llvm))
+    }
+}
+
+impl Road {
+    fn find() -> Option<Self> {
+        [Self::Nightly, Self::Debian].into_iter().find(|road| road.is_open())
+    }
+
+    /// Whether the compiler is there, and `core` for BPF with it.
+    fn is_open(self) -> bool {
+        let Ok(sysroot) = output(self.rustc().args(["--print", "sysroot"])) else { return false };
+        let core = match self {
+            Self::Nightly => "lib/rustlib/src/rust/library/core/Cargo.toml".into(),
+            Self::Debian => format!("lib/rustlib/{TARGET}/lib"),
+        };
+        Path::new(sysroot.trim()).join(core).exists()
+    }
+
+    fn rustc(self) -> Command {
+        match self {
+            Self::Nightly => rustup_run("rustc"),
+            Self::Debian => Command::new(DEBIAN_RUSTC),
+        }
+    }
+
+    fn cargo(self) -> Command {
+        match self {
+            Self::Nightly => {
+                let mut cargo = rustup_run("cargo");
+                cargo.args(["-Z", "build-std=core"]);
+                cargo
+            }
+            Self::Debian => {
+                let mut cargo = Command::new(DEBIAN_CARGO);
+                // aya-ebpf asks for an unstable feature; this compiler is a stable one.
+                cargo.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
+                cargo
+            }
+        }
+    }
+}
+
+fn rustup_run(program: &str) -> Command {
+    let mut command = Command::new("rustup");
+    command.args(["run", "nightly", program]);
+    command
+}
+
+/// bpf-linker, built once and kept below `target`.
+fn linker(workspace: &Path, toolchain: &Toolchain) -> Result<PathBuf> {
+    let tools = workspace.join("target/tools");
+    let root = tools.join(format!("bpf-linker-{LINKER_VERSION}-llvm-{}", toolchain.llvm));
+    let linker = root.join("bin/bpf-linker");
+    if linker.is_file() {
+        return Ok(linker);
+    }
+    install_llvm(toolchain)?;
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .args(["install", "bpf-linker", "--version", LINKER_VERSION, "--locked"])
+        .args(["--no-default-features", "--features", &format!("llvm-{}", toolchain.llvm)])
+        .arg("--root")
+        .arg(&root)
+        .arg("--target-dir")
+        .arg(tools.join("build"))
+        .env("LLVM_PREFIX", toolchain.llvm_prefix());
+    eprintln!("xtask: building bpf-linker {LINKER_VERSION}, once: about a minute");
+    run(&mut cargo)?;
+    Ok(linker)
+}
+
+fn install_llvm(toolchain: &Toolchain) -> Result<()> {
+    let prefix = toolchain.llvm_prefix();
+    if prefix.join("include/llvm-c").exists() {
+        return Ok(());
+    }
+    ensure!(
+        Path::new("/usr/bin/apt-get").is_file(),
+        "bpf-linker needs LLVM {} with its headers in {}",
+        toolchain.llvm,
+        prefix.display()
+    );
+    let mut packages = vec![OsString::from(format!("llvm-{}-dev", toolchain.llvm))];
+    packages.extend(LINKER_LIBRARIES.map(OsString::from));
+    install_packages(&packages, "to link for BPF")
+}
+
+fn install_packages(packages: &[OsString], purpose: &str) -> Result<()> {
+    let names: Vec<_> = packages.iter().map(|name| name.to_string_lossy()).collect();
+    eprintln!("xtask: installing {} {purpose}", names.join(", "));
+    run(apt_get()?.arg("update").arg("--quiet=2"))?;
+    let mut install = apt_get()?;
+    install.args(["install", "--yes", "--quiet=2", "--no-install-recommends"]).args(packages);
+    run(&mut install)
+}
+
+/// `apt-get`, as root.
+fn apt_get() -> Result<Command> {
+    let is_root = output(Command::new("id").arg("-u"))?.trim() == "0";
+    let mut apt_get = if is_root {
+        Command::new("apt-get")
+    } else {
+        let mut sudo = Command::new("sudo");
+        sudo.args(["--", "apt-get"]);
+        sudo
+    };
+    apt_get.env("DEBIAN_FRONTEND", "noninteractive");
+    Ok(apt_get)
+}
+
+fn compile(workspace: &Path, toolchain: &Toolchain, linker: &Path) -> Result<()> {
+    let mut cargo = toolchain.road.cargo();
+    cargo
+        .current_dir(workspace)
+        .args(["build", "--release", "--locked", "--package", PACKAGE, "--bins"])
+        .args(["--target", TARGET])
+        .arg("--target-dir")
+        .arg(target_dir(workspace));
+    // What the cargo that runs this task has set is meant for the host.
+    for name in ["RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTUP_TOOLCHAIN"] {
+        cargo.env_remove(name);
+    }
+    // The workspace's profile is the host's: a program in the kernel cannot panic.
+    cargo
+        .env("CARGO_ENCODED_RUSTFLAGS", rust_flags(workspace, linker)?)
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "2")
+        .env("CARGO_PROFILE_RELEASE_LTO", "true")
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3")
+        .env("CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS", "false")
+        .env("CARGO_PROFILE_RELEASE_PANIC", "abort");
+    run(&mut cargo)
+}
+
+/// Compiler flags, in the form in which paths with spaces survive.
+fn rust_flags(workspace: &Path, linker: &Path) -> Result<OsString> {
+    let mut flags: Vec<OsString> = [
+        format!("-Ctarget-cpu={CPU}"),
+        format!("-Clink-arg=--cpu-features={CPU_FEATURES}"),
+        "-Clink-arg=--btf".into(),
+    ]
+    .map(OsString::from)
+    .into();
+    flags.push(flag("-Clinker=", linker, ""));
+    // The object's BTF names source files: not by where they lie on this machine.
+    flags.push(flag("--remap-path-prefix=", &cargo_home()?, "=cargo"));
+    flags.push(flag("--remap-path-prefix=", workspace, "=agent-fw"));
+    Ok(flags.join(OsStr::new("\x1f")))
+}
+
+fn flag(name: &str, path: &Path, value: &str) -> OsString {
+    let mut flag = OsString::from(name);
+    flag.push(path);
+    flag.push(value);
+    flag
+}
+
+fn cargo_home() -> Result<PathBuf> {
+    env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")))
+        .context("neither CARGO_HOME nor HOME is set")
+}
+
+/// Puts an object, without the debug information that no kernel reads, where it is looked for.
+fn deliver(workspace: &Path, toolchain: &Toolchain, binary: &Binary) -> Result<PathBuf> {
+    let built = target_dir(workspace).join(TARGET).join("release").join(binary.name);
+    let place = workspace.join("target/bpf");
+    fs::create_dir_all(&place).with_context(|| format!("cannot create {}", place.display()))?;
+    let object = place.join(binary.file);
+    let strip = toolchain.llvm_prefix().join("bin/llvm-strip");
+    if strip.is_file() {
+        run(Command::new(strip).arg("--strip-debug").arg("-o").arg(&object).arg(&built))?;
+    } else {
+        fs::copy(&built, &object)
+            .with_context(|| format!("cannot copy {} to {}", built.display(), object.display()))?;
+    }
+    Ok(object)
+}
+
+/// A directory of its own, so that this build does not wait for the one that runs this task.
+fn target_dir(workspace: &Path) -> PathBuf {
+    workspace.join("target/ebpf")
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    ensure!(status.success(), "{command:?} failed ({status})");
+    Ok(())
+}
+
+fn output(command: &mut Command) -> Result<String> {
+    let output = command
+        .stderr(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start {command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?} failed ({})", output.status);
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("{command:?} printed no text"))
+}
