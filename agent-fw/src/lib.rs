@@ -7,3 +7,5 @@ pub mod nft;
 pub mod policy;
 pub mod rule;
 pub mod source;
+#[cfg(feature = "xdp")]
+pub mod xdp;

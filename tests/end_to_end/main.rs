@@ -10,6 +10,7 @@ mod ruleset;
 mod scene;
 mod specification;
 mod updates;
+mod verdicts;
 
 use agent_fw_lab::Lab;
 use libtest_mimic::{Arguments, Trial};
@@ -43,6 +44,7 @@ fn main() {
         ruleset::TESTS,
         specification::TESTS,
         updates::TESTS,
+        verdicts::TESTS,
     ]
     .concat()
     .into_iter()

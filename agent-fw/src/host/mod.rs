@@ -2,6 +2,7 @@
 
 pub mod boot;
 pub mod file;
+pub mod interface;
 pub mod lock;
 pub mod privilege;
 

@@ -1,0 +1,296 @@
+//! The interfaces of this network namespace, as the kernel's routing socket lists them.
+
+use anyhow::Context as _;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
+};
+use std::collections::BTreeSet;
+use std::os::fd::AsRawFd as _;
+use std::path::Path;
+
+/// A network interface.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Interface {
+    /// Its number, which no other interface of this namespace has had.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its MAC address, where it has one of six bytes.
+    pub mac: Option<[u8; 6]>,
+    /// The most bytes that an IP packet may have.
+    pub mtu: u32,
+    /// Whether it is up.
+    pub is_up: bool,
+    /// The XDP program that it has.
+    pub xdp: Option<AttachedXdp>,
+    /// The interface that it is a port of: a bridge, a bond.
+    master: Option<u32>,
+    /// The interface below it: what a VLAN or a macvlan is made on.
+    lower: Option<u32>,
+    kind: Option<String>,
+}
+
+/// An XDP program on an interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AttachedXdp {
+    /// Where it runs.
+    pub place: XdpPlace,
+    /// The kernel's number of the program; of one of them where there are several.
+    pub program: u32,
+}
+
+/// Where an XDP program runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum XdpPlace {
+    /// In the driver.
+    Native,
+    /// In the network stack.
+    Generic,
+    /// In the device.
+    Offloaded,
+    /// In several of these.
+    Several,
+}
+
+impl std::fmt::Display for XdpPlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Offloaded => "offloaded",
+            Self::Several => "native and generic",
+        })
+    }
+}
+
+impl Interface {
+    /// Whether a device is behind it, and not another interface or a program.
+    pub fn is_physical(&self) -> bool {
+        Path::new("/sys/class/net").join(&self.name).join("device").exists()
+    }
+}
+
+/// Every interface there is, by index.
+pub fn list() -> anyhow::Result<Vec<Interface>> {
+    let mut interfaces = dump().context("cannot list the network interfaces")?;
+    interfaces.sort_by_key(|interface| interface.index);
+    Ok(interfaces)
+}
+
+/// The one MAC address by which frames that come in at `interface` are for this host, where there
+/// is such.
+///
+/// Behind an interface without others on top of it is only this host: every frame that reaches it
+/// is taken for its own, whatever its MAC address becomes later. A bridge, a macvlan or a macvtap
+/// on top brings frames to others; those to this host then have the interface's MAC address, or
+/// that of an interface on top with an IP address. If these differ, no single one tells.
+pub fn own_mac(interface: &Interface, all: &[Interface]) -> Option<[u8; 6]> {
+    let tops = tops(interface, all);
+    if tops.is_empty() {
+        return None;
+    }
+    let addressed = addressed();
+    let mut macs: BTreeSet<[u8; 6]> = interface.mac.into_iter().collect();
+    macs.extend(tops.iter().filter(|top| addressed.contains(&top.name)).filter_map(|top| top.mac));
+    if macs.len() == 1 { macs.pop_first() } else { None }
+}
+
+/// The interfaces on top of one, at any height.
+fn tops<'a>(interface: &Interface, all: &'a [Interface]) -> Vec<&'a Interface> {
+    let mut found: Vec<&Interface> = Vec::new();
+    let mut below = vec![interface.clone()];
+    while let Some(low) = below.pop() {
+        for top in all {
+            let is_master = low.master == Some(top.index);
+            // The lower of one end of a veth pair is its other end.
+            let is_made_on = top.lower == Some(low.index) && top.kind.as_deref() != Some("veth");
+            let is_new = !found.iter().any(|known| known.index == top.index);
+            if (is_master || is_made_on) && top.index != interface.index && is_new {
+                found.push(top);
+                below.push(top.clone());
+            }
+        }
+    }
+    found
+}
+
+/// The names of interfaces that have an address other hosts can reach.
+fn addressed() -> BTreeSet<String> {
+    let Ok(addresses) = nix::ifaddrs::getifaddrs() else { return BTreeSet::new() };
+    let reachable = addresses.filter(|entry| {
+        entry.address.is_some_and(|address| {
+            address.as_sockaddr_in().is_some()
+                || address
+                    .as_sockaddr_in6()
+                    .is_some_and(|address| !address.ip().is_unicast_link_local())
+        })
+    });
+    reachable.map(|entry| entry.interface_name).collect()
+}
+
+/// The kernel sends at most 32 KiB of a dump at once.
+const RECEIVE_BYTES: usize = 64 * 1024;
+/// `struct nlmsghdr`.
+const HEADER_BYTES: usize = 16;
+/// `struct ifinfomsg`.
+const LINK_BYTES: usize = 16;
+
+/// A request for all links: `struct nlmsghdr`, then `struct ifinfomsg` of nothing in particular.
+fn request() -> [u8; HEADER_BYTES + LINK_BYTES] {
+    let mut message = [0; HEADER_BYTES + LINK_BYTES];
+    message[0] = 32;
+    message[4..6].copy_from_slice(&libc::RTM_GETLINK.to_ne_bytes());
+    let flags = u16::try_from(libc::NLM_F_REQUEST | libc::NLM_F_DUMP).unwrap_or_default();
+    message[6..8].copy_from_slice(&flags.to_ne_bytes());
+    message
+}
+
+fn dump() -> anyhow::Result<Vec<Interface>> {
+    let socket = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkRoute,
+    )?;
+    sendto(socket.as_raw_fd(), &request(), &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+    let mut buffer = vec![0; RECEIVE_BYTES];
+    let mut interfaces = Vec::new();
+    loop {
+        let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        let mut bytes = &buffer[..length];
+        while let Some((kind, body)) = message(&mut bytes) {
+            match i32::from(kind) {
+                libc::NLMSG_DONE => return Ok(interfaces),
+                libc::NLMSG_ERROR => {
+                    let code =
+                        body.first_chunk().map_or(libc::EIO, |code| -i32::from_ne_bytes(*code));
+                    return Err(Errno::from_raw(code).into());
+                }
+                _ => interfaces.extend(parse(body)),
+            }
+        }
+    }
+}
+
+/// Takes one message off: its type, and what follows its header.
+fn message<'a>(bytes: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
+    let length = usize::try_from(u32::from_ne_bytes(*bytes.first_chunk()?)).ok()?;
+    let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
+    let body = bytes.get(HEADER_BYTES..length)?;
+    *bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    Some((kind, body))
+}
+
+/// `IFLA_XDP_ATTACHED` and the numbers of programs, of linux/if_link.h.
+const XDP_ATTACHED: u16 = 2;
+const XDP_PROG_ID: u16 = 4;
+const XDP_DRV_PROG_ID: u16 = 5;
+const XDP_SKB_PROG_ID: u16 = 6;
+/// `IFLA_INFO_KIND` of linux/if_link.h.
+const INFO_KIND: u16 = 1;
+
+fn parse(body: &[u8]) -> Option<Interface> {
+    let index = u32::from_ne_bytes(*body.get(4..)?.first_chunk()?);
+    let flags = u32::from_ne_bytes(*body.get(8..)?.first_chunk()?);
+    let is_up = flags & 1 != 0; // IFF_UP
+    let mut interface = Interface { index, is_up, ..Interface::default() };
+    let mut is_elsewhere = false;
+    for (kind, value) in attributes(body.get(LINK_BYTES..)?) {
+        match kind {
+            libc::IFLA_ADDRESS => interface.mac = value.try_into().ok(),
+            libc::IFLA_IFNAME => interface.name = text(value),
+            libc::IFLA_MTU => interface.mtu = number(value).unwrap_or_default(),
+            libc::IFLA_LINK => interface.lower = number(value),
+            libc::IFLA_LINK_NETNSID => is_elsewhere = true,
+            libc::IFLA_MASTER => interface.master = number(value),
+            libc::IFLA_LINKINFO => {
+                let mut info = attributes(value);
+                interface.kind = info.find(|(kind, _)| *kind == INFO_KIND).map(|(_, v)| text(v));
+            }
+            libc::IFLA_XDP => interface.xdp = xdp(value),
+            _ => {}
+        }
+    }
+    interface.lower = interface.lower.filter(|_| !is_elsewhere);
+    Some(interface)
+}
+
+fn xdp(value: &[u8]) -> Option<AttachedXdp> {
+    let find = |kind| attributes(value).find(|(of, _)| *of == kind).map(|(_, value)| value);
+    let place = match find(XDP_ATTACHED)?.first()? {
+        1 => XdpPlace::Native,
+        2 => XdpPlace::Generic,
+        3 => XdpPlace::Offloaded,
+        4 => XdpPlace::Several,
+        _ => return None,
+    };
+    let numbers = [XDP_PROG_ID, XDP_DRV_PROG_ID, XDP_SKB_PROG_ID];
+    let program = numbers.into_iter().find_map(|kind| number(find(kind)?))?;
+    Some(AttachedXdp { place, program })
+}
+
+fn number(value: &[u8]) -> Option<u32> {
+    Some(u32::from_ne_bytes(*value.first_chunk()?))
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
+}
+
+/// `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER` of linux/netlink.h.
+const ATTRIBUTE_FLAGS: u16 = 3 << 14;
+
+/// The attributes in a run of netlink attributes: each its type, without flags, and its value.
+fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let [a, b, c, d, ..] = *bytes else { return None };
+        let length = usize::from(u16::from_ne_bytes([a, b]));
+        let kind = u16::from_ne_bytes([c, d]) & !ATTRIBUTE_FLAGS;
+        let value = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_listed_and_not_physical() {
+        let all = list().expect("listed");
+        let loopback = all.iter().find(|interface| interface.name == "lo").expect("there");
+        assert_eq!((loopback.index, loopback.is_physical()), (1, false));
+        assert_eq!(loopback.xdp, None);
+    }
+
+    fn stacked(index: u32, mac: u8, master: Option<u32>, lower: Option<u32>) -> Interface {
+        let mac = Some([2, 0, 0, 0, 0, mac]);
+        Interface { index, mac, master, lower, ..Interface::default() }
+    }
+
+    #[test]
+    fn what_stands_on_an_interface_is_found_at_any_height() {
+        // eth0 is a port of a bridge, on which a VLAN is made; eth1 stands alone.
+        let all = [
+            stacked(2, 1, Some(3), None),
+            stacked(3, 1, None, None),
+            stacked(4, 1, None, Some(3)),
+            stacked(5, 9, None, None),
+        ];
+        let indices =
+            |of: &Interface| tops(of, &all).iter().map(|top| top.index).collect::<Vec<_>>();
+        assert_eq!(indices(&all[0]), [3, 4]);
+        assert!(indices(&all[3]).is_empty());
+        assert_eq!(own_mac(&all[3], &all), None);
+        assert_eq!(own_mac(&all[0], &all), Some([2, 0, 0, 0, 0, 1]));
+    }
+
+    #[test]
+    fn a_message_that_was_cut_is_not_read() {
+        assert_eq!(parse(&[0; 7]), None);
+        assert_eq!(message(&mut &[32_u8, 0, 0, 0, 0, 0][..]), None);
+        assert_eq!(attributes(&[9, 0, 1, 0, 7]).count(), 0);
+    }
+}
