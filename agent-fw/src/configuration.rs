@@ -34,6 +34,61 @@ impl fmt::Display for Mode {
     }
 }
 
+/// What enforces the policy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// A table of nf_tables.
+    #[default]
+    Nft,
+    /// An XDP program on each interface, alone.
+    Xdp,
+    /// The program, and the table behind it.
+    Both,
+}
+
+impl Backend {
+    /// Whether there is to be a table.
+    pub fn has_table(self) -> bool {
+        matches!(self, Self::Nft | Self::Both)
+    }
+
+    /// Whether there are to be programs.
+    pub fn has_programs(self) -> bool {
+        matches!(self, Self::Xdp | Self::Both)
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nft => "nft",
+            Self::Xdp => "xdp",
+            Self::Both => "both",
+        })
+    }
+}
+
+/// How an XDP program is put on an interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum XdpMode {
+    /// In the driver.
+    #[default]
+    Native,
+    /// In the network stack, whatever the driver; slower than nftables.
+    Generic,
+}
+
+impl fmt::Display for XdpMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        })
+    }
+}
+
 /// A policy in the user's words.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -52,6 +107,12 @@ pub struct Configuration {
     pub early_drop: bool,
     /// Whether refused packets are logged.
     pub log: bool,
+    /// What enforces it.
+    pub backend: Backend,
+    /// The interfaces that XDP programs are put on; none means every physical one that is up.
+    pub interfaces: Vec<String>,
+    /// How they are put there.
+    pub xdp_mode: XdpMode,
 }
 
 impl Default for Configuration {
@@ -64,6 +125,9 @@ impl Default for Configuration {
             otherwise: Others::default(),
             early_drop: false,
             log: false,
+            backend: Backend::default(),
+            interfaces: Vec::new(),
+            xdp_mode: XdpMode::default(),
         }
     }
 }
@@ -99,6 +163,20 @@ impl Configuration {
         }
         if self.otherwise == Others::Continue && self.early_drop {
             bail!("--early-drop drops, --otherwise continue does not: choose one of them");
+        }
+        if self.backend == Backend::Nft
+            && (!self.interfaces.is_empty() || self.xdp_mode != XdpMode::default())
+        {
+            bail!(
+                "--interface and --xdp-mode are for XDP programs; --backend xdp or --backend both \
+                 puts them on interfaces"
+            );
+        }
+        if self.backend == Backend::Xdp && (self.early_drop || self.log) {
+            bail!(
+                "--early-drop and --log are for the nftables table; choose --backend both, or \
+                 leave them out"
+            );
         }
         Ok(())
     }
@@ -181,7 +259,7 @@ impl Configuration {
 
     /// The text of `policy.toml`.
     pub fn to_toml(&self) -> String {
-        let Self { port, direction, otherwise, early_drop, log, .. } = self;
+        let Self { port, direction, otherwise, early_drop, log, backend, xdp_mode, .. } = self;
         let list = |values: Vec<String>| -> String {
             let quoted = values.into_iter().map(|value| toml::Value::String(value).to_string());
             match quoted.collect::<Vec<_>>() {
@@ -191,6 +269,7 @@ impl Configuration {
         };
         let allow_from = list(self.allow_from.iter().map(ToString::to_string).collect());
         let allow_mac = list(self.allow_mac.iter().map(ToString::to_string).collect());
+        let interfaces = list(self.interfaces.clone());
         let mut text = format!(
             "# Who may reach the security agent's port. After a change: agent-fw apply\n\
              \n\
@@ -215,6 +294,15 @@ impl Configuration {
              \n\
              # Write refused packets to the kernel's log, at most 10 a second.\n\
              log = {log}\n\
+             \n\
+             # nft: a table of nf_tables; xdp: a program on each interface; or both.\n\
+             backend = \"{backend}\"\n\
+             \n\
+             # Interfaces for XDP; an empty list stands for each physical one that is up.\n\
+             interfaces = {interfaces}\n\
+             \n\
+             # native (in the driver) or generic.\n\
+             xdp_mode = \"{xdp_mode}\"\n\
              \n"
         );
         let digest = digest(&text);

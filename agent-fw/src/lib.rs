@@ -7,5 +7,5 @@ pub mod nft;
 pub mod policy;
 pub mod rule;
 pub mod source;
-#[cfg(feature = "xdp")]
+#[cfg_attr(not(feature = "xdp"), path = "xdp/absent.rs")]
 pub mod xdp;

@@ -11,6 +11,7 @@ mod scene;
 mod specification;
 mod updates;
 mod verdicts;
+mod xdp;
 
 use agent_fw_lab::Lab;
 use libtest_mimic::{Arguments, Trial};
@@ -45,6 +46,7 @@ fn main() {
         specification::TESTS,
         updates::TESTS,
         verdicts::TESTS,
+        xdp::TESTS,
     ]
     .concat()
     .into_iter()

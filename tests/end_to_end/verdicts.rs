@@ -28,11 +28,11 @@ fn the_loaded_program_decides_as_the_policy_does() -> Result<()> {
     println!("{packets} packets from AGENT_FW_SEED={seed}");
     Lab::run(|_| {
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        let mut seen = [0; 4];
+        let mut tally = [0; 4];
         for round in 0..packets.div_ceil(PACKETS_PER_POLICY) {
-            compare(&mut random, &mut seen).with_context(|| format!("policy {round}"))?;
+            compare(&mut random, &mut tally).with_context(|| format!("policy {round}"))?;
         }
-        ensure!(seen.iter().all(|count| *count > 0), "a verdict was never due: {seen:?}");
+        ensure!(tally.iter().all(|count| *count > 0), "a verdict was never due: {tally:?}");
         Ok(())
     })
 }
@@ -41,14 +41,14 @@ fn setting(name: &str, default: u64) -> Result<u64> {
     std::env::var(name).map_or(Ok(default), |value| value.parse().context(name.to_owned()))
 }
 
-fn compare(random: &mut Random, seen: &mut [u64; 4]) -> Result<()> {
+fn compare(random: &mut Random, tally: &mut [u64; 4]) -> Result<()> {
     let lowered = random.policy();
     let program = Program::load(&lowered, random.below(2) == 0)?;
     for _ in 0..PACKETS_PER_POLICY {
         let packet = random.packet();
         let frame = frame(&packet);
         let due = lowered.policy.decide(&packet);
-        seen[due as usize] += 1;
+        tally[due as usize] += 1;
         let passes = program.passes(&frame)?;
         ensure!(
             passes == (due != Verdict::Drop),
@@ -144,13 +144,11 @@ impl Random {
     }
 
     fn macs(&mut self) -> MacMatch {
-        match self.below(2) {
-            0 => MacMatch::Any,
-            _ => {
-                let count = self.below(3);
-                MacMatch::Only((0..count).map(|_| Range::single(self.mac())).collect())
-            }
+        if self.below(2) == 0 {
+            return MacMatch::Any;
         }
+        let count = self.below(3);
+        MacMatch::Only((0..count).map(|_| Range::single(self.mac())).collect())
     }
 
     fn mac(&mut self) -> MacAddr {

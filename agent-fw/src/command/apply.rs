@@ -3,9 +3,11 @@
 use super::outcome::{Failure, Outcome, Result};
 use super::words::{compile, installed};
 use super::{Patience, report};
+use crate::configuration::{Compiled, Configuration};
 use crate::host::{self, lock, privilege};
 use crate::nft::Nftables;
 use crate::source::Lists;
+use crate::xdp;
 use anyhow::anyhow;
 
 /// Enforces the policy of /etc/agent-fw/policy.toml
@@ -29,9 +31,29 @@ impl Apply {
             )));
         };
         let compiled = compile(&configuration, &Lists::default())?;
-        Nftables::open()?.replace(&compiled.ruleset.into_image())?;
+        enforce(&configuration, &compiled)?;
         let hash = compiled.lowered.policy.hash();
         report::remark(&format!("the kernel enforces policy {hash}"));
         Ok(Outcome::Done)
     }
+}
+
+/// The table before the programs, which may count on it; what is not to be there goes last.
+fn enforce(configuration: &Configuration, compiled: &Compiled) -> Result<()> {
+    let backend = configuration.backend;
+    let mut nftables = Nftables::open()?;
+    if backend.has_table() {
+        nftables.replace(&compiled.ruleset.clone().into_image())?;
+    }
+    if backend.has_programs() {
+        let targets = xdp::Targets::find(&configuration.interfaces)?;
+        let mode = configuration.xdp_mode;
+        xdp::attach(&compiled.lowered, backend.has_table(), targets, mode)?.settle()?;
+    } else {
+        xdp::remove()?;
+    }
+    if !backend.has_table() {
+        nftables.delete()?;
+    }
+    Ok(())
 }

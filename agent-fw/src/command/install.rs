@@ -1,19 +1,21 @@
 //! `agent-fw install`: from words to an enforced policy, all of it or nothing.
 
+use super::kernel::Held;
 use super::outcome::{Failure, Outcome, Result};
 use super::words::{Words, compile, installed};
 use super::{Patience, report};
-use crate::configuration::{Compiled, Configuration, is_edited};
+use crate::configuration::{Backend, Compiled, Configuration, is_edited};
 use crate::host::{self, boot, file, lock, privilege};
 use crate::nft::{Image, Live, Nftables, differences};
 use crate::source::Lists;
+use crate::xdp::{self, Change, Targets};
 use anyhow::{Context as _, anyhow};
 use std::path::{Path, PathBuf};
 
 /// Enforces a policy now and keeps it for the next boot
 ///
-/// Writes /etc/agent-fw/policy.toml and replaces the table inet agent_fw in one transaction. If a
-/// step fails, those before it are undone, and the policy of before stays in force.
+/// Writes /etc/agent-fw/policy.toml, replaces the table inet agent_fw in one transaction, or the XDP
+/// program of each interface in one step. If a step fails, those before it are undone, and the policy of before stays in force.
 #[derive(clap::Args, Debug)]
 pub(super) struct Install {
     #[command(flatten)]
@@ -33,40 +35,43 @@ impl Install {
         let mut configuration = self.words.configuration()?;
         privilege::require_net_admin("install")?;
         let lists = configuration.keep_lists().map_err(Failure::Input)?;
-        let Compiled { lowered, ruleset, .. } = compile(&configuration, &lists)?;
-        let image = ruleset.into_image();
+        let compiled = compile(&configuration, &lists)?;
         let mut nftables = Nftables::open()?;
         if self.dry_run {
-            return Ok(dry_run(&image, nftables.read()?.as_ref()));
+            let held = Held::read(&mut nftables)?;
+            return Ok(dry_run(&held.differences(&configuration, &compiled)));
         }
         let _lock = lock::acquire("install", self.patience.duration())?;
-        let live = nftables.read()?;
-        let differing = differences(&image, live.as_ref());
+        let held = Held::read(&mut nftables)?;
         let unit = !self.no_boot && boot::has_unit();
+        let differing = held.differences(&configuration, &compiled);
         if differing.is_empty() && is_installed(&configuration) {
             if unit {
                 boot::enable()?;
             }
             report::remark("no change: the kernel and policy.toml are as they should be");
-            report::promises(&lowered);
+            report::promises(&compiled.lowered);
             return Ok(Outcome::Done);
         }
         let mut steps = Steps { nftables, undo: Vec::new() };
-        steps.all(&configuration, &lists, &image, live, unit).map_err(|error| steps.undo(error))?;
+        steps
+            .all(&configuration, &lists, &compiled, held.table, unit)
+            .map_err(|error| steps.undo(error))?;
+        steps.finish(configuration.backend)?;
         remove_stale_lists(&configuration);
-        report::promises(&lowered);
+        report::programs(&configuration, &xdp::attachments()?);
+        report::promises(&compiled.lowered);
         Ok(Outcome::Done)
     }
 }
 
-fn dry_run(image: &Image, live: Option<&Live>) -> Outcome {
-    let differing = differences(image, live);
+fn dry_run(differing: &[String]) -> Outcome {
     if differing.is_empty() {
         report::remark("the kernel enforces this policy already; nothing would change");
         return Outcome::Done;
     }
-    report::remark("the kernel's table differs from this policy; install would change:");
-    report::differences(&differing);
+    report::remark("the kernel differs from this policy; install would change:");
+    report::differences(differing);
     Outcome::False
 }
 
@@ -78,6 +83,7 @@ fn is_installed(configuration: &Configuration) -> bool {
 enum Undo {
     Restore(PathBuf, Option<String>),
     Table(Option<Live>),
+    Programs(Box<Change>),
 }
 
 /// The steps of an installation, which are taken back if a later one fails.
@@ -91,7 +97,7 @@ impl Steps {
         &mut self,
         configuration: &Configuration,
         lists: &Lists,
-        image: &Image,
+        compiled: &Compiled,
         live: Option<Live>,
         unit: bool,
     ) -> anyhow::Result<()> {
@@ -99,9 +105,42 @@ impl Steps {
             self.write(path, text)?;
         }
         // The kernel before the file: a policy that the kernel refuses is never the one to boot.
-        self.replace_table(image, live)?;
+        // The table before the programs, which may count on it.
+        if configuration.backend.has_table() {
+            self.replace_table(&compiled.ruleset.clone().into_image(), live)?;
+        }
+        if configuration.backend.has_programs() {
+            self.attach_programs(configuration, compiled)?;
+        }
         self.write_policy(configuration)?;
         if unit { boot::enable() } else { Ok(()) }
+    }
+
+    fn attach_programs(
+        &mut self,
+        configuration: &Configuration,
+        compiled: &Compiled,
+    ) -> anyhow::Result<()> {
+        let Configuration { backend, interfaces, xdp_mode, .. } = configuration;
+        let targets = Targets::find(interfaces)?;
+        let change = xdp::attach(&compiled.lowered, backend.has_table(), targets, *xdp_mode)?;
+        self.undo.push(Undo::Programs(Box::new(change)));
+        Ok(())
+    }
+
+    /// Lets go of what the policy of before had and this one has not: nothing can fail any more
+    /// for which that would be needed.
+    fn finish(mut self, backend: Backend) -> anyhow::Result<()> {
+        let not_removed = "installed, but what was there before could not be removed";
+        for step in std::mem::take(&mut self.undo) {
+            if let Undo::Programs(change) = step {
+                change.settle().context(not_removed)?;
+            }
+        }
+        if !backend.has_programs() {
+            xdp::remove().context(not_removed)?;
+        }
+        if backend.has_table() { Ok(()) } else { self.nftables.delete().context(not_removed) }
     }
 
     fn replace_table(&mut self, image: &Image, live: Option<Live>) -> anyhow::Result<()> {
@@ -141,6 +180,7 @@ impl Steps {
                 Undo::Restore(path, None) => file::remove(&path),
                 Undo::Table(Some(live)) => self.nftables.replace(&live.image).map_err(Into::into),
                 Undo::Table(None) => self.nftables.delete().map_err(Into::into),
+                Undo::Programs(change) => change.undo().map_err(Into::into),
             };
             failed.extend(result.err().map(|error| format!("{error:#}")));
         }

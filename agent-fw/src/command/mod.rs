@@ -3,6 +3,7 @@
 mod apply;
 mod compile;
 mod install;
+mod kernel;
 mod outcome;
 mod regions;
 mod report;

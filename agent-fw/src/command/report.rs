@@ -1,9 +1,11 @@
 //! How agent-fw speaks: messages of at most 80 columns, colour only where a terminal shows it.
 
-use crate::nft::{Count, Difference};
+use crate::configuration::{Backend, Configuration};
+use crate::nft::Count;
 use crate::policy::{Admission, Ledger, MacMatch, Notation, Ordinal, Others, Policy, Range};
 use crate::rule::Lowered;
 use crate::source::Notice;
+use crate::xdp::{Admitted, Attachment, Counters};
 use anstream::{eprintln, println};
 use clap::builder::styling::{AnsiColor, Style};
 use std::fmt;
@@ -52,9 +54,9 @@ pub(super) fn remark(text: &str) {
 }
 
 /// What differs, each on its own line.
-pub(super) fn differences(differences: &[Difference]) {
+pub(super) fn differences(differences: &[String]) {
     for difference in differences {
-        println!("{}", wrapped("  ", "    ", &difference.to_string()));
+        println!("{}", wrapped("  ", "    ", difference));
     }
 }
 
@@ -72,6 +74,21 @@ pub(super) fn bad(word: &str, text: impl fmt::Display) {
 /// A line that begins with a word of caution.
 pub(super) fn caution(word: &str, text: impl fmt::Display) {
     println!("{} {text}", styled(CAUTION, word));
+}
+
+/// Where the XDP programs are, and what they do not cover where they are alone.
+pub(super) fn programs(configuration: &Configuration, attached: &[Attachment]) {
+    if !configuration.backend.has_programs() {
+        return;
+    }
+    for Attachment { interface, place, program, .. } in attached {
+        println!("xdp:      {place} on {}, program {program}", interface.name);
+    }
+    if configuration.backend == Backend::Xdp {
+        caution("alone:", "XDP does not filter interfaces that are not named above, packets whose");
+        println!("  port a NAT rule of this host changes to the agent's, tunnels, and later");
+        println!("  fragments; --backend both has nftables behind it, which does");
+    }
 }
 
 /// Both promises: what is closed, and to whom the port is open as far as agent-fw goes.
@@ -174,6 +191,24 @@ pub(super) fn count(what: &str, Count { packets, bytes }: Count) {
         what.to_owned()
     };
     println!("  {what:<34} {packets:>13} packets {bytes:>15} bytes");
+}
+
+/// What the XDP programs have counted.
+pub(super) fn program_counters(counters: &Counters) {
+    println!("since the XDP programs were first installed:");
+    for Admitted { by, packets, last } in &counters.admitted {
+        let last = last.map_or_else(String::new, |last| format!("  {} s ago", last.as_secs()));
+        program_count(&format!("admitted by {by}"), *packets, &last);
+    }
+    program_count("refused", counters.refused, "");
+    program_count("left to other rules", counters.left, "");
+    for (reason, packets) in &counters.undecided {
+        program_count(&format!("passed: {reason}"), *packets, "");
+    }
+}
+
+fn program_count(what: &str, packets: u64, last: &str) {
+    println!("  {what:<34} {:>13} packets{last}", grouped(packets));
 }
 
 /// What a policy does with others, in a word.

@@ -1,16 +1,16 @@
 //! `agent-fw status`: what is wanted, what the kernel has, and what it has counted.
 
+use super::kernel::Held;
 use super::outcome::{Outcome, Result};
 use super::report;
 use super::words::installed;
 use crate::configuration::{Compiled, Configuration};
 use crate::host::{self, privilege};
-use crate::nft::{
-    Count, Counter, Difference, LEFT, Live, Nftables, REFUSED, REFUSED_EARLY, Stamp, differences,
-};
+use crate::nft::{Count, Counter, LEFT, Nftables, REFUSED, REFUSED_EARLY, Stamp};
 use crate::source::Lists;
+use crate::xdp::{self, Admitted, Counters};
 use anstream::println;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Shows the policy, whether the kernel enforces it, and what was admitted and refused
 ///
@@ -27,8 +27,9 @@ struct Findings {
     wanted: Option<(Configuration, Compiled)>,
     /// Why the wanted policy could not be read or compiled.
     fault: Option<String>,
-    live: Option<Live>,
-    differences: Vec<Difference>,
+    held: Held,
+    counters: Option<Counters>,
+    differences: Vec<String>,
 }
 
 impl Status {
@@ -50,19 +51,19 @@ impl Findings {
             Ok(wanted) => (wanted, None),
             Err(failure) => (None, Some(format!("{:#}", failure.error()))),
         };
-        let live = Nftables::open()?.read()?;
-        let differences = wanted.as_ref().map_or_else(Vec::new, |(_, compiled)| {
-            differences(&compiled.ruleset.clone().into_image(), live.as_ref())
+        let held = Held::read(&mut Nftables::open()?)?;
+        let differences = wanted.as_ref().map_or_else(Vec::new, |(configuration, compiled)| {
+            held.differences(configuration, compiled)
         });
-        Ok(Self { wanted, fault, live, differences })
+        Ok(Self { wanted, fault, held, counters: xdp::counters()?, differences })
     }
 
     fn agree(&self) -> bool {
-        self.wanted.is_some() && self.live.is_some() && self.differences.is_empty()
+        self.wanted.is_some() && self.held.is_something() && self.differences.is_empty()
     }
 
     fn stamp(&self) -> Option<Stamp> {
-        self.live.as_ref()?.stamp()
+        self.held.table.as_ref()?.stamp()
     }
 
     fn print(&self) {
@@ -82,17 +83,24 @@ impl Findings {
         {
             report::promises(&compiled.lowered);
         }
-        if let Some(live) = &self.live {
+        if let Some((configuration, _)) = &self.wanted {
+            report::programs(configuration, &self.held.programs);
+        }
+        if let Some(live) = &self.held.table {
             println!("since the table was first installed:");
             for counter in &live.image.counters {
                 report::count(&words(counter), counter.count);
             }
         }
+        if let Some(counters) = &self.counters {
+            report::program_counters(counters);
+        }
     }
 
     fn print_kernel(&self) {
-        if self.live.is_none() {
-            report::bad("kernel:  ", "has no table inet agent_fw: nothing is enforced");
+        if !self.held.is_something() {
+            let what = "has no table inet agent_fw and no XDP program: nothing is enforced";
+            report::bad("kernel:  ", what);
             return;
         }
         if self.agree() {
@@ -101,6 +109,7 @@ impl Findings {
         }
         let held = match self.stamp() {
             Some(stamp) => format!("has policy {}", stamp.policy),
+            None if self.held.table.is_none() => "has XDP programs alone".to_owned(),
             None => "has a table inet agent_fw without agent-fw's stamp".to_owned(),
         };
         if self.wanted.is_some() {
@@ -115,7 +124,7 @@ impl Findings {
     fn to_json(&self) -> Value {
         let policy = self.wanted.as_ref().map(|(_, compiled)| &compiled.lowered.policy);
         let configuration = self.wanted.as_ref().map(|(configuration, _)| configuration);
-        let counters = self.live.as_ref().map_or(&[][..], |live| &live.image.counters);
+        let counters = self.held.table.as_ref().map_or(&[][..], |live| &live.image.counters);
         let total = |names: &[&str]| {
             let named = counters.iter().filter(|counter| names.contains(&counter.name.as_str()));
             named.fold(Count::default(), |sum, counter| sum + counter.count)
@@ -135,7 +144,7 @@ impl Findings {
             "fault": self.fault,
             "kernel_policy": self.stamp().map(|stamp| stamp.policy.to_string()),
             "kernel_version": self.stamp().map(|stamp| stamp.version),
-            "installed": self.live.is_some(),
+            "installed": self.held.is_something(),
             "agree": self.agree(),
             "closed": self.agree() && policy.is_some_and(crate::policy::Policy::closes),
             "port": configuration.map(|configuration| configuration.port),
@@ -144,7 +153,38 @@ impl Findings {
             "admitted": admitted,
             "refused": total(&[REFUSED, REFUSED_EARLY]),
             "left_to_other_rules": total(&[LEFT]),
-            "differences": self.differences.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "backend": configuration.map(|configuration| configuration.backend.to_string()),
+            "xdp": self.programs_to_json(),
+            "differences": self.differences,
+        })
+    }
+
+    fn programs_to_json(&self) -> Value {
+        let interfaces = self.held.programs.iter().map(|at| {
+            json!({
+                "name": at.interface.name,
+                "mode": at.place.to_string(),
+                "program": at.program,
+                "policy": at.policy.map(|hash| hash.to_string()),
+                "gate": at.gate,
+            })
+        });
+        let admitted = self.counters.iter().flat_map(|counters| &counters.admitted);
+        let admitted = admitted.map(|Admitted { by, packets, last }| {
+            json!({ "by": by, "packets": packets, "last_seconds_ago": last.map(|d| d.as_secs_f64()) })
+        });
+        let counters = self.counters.as_ref();
+        let undecided: Map<String, Value> = counters
+            .iter()
+            .flat_map(|counters| &counters.undecided)
+            .map(|(reason, packets)| (reason.clone(), (*packets).into()))
+            .collect();
+        json!({
+            "interfaces": interfaces.collect::<Vec<_>>(),
+            "admitted": admitted.collect::<Vec<_>>(),
+            "refused": counters.map(|counters| counters.refused),
+            "left_to_other_rules": counters.map(|counters| counters.left),
+            "undecided": undecided,
         })
     }
 }

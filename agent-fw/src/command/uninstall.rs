@@ -5,11 +5,12 @@ use super::{Patience, report};
 use crate::configuration::is_edited;
 use crate::host::{self, boot, file, lock, privilege};
 use crate::nft::Nftables;
+use crate::xdp;
 use anyhow::{Context as _, anyhow};
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::Path;
 
-/// Removes the table from the kernel, the policy from the disk, and the boot unit's link
+/// Removes table and XDP programs from the kernel, the policy from the disk, and the boot unit's link
 ///
 /// The port is then as open as the host's other rules leave it. Your regions.toml stays.
 #[derive(clap::Args, Debug)]
@@ -43,6 +44,7 @@ impl Uninstall {
         // Stays when the user's own files are in it.
         drop(std::fs::remove_dir(host::DIRECTORY));
         Nftables::open()?.delete()?;
+        xdp::remove()?;
         report::remark("agent-fw is removed: the port is as open as other rules leave it");
         Ok(Outcome::Done)
     }

@@ -2,7 +2,7 @@
 
 use super::outcome::{Failure, Result};
 use super::report;
-use crate::configuration::{Compiled, Configuration, Mode, digest};
+use crate::configuration::{Backend, Compiled, Configuration, Mode, XdpMode, digest};
 use crate::host;
 use crate::policy::{Others, Port};
 use crate::source::{Catalogue, ListFile, Lists, MacSource, OVERRIDES, Source};
@@ -44,6 +44,18 @@ pub(super) struct Words {
     /// Write refused packets to the kernel's log, at most 10 a second
     #[arg(long)]
     log: bool,
+    /// What enforces it: a table of nf_tables, an XDP program on each interface, or both
+    ///
+    /// Alone, XDP sees packets before NAT and as they come: it does not filter what reaches the
+    /// port by another number, in fragments put together later, or by an interface without it.
+    #[arg(long, value_name = "WHAT", default_value_t)]
+    backend: Backend,
+    /// An interface that gets the XDP program; repeatable. Without it, every physical one that is up
+    #[arg(long, value_name = "NAME")]
+    interface: Vec<String>,
+    /// Where the XDP program runs: in the driver, or (slower than nft) in the network stack
+    #[arg(long, value_name = "MODE", default_value_t)]
+    xdp_mode: XdpMode,
 }
 
 impl Words {
@@ -59,8 +71,19 @@ impl Words {
                 return Err(Failure::Input(anyhow!(faults.join("\n"))));
             }
         };
-        let configuration =
-            Configuration { allow_from, allow_mac, port, direction, otherwise, early_drop, log };
+        let Self { backend, interface: interfaces, xdp_mode, .. } = self;
+        let configuration = Configuration {
+            allow_from,
+            allow_mac,
+            port,
+            direction,
+            otherwise,
+            early_drop,
+            log,
+            backend,
+            interfaces,
+            xdp_mode,
+        };
         configuration.check().map_err(Failure::Input)?;
         configuration.check_standard_input().map_err(Failure::Input)?;
         Ok(configuration)

@@ -1,0 +1,67 @@
+//! XDP in a build without the feature `xdp`: there is nothing, and nothing can be attached.
+
+#[path = "state.rs"]
+mod state;
+
+pub use state::{Admitted, Attachment, Counters};
+
+use crate::configuration::XdpMode;
+use crate::policy::PolicyHash;
+use crate::rule::Lowered;
+
+/// This agent-fw has no XDP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("this agent-fw was built without XDP (feature `xdp`); choose --backend nft")]
+pub struct XdpError;
+
+/// The interfaces that a policy is to be enforced at: there can be none.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Targets {}
+
+impl Targets {
+    /// Always fails.
+    pub fn find(_: &[String]) -> Result<Self, XdpError> {
+        Err(XdpError)
+    }
+
+    /// Never called.
+    pub fn are_served_by(&self, _: &[Attachment], _: XdpMode, _: PolicyHash, _: bool) -> bool {
+        match *self {}
+    }
+}
+
+/// A change of what is attached: there can be none.
+#[must_use]
+pub enum Change {}
+
+impl Change {
+    /// Never called.
+    pub fn undo(self) -> Result<(), XdpError> {
+        match self {}
+    }
+
+    /// Never called.
+    pub fn settle(self) -> Result<(), XdpError> {
+        match self {}
+    }
+}
+
+/// Never called, for want of targets.
+pub fn attach(_: &Lowered, _: bool, targets: Targets, _: XdpMode) -> Result<Change, XdpError> {
+    match targets {}
+}
+
+/// None.
+pub fn attachments() -> Result<Vec<Attachment>, XdpError> {
+    Ok(Vec::new())
+}
+
+/// None.
+pub fn counters() -> Result<Option<Counters>, XdpError> {
+    Ok(None)
+}
+
+/// Does nothing.
+pub fn remove() -> Result<(), XdpError> {
+    Ok(())
+}

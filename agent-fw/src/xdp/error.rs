@@ -1,0 +1,134 @@
+//! What stands in the way of an XDP program, and what to do about it.
+
+use super::image::Inexpressible;
+use crate::host::interface::AttachedXdp;
+use agent_fw_ebpf::{LoadError, PlanError};
+use aya::programs::{ProgramError, XdpError as AyaXdpError};
+use nix::errno::Errno;
+use std::path::PathBuf;
+
+/// What went wrong with XDP.
+#[derive(Debug, thiserror::Error)]
+pub enum XdpError {
+    /// The policy cannot be given to XDP.
+    #[error("this policy cannot be given to XDP")]
+    Policy(#[from] Inexpressible),
+    /// The tables could not be made.
+    #[error("the tables could not be made")]
+    Plan(#[from] PlanError),
+    /// The kernel refused tables or program.
+    #[error("the kernel refused the XDP program or its tables (it needs Linux 6.1 or newer)")]
+    Load(#[from] LoadError),
+    /// The verifier refused the program.
+    #[error("the kernel refused the XDP program (it needs Linux 6.1 or newer)")]
+    Program(#[source] ProgramError),
+    /// An interface cannot take the program.
+    #[error("interface {interface} cannot take the XDP program")]
+    Interface {
+        /// The interface.
+        interface: String,
+        /// Why not.
+        #[source]
+        obstacle: Obstacle,
+    },
+    /// Interfaces that are named but not there.
+    #[error("there is no interface {}", .0.join(", "))]
+    NoInterface(Vec<String>),
+    /// No interface is named, and none is found.
+    #[error("no physical interface is up; name one with --interface")]
+    NoPhysical,
+    /// There is no bpffs.
+    #[error("no BPF file system at /sys/fs/bpf: `mount -t bpf bpf /sys/fs/bpf`")]
+    NoFileSystem,
+    /// A pin could not be made, read or removed.
+    #[error("{}: {action}", .path.display())]
+    Pin {
+        /// The pin.
+        path: PathBuf,
+        /// What was being done with it.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The interfaces could not be listed, or a file not be written.
+    #[error(transparent)]
+    Host(#[from] anyhow::Error),
+}
+
+/// Why an interface cannot take a program, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Obstacle {
+    /// Somebody else's program is there.
+    #[error(
+        "it has a {} XDP program of somebody else's: number {}{}. agent-fw leaves it alone; \
+         --backend nft filters behind it",
+        .attached.place, .attached.program, named(.name.as_deref())
+    )]
+    Foreign {
+        /// The program.
+        attached: AttachedXdp,
+        /// Its name.
+        name: Option<String>,
+    },
+    /// Somebody put a program there just now.
+    #[error(
+        "another XDP program is on it, or was put there just now (`ip link show` tells); agent-fw \
+         leaves it alone; --backend nft filters behind it"
+    )]
+    Occupied,
+    /// The driver knows no XDP.
+    #[error(
+        "its driver has no native XDP (EOPNOTSUPP); choose --xdp-mode generic, or --backend nft, \
+         which is faster than generic XDP"
+    )]
+    Unsupported,
+    /// The driver cannot do it as things are.
+    #[error(
+        "its driver refuses native XDP as it is set up (EINVAL): often large receive offload or \
+         too few queues (`dmesg` tells); switch off LRO, or choose --backend nft"
+    )]
+    Refused,
+    /// Frames are too large.
+    #[error(
+        "its MTU of {mtu}, or that of its other end, is too large for XDP in this driver (ERANGE); \
+         lower the MTU, or choose --backend nft"
+    )]
+    Mtu {
+        /// The MTU.
+        mtu: u32,
+    },
+    /// The kernel said something else.
+    #[error("the kernel refused it: {0}")]
+    Other(Errno),
+    /// The attachment has no link that would outlive this process.
+    #[error("the kernel gave no link for it (it needs Linux 6.1 or newer)")]
+    NoLink,
+}
+
+fn named(name: Option<&str>) -> String {
+    name.filter(|name| !name.is_empty()).map_or_else(String::new, |name| format!(", `{name}`"))
+}
+
+impl Obstacle {
+    /// What an error of the kernel's means on an interface with this MTU.
+    pub(super) fn of(errno: Errno, mtu: u32) -> Self {
+        match errno {
+            Errno::EOPNOTSUPP => Self::Unsupported,
+            Errno::EINVAL => Self::Refused,
+            Errno::ERANGE => Self::Mtu { mtu },
+            Errno::EBUSY | Errno::EEXIST => Self::Occupied,
+            errno => Self::Other(errno),
+        }
+    }
+}
+
+/// The kernel's error in one of aya's.
+pub(super) fn errno(error: &ProgramError) -> Errno {
+    let code = match error {
+        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
+        ProgramError::XdpError(AyaXdpError::NetlinkError(error)) => error.raw_os_error(),
+        _ => None,
+    };
+    Errno::from_raw(code.unwrap_or(libc::EIO))
+}

@@ -1,0 +1,408 @@
+//! The XDP program on real interfaces: who gets through, what stays through changes, what is left.
+
+use crate::scene::{
+    AGENT, LISTED, PATIENCE, UNLISTED, address, expect, install, status, try_install,
+};
+use crate::tests;
+use agent_fw::xdp::OBJECT;
+use agent_fw_lab::packet::{Ethernet, Ipv4, Tcp, Vlan};
+use agent_fw_lab::{Conversation, Lab, Listener, Outcome, Peer, Wire, agent_fw, command, run};
+use anyhow::{Context as _, Result, ensure};
+use aya::programs::{Xdp, XdpMode};
+use aya::{Ebpf, EbpfLoader};
+use serde_json::Value;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+tests![
+    native_and_generic_programs_admit_listed_sources_and_no_others,
+    a_vlan_tag_does_not_get_an_unlisted_source_past_the_program,
+    a_listed_connection_goes_on_through_60_updates_of_the_program_and_nobody_is_let_in,
+    counters_of_the_program_go_on_through_updates,
+    the_program_stays_while_its_interface_goes_down_and_up,
+    an_interface_that_was_deleted_is_in_nobodys_way,
+    anothers_program_is_left_alone_and_named,
+    another_program_cannot_take_the_place_of_ours,
+    changing_the_backend_leaves_nothing_of_the_one_of_before,
+    when_a_later_step_fails_the_program_of_before_stays,
+    one_interface_that_cannot_be_served_leaves_the_others_as_they_were,
+    after_kill_9_at_any_moment_uninstall_leaves_no_program,
+    without_a_physical_interface_one_is_to_be_named,
+];
+
+const PINS: &str = "/sys/fs/bpf/agent-fw";
+const US: [&str; 2] = ["--allow-from", "region:us-1"];
+
+fn flags<'a>(backend: &'a str, peer: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&US[..], &["--backend", backend, "--interface", peer], more].concat()
+}
+
+/// The program on an interface, as the kernel lists it: its mode and its number.
+fn attached(interface: &str) -> Result<Option<(String, u64)>> {
+    let text = run(["ip", "-json", "link", "show", "dev", interface])?;
+    let links: Value = serde_json::from_str(&text)?;
+    let xdp = &links[0]["xdp"];
+    let mode = match xdp["mode"].as_u64() {
+        None => return Ok(None),
+        Some(1) => "native",
+        Some(2) => "generic",
+        Some(_) => "other",
+    };
+    Ok(Some((mode.to_owned(), xdp["prog"]["id"].as_u64().context("no number")?)))
+}
+
+fn is_clean(interface: &str) -> Result<()> {
+    ensure!(attached(interface)?.is_none(), "{interface} still has a program");
+    ensure!(!Path::new(PINS).exists(), "pins are left");
+    ensure!(!Path::new("/run/agent-fw/xdp-labels.json").exists(), "labels are left");
+    Ok(())
+}
+
+fn native_and_generic_programs_admit_listed_sources_and_no_others() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        let more = ["--allow-from", "2001:db8:1::/64", "--xdp-mode"];
+        for mode in ["native", "generic"] {
+            let said = install(&flags("xdp", "manager0", &[&more[..], &[mode]].concat()))?;
+            ensure!(said.contains(&format!("{mode} on manager0")), "{said}");
+            ensure!(attached("manager0")?.is_some_and(|(seen, _)| seen == mode));
+            expect(&manager, Outcome::Talked, &LISTED)?;
+            expect(&manager, Outcome::Silent, &UNLISTED)?;
+            expect(&manager, Outcome::Talked, &["2001:db8:1::1"])?;
+            expect(&manager, Outcome::Silent, &["2001:db8:2::1"])?;
+            let (status, code) = status()?;
+            ensure!(code == Some(0) && status["agree"] == true, "{status:#}");
+            ensure!(status["xdp"]["interfaces"][0]["mode"] == mode, "{status:#}");
+        }
+        ensure!(run(["nft", "list", "tables"])?.is_empty(), "there is a table");
+        agent_fw(["uninstall"])?.success()?;
+        expect(&manager, Outcome::Talked, &UNLISTED[..1])?;
+        is_clean("manager0")
+    })
+}
+
+fn a_vlan_tag_does_not_get_an_unlisted_source_past_the_program() -> Result<()> {
+    Lab::run(|lab| {
+        let peer = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        let sources =
+            [(Ipv4Addr::new(34, 205, 5, 1), true), (Ipv4Addr::new(198, 51, 100, 7), false)];
+        for (source, _) in sources {
+            peer.add_address(source.into())?;
+        }
+        for mode in ["native", "generic"] {
+            install(&flags("xdp", "manager0", &["--xdp-mode", mode]))?;
+            for (source, listed) in sources {
+                let answered = peer.enter(|| tagged_syn(&peer, source))??;
+                ensure!(answered == listed, "{mode}: {source} was answered: {answered}");
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Whether a SYN with a priority tag is answered.
+fn tagged_syn(peer: &Peer, source: Ipv4Addr) -> Result<bool> {
+    let ethernet = Ethernet::new(peer.mac()?, peer.host_mac());
+    let ip = Ipv4::new(source, peer.host_v4());
+    let wire = Wire::open(peer.own_interface())?;
+    wire.send(&(ethernet / Vlan::priority() / ip / Tcp::syn(40_000, AGENT)).bytes())?;
+    let from = SocketAddr::new(source.into(), 40_000);
+    let to = SocketAddr::new(peer.host_v4().into(), AGENT);
+    Ok(wire.find_syn_ack(from, to, PATIENCE)?.is_some())
+}
+
+fn a_listed_connection_goes_on_through_60_updates_of_the_program_and_nobody_is_let_in() -> Result<()>
+{
+    Lab::run(|lab| {
+        let peer = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        let (listed, unlisted) = (address("34.205.5.1"), Ipv4Addr::new(198, 51, 100, 7));
+        peer.add_address(listed)?;
+        peer.add_address(unlisted.into())?;
+        install(&flags("xdp", "manager0", &[]))?;
+        let agent = peer.host_address(listed, AGENT);
+        let mut talk = peer.enter(|| Conversation::open(listed, agent, PATIENCE))??;
+        let done = AtomicBool::new(false);
+        let (said, tried) = std::thread::scope(|scope| -> Result<(u64, u64)> {
+            let talking = scope.spawn(|| peer.enter(|| converse(&mut talk, &done))?);
+            let knocking = scope.spawn(|| peer.enter(|| knock(&peer, unlisted, &done))?);
+            let updated = update(60);
+            done.store(true, Ordering::Relaxed);
+            let said = talking.join().ok().context("the listed source panicked")??;
+            let tried = knocking.join().ok().context("the unlisted source panicked")??;
+            updated.map(|()| (said, tried))
+        })?;
+        println!("60 updates, {said} things said and heard, {tried} SYNs refused");
+        ensure!(said > 60 && tried > 60, "too little traffic: {said}, {tried}");
+        Ok(())
+    })
+}
+
+fn update(count: usize) -> Result<()> {
+    for round in 0..count {
+        match round % 3 {
+            0 => install(&flags("xdp", "manager0", &["--allow-from", "192.0.2.0/24"]))?,
+            1 => agent_fw(["apply"])?.success()?,
+            _ => install(&flags("xdp", "manager0", &[]))?,
+        };
+        ensure!(attached("manager0")?.is_some(), "no program after update {round}");
+    }
+    Ok(())
+}
+
+fn converse(conversation: &mut Conversation, done: &AtomicBool) -> Result<u64> {
+    let mut said = 0;
+    while !done.load(Ordering::Relaxed) {
+        // Sooner than a lost segment would be sent again.
+        let outcome = conversation.say(Duration::from_millis(190))?;
+        ensure!(outcome == Outcome::Talked, "after {said} things: {outcome}");
+        said += 1;
+    }
+    Ok(said)
+}
+
+fn knock(peer: &Peer, source: Ipv4Addr, done: &AtomicBool) -> Result<u64> {
+    let ethernet = Ethernet::new(peer.mac()?, peer.host_mac());
+    let wire = Wire::open(peer.own_interface())?;
+    let answer = |frame: &[u8]| {
+        let segment = agent_fw_lab::packet::Segment::parse(frame)?;
+        (segment.destination.ip() == IpAddr::V4(source)).then_some(segment)
+    };
+    let mut tried = 0;
+    while !done.load(Ordering::Relaxed) {
+        for port in 1024..1024 + 64 {
+            let syn = ethernet / Ipv4::new(source, peer.host_v4()) / Tcp::syn(port, AGENT);
+            wire.send(&syn.bytes())?;
+            tried += 1;
+        }
+        let seen = wire.find(Duration::from_millis(2), answer)?;
+        ensure!(seen.is_none(), "after {tried} SYNs: {seen:?}");
+    }
+    Ok(tried)
+}
+
+/// Packets that a program admitted by what these words name.
+fn admitted(status: &Value, by: &str) -> u64 {
+    let all = status["xdp"]["admitted"].as_array().into_iter().flatten();
+    all.filter(|entry| entry["by"] == by).filter_map(|entry| entry["packets"].as_u64()).sum()
+}
+
+fn counters_of_the_program_go_on_through_updates() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        install(&flags("xdp", "manager0", &["--allow-from", "198.51.100.7"]))?;
+        expect(&manager, Outcome::Talked, &["34.205.5.1", "198.51.100.7"])?;
+        expect(&manager, Outcome::Silent, &["198.51.100.8"])?;
+        let (before, _) = status()?;
+        let counted = admitted(&before, "region us-1");
+        ensure!((4..12).contains(&counted), "{before:#}");
+        ensure!(admitted(&before, "listed addresses") >= 4, "{before:#}");
+        ensure!(before["xdp"]["refused"] == 1, "{before:#}");
+        // Another label comes before it and one goes: its count stays its own.
+        install(&flags("xdp", "manager0", &["--allow-from", "region:de-1"]))?;
+        agent_fw(["apply"])?.success()?;
+        let (after, _) = status()?;
+        ensure!(admitted(&after, "region us-1") == counted, "{after:#}");
+        ensure!(admitted(&after, "region de-1") == 0, "{after:#}");
+        ensure!(after["xdp"]["refused"] == 1, "{after:#}");
+        // The number of a label that has gone begins anew for another.
+        install(&flags("xdp", "manager0", &["--allow-from", "region:gb-1"]))?;
+        let (reused, _) = status()?;
+        ensure!(admitted(&reused, "region gb-1") == 0, "{reused:#}");
+        Ok(())
+    })
+}
+
+fn the_program_stays_while_its_interface_goes_down_and_up() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        install(&flags("xdp", "manager0", &[]))?;
+        run(["ip", "link", "set", "manager0", "down"])?;
+        run(["ip", "link", "set", "manager0", "up"])?;
+        let up = || -> Result<bool> {
+            Ok(run(["ip", "link", "show", "manager0"])?.contains("state UP"))
+        };
+        while !up()? {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        expect(&manager, Outcome::Talked, &LISTED[..1])?;
+        expect(&manager, Outcome::Silent, &UNLISTED[..1])
+    })
+}
+
+fn an_interface_that_was_deleted_is_in_nobodys_way() -> Result<()> {
+    Lab::run(|lab| {
+        let (manager, _branch) = (lab.peer("manager")?, lab.peer("branch")?);
+        let _agent = Listener::bind(AGENT)?;
+        install(&flags("xdp", "manager0", &["--interface", "branch0"]))?;
+        run(["ip", "link", "delete", "branch0"])?;
+        let (seen, code) = status()?;
+        ensure!(code == Some(1), "status does not see it: {seen:#}");
+        let applied = agent_fw(["apply"])?;
+        ensure!(applied.code == Some(3) && applied.stderr.contains("branch0"), "{applied}");
+        expect(&manager, Outcome::Silent, &UNLISTED[..1])?;
+        install(&flags("xdp", "manager0", &[]))?;
+        ensure!(status()?.1 == Some(0));
+        run(["ip", "link", "delete", "manager0"])?;
+        agent_fw(["uninstall"])?.success()?;
+        ensure!(!Path::new(PINS).exists(), "pins are left");
+        Ok(())
+    })
+}
+
+/// Another's program, on an interface for as long as it lives.
+fn foreign(interface: &str, mode: XdpMode) -> Result<Ebpf> {
+    let mut ebpf = EbpfLoader::new().load(OBJECT)?;
+    let program: &mut Xdp = ebpf.program_mut("agent_fw_xdp").context("no program")?.try_into()?;
+    program.load()?;
+    program.attach(interface, mode)?;
+    Ok(ebpf)
+}
+
+fn anothers_program_is_left_alone_and_named() -> Result<()> {
+    Lab::run(|lab| {
+        let _manager = lab.peer("manager")?;
+        for mode in [XdpMode::Driver, XdpMode::Skb] {
+            let theirs = foreign("manager0", mode)?;
+            let before = attached("manager0")?;
+            for backend in ["xdp", "both"] {
+                let tried = try_install(&flags(backend, "manager0", &[]))?;
+                ensure!(tried.code == Some(3), "{tried}");
+                let words = tried.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+                for word in ["manager0", "`agent_fw_xdp`", "somebody else's", "--backend nft"] {
+                    ensure!(words.contains(word), "{word} is not in: {words}");
+                }
+                ensure!(attached("manager0")? == before);
+                ensure!(run(["nft", "list", "tables"])?.is_empty(), "the table was not undone");
+                ensure!(!Path::new("/etc/agent-fw/policy.toml").exists());
+            }
+            agent_fw(["uninstall"])?.success()?;
+            ensure!(attached("manager0")? == before);
+            drop(theirs);
+        }
+        install(&flags("xdp", "manager0", &[])).map(drop)
+    })
+}
+
+fn another_program_cannot_take_the_place_of_ours() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        install(&flags("xdp", "manager0", &[]))?;
+        let before = attached("manager0")?;
+        for mode in [XdpMode::Driver, XdpMode::Skb] {
+            ensure!(foreign("manager0", mode).is_err(), "{mode:?} was attached");
+        }
+        ensure!(attached("manager0")? == before);
+        expect(&manager, Outcome::Silent, &UNLISTED[..1])
+    })
+}
+
+fn changing_the_backend_leaves_nothing_of_the_one_of_before() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        for backend in ["nft", "both", "xdp", "nft", "xdp", "both", "nft"] {
+            match backend {
+                "nft" => install(&US)?,
+                backend => install(&flags(backend, "manager0", &[]))?,
+            };
+            let table = run(["nft", "list", "tables"])?.contains("agent_fw");
+            ensure!(table == (backend != "xdp"), "{backend}: table: {table}");
+            let program = attached("manager0")?.is_some();
+            ensure!(program == (backend != "nft"), "{backend}: program: {program}");
+            let (seen, code) = status()?;
+            ensure!(code == Some(0) && seen["backend"] == backend, "{backend}: {seen:#}");
+            expect(&manager, Outcome::Silent, &UNLISTED[..1])?;
+            expect(&manager, Outcome::Talked, &LISTED[..1])?;
+        }
+        is_clean("manager0")
+    })
+}
+
+fn when_a_later_step_fails_the_program_of_before_stays() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        let refused = |flags: &[&str]| -> Result<()> {
+            // A directory where the new file should be prepared.
+            std::fs::create_dir("/etc/agent-fw/policy.toml.new")?;
+            let tried = try_install(flags)?;
+            ensure!(tried.code == Some(3), "{tried}");
+            Ok(std::fs::remove_dir("/etc/agent-fw/policy.toml.new")?)
+        };
+        install(&flags("xdp", "manager0", &[]))?;
+        let before = attached("manager0")?;
+        refused(&flags("xdp", "manager0", &["--allow-from", "198.51.100.7"]))?;
+        refused(&flags("both", "manager0", &[]))?;
+        refused(&flags("xdp", "manager0", &["--xdp-mode", "generic"]))?;
+        ensure!(attached("manager0")? == before, "{before:?}, {:?}", attached("manager0")?);
+        let (seen, code) = status()?;
+        ensure!(code == Some(0), "{seen:#}");
+        expect(&manager, Outcome::Silent, &["198.51.100.7"])
+    })
+}
+
+fn one_interface_that_cannot_be_served_leaves_the_others_as_they_were() -> Result<()> {
+    Lab::run(|lab| {
+        let _peers = (lab.peer("manager")?, lab.peer("branch")?);
+        // Loopback has generic XDP only.
+        let tried = try_install(&flags("xdp", "manager0", &["--interface", "lo"]))?;
+        ensure!(tried.code == Some(3), "{tried}");
+        ensure!(tried.stderr.contains("EOPNOTSUPP"), "{tried}");
+        is_clean("manager0")?;
+        let tried = try_install(&flags("xdp", "manager0", &["--interface", "nosuch0"]))?;
+        ensure!(tried.code == Some(3) && tried.stderr.contains("nosuch0"), "{tried}");
+        is_clean("manager0")?;
+        install(&flags("xdp", "manager0", &[]))?;
+        let before = attached("manager0")?;
+        let _theirs = foreign("branch0", XdpMode::Skb)?;
+        let tried = try_install(&flags("xdp", "manager0", &["--interface", "branch0"]))?;
+        ensure!(tried.code == Some(3) && attached("manager0")? == before, "{tried}");
+        ensure!(status()?.1 == Some(0));
+        Ok(())
+    })
+}
+
+fn after_kill_9_at_any_moment_uninstall_leaves_no_program() -> Result<()> {
+    Lab::run(|lab| {
+        let _manager = lab.peer("manager")?;
+        for delay in (0..60).step_by(2) {
+            let mut child = command([agent_fw_lab::agent_fw_path()])
+                .args(["install", "--no-boot"])
+                .args(flags("xdp", "manager0", &[]))
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()?;
+            std::thread::sleep(Duration::from_millis(delay));
+            child.kill()?;
+            child.wait()?;
+            if delay % 4 == 0 {
+                agent_fw(["uninstall", "--yes"])?.success()?;
+                is_clean("manager0").with_context(|| format!("killed after {delay} ms"))?;
+            } else {
+                install(&flags("xdp", "manager0", &[])).context("over what a crash has left")?;
+                ensure!(status()?.1 == Some(0));
+            }
+        }
+        Ok(())
+    })
+}
+
+fn without_a_physical_interface_one_is_to_be_named() -> Result<()> {
+    Lab::run(|lab| {
+        let _manager = lab.peer("manager")?;
+        let tried = try_install(&[&US[..], &["--backend", "xdp"]].concat())?;
+        ensure!(tried.code == Some(3) && tried.stderr.contains("--interface"), "{tried}");
+        let tried = try_install(&[&US[..], &["--interface", "manager0"]].concat())?;
+        ensure!(tried.code == Some(2) && tried.stderr.contains("--backend"), "{tried}");
+        is_clean("manager0")
+    })
+}
