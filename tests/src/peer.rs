@@ -163,7 +163,29 @@ impl Peer {
         let length = length(address);
         let nodad = if address.is_ipv6() { "nodad" } else { "" };
         self.ip(&format!("address add {address}/{length} dev {LINK} {nodad}"))?;
-        self.ip_on_host(&format!("route add {address}/{length} {}", self.way(address)))
+        self.ip_on_host(&format!("route add {address}/{length} {}", self.way(address)))?;
+        self.wait_for_address(address)
+    }
+
+    /// Waits until the peer takes packets for an address. For IPv6 the kernel does the last step,
+    /// the route, from a work queue, and until then throws such packets away.
+    fn wait_for_address(&self, address: IpAddr) -> Result<()> {
+        if address.is_ipv4() {
+            return Ok(());
+        }
+        let deadline = Instant::now() + LINK_PATIENCE;
+        let address = address.to_string();
+        let routes =
+            ["ip", "-6", "-netns", &self.name, "route", "show", "table", "local", &address];
+        while run(routes)?.trim().is_empty() {
+            ensure!(
+                Instant::now() < deadline,
+                "{address} does not become an address of {}",
+                self.name
+            );
+            thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
     }
 
     /// Takes an address away from the peer, and the host's route to it.

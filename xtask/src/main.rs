@@ -1,5 +1,5 @@
 //! Everything that is done with agent-fw's sources: set-up, build, installation on this
-//! host, tests, the demonstration. Each file here is one task, or what several share.
+//! host, tests, the demonstration, benchmarks. Each file here is one task, or what several share.
 
 mod bench;
 mod demo;
@@ -21,7 +21,7 @@ use setup::Group;
 #[command(
     name = "xtask",
     bin_name = "cargo xtask",
-    about = "Sets up, builds, installs, tests and shows agent-fw"
+    about = "Sets up, builds, installs, tests, shows and measures agent-fw"
 )]
 struct Arguments {
     #[command(subcommand)]

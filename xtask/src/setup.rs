@@ -93,6 +93,34 @@ const NEEDS: &[Need] = &[
         pacman: &["iproute2"],
         apk: &["iproute2"],
     },
+    Need {
+        group: Group::Test,
+        probe: Probe::Program("systemctl"),
+        why: "enables the boot unit of a test's host",
+        apt: &["systemd"],
+        dnf: &["systemd"],
+        pacman: &["systemd"],
+        // Alpine has no systemd: the tests of the boot unit fail there.
+        apk: &[],
+    },
+    Need {
+        group: Group::Test,
+        probe: Probe::Program("setpriv"),
+        why: "runs agent-fw without privileges",
+        apt: &["util-linux"],
+        dnf: &["util-linux"],
+        pacman: &["util-linux"],
+        apk: &["setpriv"],
+    },
+    Need {
+        group: Group::Test,
+        probe: Probe::Program("script"),
+        why: "gives agent-fw a terminal",
+        apt: &["bsdutils"],
+        dnf: &["util-linux-script"],
+        pacman: &["util-linux"],
+        apk: &["util-linux-misc"],
+    },
 ];
 
 /// Makes sure that everything in these groups is there. Says nothing if it is; otherwise

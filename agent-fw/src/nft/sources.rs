@@ -14,7 +14,7 @@ use std::net::IpAddr;
 /// Ranges in one set. The kernel reads a set out from its beginning for every 32 KiB of answer, so
 /// that a set of a million ranges takes minutes to read back; in parts of this size it takes
 /// seconds, and they are faster to search and to load.
-const PART: usize = 4096;
+const PART: usize = 1024;
 
 /// Comparisons in one chain of the search tree.
 const FAN: usize = 16;
