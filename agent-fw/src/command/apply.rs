@@ -7,7 +7,7 @@ use crate::configuration::{Compiled, Configuration};
 use crate::host::{self, lock, privilege};
 use crate::nft::Nftables;
 use crate::source::Lists;
-use crate::xdp;
+use crate::xdp::{self, Targets};
 use anyhow::anyhow;
 
 /// Enforces the policy of /etc/agent-fw/policy.toml
@@ -46,9 +46,11 @@ fn enforce(configuration: &Configuration, compiled: &Compiled) -> Result<()> {
         nftables.replace(&compiled.ruleset.clone().into_image())?;
     }
     if backend.has_programs() {
-        let targets = xdp::Targets::find(&configuration.interfaces)?;
+        // An interface that is not there yet, at boot, is no reason to leave the others open.
+        let (targets, missing) = Targets::present(&configuration.interfaces)?;
         let mode = configuration.xdp_mode;
         xdp::attach(&compiled.lowered, backend.has_table(), targets, mode)?.settle()?;
+        Targets::demand(missing)?;
     } else {
         xdp::remove()?;
     }

@@ -35,6 +35,7 @@ impl Install {
         let mut configuration = self.words.configuration()?;
         privilege::require_net_admin("install")?;
         let lists = configuration.keep_lists().map_err(Failure::Input)?;
+        name_interfaces(&mut configuration)?;
         let compiled = compile(&configuration, &lists)?;
         let mut nftables = Nftables::open()?;
         if self.dry_run {
@@ -63,6 +64,16 @@ impl Install {
         report::promises(&compiled.lowered);
         Ok(Outcome::Done)
     }
+}
+
+/// Without --interface, the physical ones that are up now. They are kept by name: at boot, when the
+/// policy is applied, none may be up yet.
+fn name_interfaces(configuration: &mut Configuration) -> Result<()> {
+    if configuration.backend.has_programs() && configuration.interfaces.is_empty() {
+        let targets = Targets::find(&[])?;
+        configuration.interfaces = targets.names().map(str::to_owned).collect();
+    }
+    Ok(())
 }
 
 fn dry_run(differing: &[String]) -> Outcome {

@@ -15,13 +15,28 @@ use crate::rule::Lowered;
 pub struct XdpError;
 
 /// The interfaces that a policy is to be enforced at: there can be none.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Targets {}
 
 impl Targets {
     /// Always fails.
     pub fn find(_: &[String]) -> Result<Self, XdpError> {
         Err(XdpError)
+    }
+
+    /// Always fails.
+    pub fn present(_: &[String]) -> Result<(Self, Vec<String>), XdpError> {
+        Err(XdpError)
+    }
+
+    /// Always fails.
+    pub fn demand(_: Vec<String>) -> Result<(), XdpError> {
+        Err(XdpError)
+    }
+
+    /// Never called.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::empty()
     }
 
     /// Never called.

@@ -162,20 +162,32 @@ fn own(interface: &Interface) -> Option<(u32, XdpPlace)> {
 pub struct Targets(Vec<Interface>);
 
 impl Targets {
-    /// The interfaces of these names; without any, every physical one that is up.
+    /// The interfaces of these names, all of which must be there; without any name, every physical
+    /// one that is up.
     pub fn find(names: &[String]) -> Result<Self, XdpError> {
+        let (targets, missing) = Self::present(names)?;
+        Self::demand(missing)?;
+        Ok(targets)
+    }
+
+    /// Those that are there, and the names of the others.
+    pub fn present(names: &[String]) -> Result<(Self, Vec<String>), XdpError> {
         let all = interface::list()?;
         if names.is_empty() {
             let physical = |i: &Interface| i.is_up && i.is_physical();
             let found: Vec<_> = all.into_iter().filter(physical).collect();
-            return if found.is_empty() { Err(XdpError::NoPhysical) } else { Ok(Self(found)) };
+            let nothing = found.is_empty();
+            return if nothing { Err(XdpError::NoPhysical) } else { Ok((Self(found), vec![])) };
         }
         let is_missing = |name: &&String| !all.iter().any(|interface| interface.name == **name);
-        let missing: Vec<String> = names.iter().filter(is_missing).cloned().collect();
-        if !missing.is_empty() {
-            return Err(XdpError::NoInterface(missing));
-        }
-        Ok(Self(all.into_iter().filter(|interface| names.contains(&interface.name)).collect()))
+        let missing = names.iter().filter(is_missing).cloned().collect();
+        let present = all.into_iter().filter(|interface| names.contains(&interface.name));
+        Ok((Self(present.collect()), missing))
+    }
+
+    /// Fails if any is missing.
+    pub fn demand(missing: Vec<String>) -> Result<(), XdpError> {
+        if missing.is_empty() { Ok(()) } else { Err(XdpError::NoInterface(missing)) }
     }
 
     /// Their names.
