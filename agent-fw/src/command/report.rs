@@ -85,9 +85,9 @@ pub(super) fn programs(configuration: &Configuration, attached: &[Attachment]) {
         println!("xdp:      {place} on {}, program {program}", interface.name);
     }
     if configuration.backend == Backend::Xdp {
-        caution("alone:", "XDP does not filter interfaces that are not named above, packets whose");
-        println!("  port a NAT rule of this host changes to the agent's, tunnels, and later");
-        println!("  fragments; --backend both has nftables behind it, which does");
+        caution("alone:", "XDP filters neither other interfaces, nor tunnels, nor packets whose");
+        println!("  port a NAT rule of this host changes to the agent's; --backend both has the");
+        println!("  nftables table behind it, which does");
     }
 }
 

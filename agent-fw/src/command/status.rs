@@ -7,6 +7,7 @@ use super::words::installed;
 use crate::configuration::{Compiled, Configuration};
 use crate::host::{self, privilege};
 use crate::nft::{Count, Counter, LEFT, Nftables, REFUSED, REFUSED_EARLY, Stamp};
+use crate::policy::PolicyHash;
 use crate::source::Lists;
 use crate::xdp::{self, Admitted, Counters};
 use anstream::println;
@@ -60,6 +61,12 @@ impl Findings {
 
     fn agree(&self) -> bool {
         self.wanted.is_some() && self.held.is_something() && self.differences.is_empty()
+    }
+
+    /// The policy of the table; without one, of the programs.
+    fn kernel_policy(&self) -> Option<PolicyHash> {
+        let of_table = self.stamp().map(|stamp| stamp.policy);
+        of_table.or_else(|| self.held.programs.first()?.policy)
     }
 
     fn stamp(&self) -> Option<Stamp> {
@@ -142,7 +149,7 @@ impl Findings {
             "policy_file": host::POLICY,
             "policy": policy.map(|policy| policy.hash().to_string()),
             "fault": self.fault,
-            "kernel_policy": self.stamp().map(|stamp| stamp.policy.to_string()),
+            "kernel_policy": self.kernel_policy().map(|hash| hash.to_string()),
             "kernel_version": self.stamp().map(|stamp| stamp.version),
             "installed": self.held.is_something(),
             "agree": self.agree(),

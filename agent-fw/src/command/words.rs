@@ -46,8 +46,8 @@ pub(super) struct Words {
     log: bool,
     /// What enforces it: a table of nf_tables, an XDP program on each interface, or both
     ///
-    /// Alone, XDP sees packets before NAT and as they come: it does not filter what reaches the
-    /// port by another number, in fragments put together later, or by an interface without it.
+    /// Alone, XDP filters neither what comes by other interfaces or in tunnels, nor packets whose
+    /// port a NAT rule of this host changes to the agent's.
     #[arg(long, value_name = "WHAT", default_value_t)]
     backend: Backend,
     /// An interface that gets the XDP program; repeatable. Without it, every physical one that is up
