@@ -111,8 +111,8 @@ fn kill_9_at_any_moment_of_install_leaves_the_old_or_the_new_policy() -> Result<
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .spawn()?;
-            // From its first instruction to a little after its end.
-            std::thread::sleep(duration * kill * 6 / (KILLS * 5));
+            // From its first instruction to well after its usual end.
+            std::thread::sleep(duration * kill * 2 / KILLS);
             child.kill()?;
             child.wait()?;
             let (found, _) = status()?;

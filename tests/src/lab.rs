@@ -66,6 +66,7 @@ impl Lab {
 
         let lab = Self { host: Namespace::current("the lab's host")?, peers: Cell::new(0) };
         lab.overlay("/etc")?;
+        forget_installation()?;
         set_defaults()?;
         run(["ip", "link", "set", "lo", "up"])?;
         Ok(lab)
@@ -104,6 +105,19 @@ impl Lab {
         mount(Some("overlay"), directory, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
             .with_context(|| format!("cannot mount an overlay on {directory} ({options})"))
     }
+}
+
+/// Hides an agent-fw that the real host has: the lab's host begins without one.
+fn forget_installation() -> Result<()> {
+    let policy = Path::new("/etc/agent-fw");
+    if policy.exists() {
+        fs::remove_dir_all(policy).context("cannot hide the real host's /etc/agent-fw")?;
+    }
+    let unit = Path::new("/etc/systemd/system/agent-fw.service");
+    if unit.symlink_metadata().is_ok() {
+        fs::remove_file(unit).context("cannot hide the real host's agent-fw.service")?;
+    }
+    Ok(())
 }
 
 /// Keeps the mounts that follow from spreading to the real host.
