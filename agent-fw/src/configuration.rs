@@ -93,7 +93,8 @@ impl fmt::Display for XdpMode {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Configuration {
-    /// Sources that are admitted; none means any, which is what the agent's hidden rule says.
+    /// Sources that are admitted. Without MAC addresses, "any" is what the agent's hidden rule
+    /// says; none then is no policy, so that a lost line never opens the port.
     pub allow_from: Vec<Source>,
     /// MAC addresses that are admitted; none means any.
     pub allow_mac: Vec<MacSource>,
@@ -198,6 +199,30 @@ impl Configuration {
         Ok(Compiled { lowered, ruleset, provenance, notices })
     }
 
+    /// Refuses what a file cannot mean: a policy that lost its sources, and lists that are not
+    /// the same at every boot and from every directory.
+    fn check_lasting(&self) -> anyhow::Result<()> {
+        let agent_initiated = self.direction == Mode::AgentInitiated;
+        if self.allow_from.is_empty() && self.allow_mac.is_empty() && !agent_initiated {
+            bail!("allow_from names no source; to admit every source, it must be [\"any\"]");
+        }
+        let sources = self.allow_from.iter().filter_map(Source::list);
+        for list in sources.chain(self.allow_mac.iter().filter_map(MacSource::list)) {
+            match list {
+                ListFile::Path(path) if path.is_absolute() => {}
+                ListFile::Path(path) => bail!("file:{} needs a path from the root", path.display()),
+                ListFile::StandardInput => bail!("file:- cannot be read at boot; name a file"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it names who is admitted, so that others are not.
+    pub fn restricts(&self) -> bool {
+        let any = self.allow_from.contains(&Source::Any) || self.allow_from.is_empty();
+        !any || !self.allow_mac.is_empty() || self.direction == Mode::AgentInitiated
+    }
+
     /// Whether the list at `path` is one of its sources.
     pub fn names_list(&self, path: &Path) -> bool {
         let sources = self.allow_from.iter().filter_map(Source::list);
@@ -254,6 +279,7 @@ impl Configuration {
         let configuration: Self =
             toml::from_str(text).map_err(|error| crate::source::located(file, text, &error))?;
         configuration.check().with_context(|| file.to_owned())?;
+        configuration.check_lasting().with_context(|| file.to_owned())?;
         Ok(configuration)
     }
 
@@ -274,7 +300,7 @@ impl Configuration {
             "# Who may reach the security agent's port. After a change: agent-fw apply\n\
              \n\
              # Addresses, prefixes, ranges, \"region:NAME\", \"file:PATH\", or \"any\".\n\
-             # An empty list admits any source, as the agent's hidden rule does.\n\
+             # \"any\" admits every source, as the agent's hidden rule does.\n\
              allow_from = {allow_from}\n\
              \n\
              # MAC addresses or \"file:PATH\"; a packet must then match both lists.\n\
@@ -343,7 +369,8 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        for configuration in [Configuration::default(), configuration()] {
+        let everyone = Configuration { allow_from: vec![Source::Any], ..Configuration::default() };
+        for configuration in [everyone, configuration()] {
             let text = configuration.to_toml();
             let read = Configuration::parse("policy.toml", &text).expect("written by us");
             assert_eq!(read, configuration);
@@ -371,6 +398,10 @@ mod tests {
             ),
             ("otherwise = \"accept\"\n", "policy.toml:1:13: unknown variant `accept`"),
             ("port = 0\n", "port 0 is no port"),
+            ("", "allow_from names no source"),
+            ("allow_from = []\nlog = true\n", "allow_from names no source"),
+            ("allow_from = [\"file:-\"]\n", "cannot be read at boot"),
+            ("allow_from = [\"file:a.list\"]\n", "needs a path from the root"),
         ] {
             let error = Configuration::parse("policy.toml", text).expect_err(text);
             assert!(format!("{error:#}").contains(expected), "{error:#}");

@@ -27,6 +27,12 @@ tests![
     status_tells_every_change_behind_its_back,
     without_cap_net_admin_one_line_says_so,
     a_hosts_own_regions_override_the_built_in_ones,
+    a_policy_that_lost_its_sources_does_not_open_the_port,
+    flags_that_name_nobody_do_not_open_a_closed_port,
+    a_table_that_was_altered_is_undone_to_the_policy_of_before,
+    the_users_own_files_are_left_alone,
+    a_full_disk_behind_the_output_does_not_stop_an_installation,
+    standard_input_by_another_name_is_kept_for_the_next_boot,
 ];
 
 const POLICY: &str = "/etc/agent-fw/policy.toml";
@@ -412,5 +418,125 @@ fn a_hosts_own_regions_override_the_built_in_ones() -> Result<()> {
         ensure!(failed.code == Some(2), "{failed}");
         ensure!(failed.stderr.contains("/etc/agent-fw/regions.toml:2:9"), "{failed}");
         Ok(())
+    })
+}
+
+fn a_policy_that_lost_its_sources_does_not_open_the_port() -> Result<()> {
+    Lab::run(|_| {
+        install(&["--allow-from", "region:us-1"])?;
+        let before = run(["nft", "--handle", "list", "ruleset"])?;
+        for text in ["", "port = 4118\n", "allow_from = []\n", "allow_from = [\"file:-\"]\n"] {
+            fs::write(POLICY, text)?;
+            let refused = agent_fw(["apply"])?;
+            ensure!(refused.code == Some(2), "{text:?}: {refused}");
+            ensure!(run(["nft", "--handle", "list", "ruleset"])? == before, "{text:?}");
+        }
+        fs::write(POLICY, "allow_from = [\"any\"]\n")?;
+        let said = agent_fw(["apply"])?.success()?;
+        ensure!(said.contains("not closed"), "it does not say that the port is open: {said}");
+        Ok(())
+    })
+}
+
+fn flags_that_name_nobody_do_not_open_a_closed_port() -> Result<()> {
+    Lab::run(|_| {
+        install(&["--allow-from", "region:us-1"])?;
+        let refused = try_install(&["--log"])?;
+        ensure!(refused.code == Some(2), "{refused}");
+        ensure!(refused.stderr.contains("--allow-from any"), "{refused}");
+        ensure!(status()?.0["closed"] == true, "the port was opened");
+        install(&["--log", "--allow-from", "any"])?;
+        ensure!(status()?.0["closed"] == false);
+        // An open port stays open without a word.
+        install(&[])?;
+        Ok(())
+    })
+}
+
+fn a_table_that_was_altered_is_undone_to_the_policy_of_before() -> Result<()> {
+    let long = "x".repeat(127);
+    let alterations = [
+        format!("add rule inet agent_fw agent_port tcp dport 22 accept comment \"{long}\""),
+        "insert rule inet agent_fw agent_port ip saddr { 1.2.3.4, 198.51.100.7 } accept".to_owned(),
+        "insert rule inet agent_fw agent_port ip saddr 198.51.100.7 counter accept".to_owned(),
+    ];
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        for alteration in alterations {
+            install(&["--allow-from", "region:us-1"])?;
+            feed(["nft", "-f", "-"], &alteration)?;
+            // Enabling the unit is the last step; a masked one makes it fail.
+            let unit = "/etc/systemd/system/agent-fw.service";
+            fs::create_dir_all("/etc/systemd/system")?;
+            std::os::unix::fs::symlink("/dev/null", unit)?;
+            let failed = agent_fw(["install", "--allow-from", "203.0.113.1"])?;
+            fs::remove_file(unit)?;
+            ensure!(failed.code == Some(3), "{failed}");
+            ensure!(failed.stderr.contains("the policy of before is in force"), "{failed}");
+            expect(&manager, Outcome::Talked, &["34.205.5.1"])?;
+            expect(&manager, Outcome::Silent, &["203.0.113.1"])?;
+        }
+        Ok(())
+    })
+}
+
+fn the_users_own_files_are_left_alone() -> Result<()> {
+    Lab::run(|_| {
+        fs::create_dir_all("/etc/agent-fw/lists")?;
+        let (office, branch) = ("/etc/agent-fw/lists/office.txt", "/etc/agent-fw/lists/branch.txt");
+        fs::write(office, "192.0.2.1\n")?;
+        fs::write(branch, "192.0.2.2\n")?;
+        install(&["--allow-from", &format!("file:{office}")])?;
+        // An edited policy is kept each time that it is replaced, and asked about at the end.
+        for (round, region) in [("# first\n", "region:us-1"), ("# second\n", "region:gb-1")] {
+            fs::write(POLICY, fs::read_to_string(POLICY)? + round)?;
+            install(&["--allow-from", region])?;
+        }
+        let kept = |name: &str| fs::read_to_string(format!("{POLICY}.{name}"));
+        ensure!(kept("replaced")?.ends_with("# first\n"));
+        ensure!(kept("replaced.2")?.ends_with("# second\n"));
+        let asked = agent_fw(["uninstall"])?;
+        ensure!(asked.code == Some(2), "{asked}");
+        agent_fw(["uninstall", "--yes"])?.success()?;
+        ensure!(fs::exists(office)? && fs::exists(branch)?, "the user's lists are gone");
+        ensure!(!fs::exists(POLICY)? && run(["nft", "list", "ruleset"])?.is_empty());
+        Ok(())
+    })
+}
+
+fn a_full_disk_behind_the_output_does_not_stop_an_installation() -> Result<()> {
+    Lab::run(|_| {
+        install(&["--allow-from", "region:us-1"])?;
+        fs::write(POLICY, fs::read_to_string(POLICY)? + "# edited\n")?;
+        let code = command([agent_fw_path()])
+            .args(["install", "--no-boot", "--allow-from", "region:gb-1"])
+            .stdout(fs::OpenOptions::new().write(true).open("/dev/full")?)
+            .stderr(fs::OpenOptions::new().write(true).open("/dev/full")?)
+            .status()?
+            .code();
+        ensure!(code == Some(3), "the lost output is not told by the exit code: {code:?}");
+        ensure!(status()?.1 == Some(0), "{:#}", status()?.0);
+        ensure!(fs::read_to_string(POLICY)?.contains("gb-1"));
+        Ok(())
+    })
+}
+
+fn standard_input_by_another_name_is_kept_for_the_next_boot() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        fs::write("/run/some.list", "192.0.2.7\n")?;
+        let installed = command([agent_fw_path()])
+            .args(["install", "--no-boot", "--allow-from", "file:/dev/stdin"])
+            .stdin(fs::File::open("/run/some.list")?)
+            .stdout(Stdio::null())
+            .status()?;
+        ensure!(installed.success());
+        fs::remove_file("/run/some.list")?;
+        run(["nft", "flush", "ruleset"])?;
+        agent_fw(["apply"])?.success()?;
+        expect(&manager, Outcome::Talked, &["192.0.2.7"])?;
+        expect(&manager, Outcome::Silent, &["192.0.2.8"])
     })
 }

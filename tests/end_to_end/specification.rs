@@ -220,7 +220,7 @@ fn what_was_installed_is_read_back_without_a_difference_for_random_policies() ->
         // Words, too: what a configuration compiles to is what its text compiles to.
         let catalogue = Catalogue::published()?;
         for _ in 0..200 {
-            let ranges: Vec<AddressRange> = (0..random.below(6)).map(|_| random.range()).collect();
+            let ranges: Vec<AddressRange> = (0..=random.below(6)).map(|_| random.range()).collect();
             let notation = |range: &AddressRange| match range {
                 AddressRange::V4(range) => range.notation(),
                 AddressRange::V6(range) => range.notation(),

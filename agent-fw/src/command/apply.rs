@@ -34,6 +34,9 @@ impl Apply {
         enforce(&configuration, &compiled)?;
         let hash = compiled.lowered.policy.hash();
         report::remark(&format!("the kernel enforces policy {hash}"));
+        if !compiled.lowered.policy.closes() {
+            report::promises(&compiled.lowered);
+        }
         Ok(Outcome::Done)
     }
 }

@@ -32,6 +32,7 @@ pub(super) struct Install {
 
 impl Install {
     pub(super) fn run(self) -> Result<Outcome> {
+        let meant = self.words.say_any();
         let mut configuration = self.words.configuration()?;
         privilege::require_net_admin("install")?;
         let lists = configuration.keep_lists().map_err(Failure::Input)?;
@@ -43,10 +44,13 @@ impl Install {
             return Ok(dry_run(&held.differences(&configuration, &compiled)));
         }
         let _lock = lock::acquire("install", self.patience.duration())?;
+        if !meant {
+            refuse_to_open(&configuration)?;
+        }
         let held = Held::read(&mut nftables)?;
         let unit = !self.no_boot && boot::has_unit();
         let differing = held.differences(&configuration, &compiled);
-        if differing.is_empty() && is_installed(&configuration) {
+        if differing.is_empty() && is_installed(&configuration, &lists) {
             if unit {
                 boot::enable()?;
             }
@@ -54,12 +58,16 @@ impl Install {
             report::promises(&compiled.lowered);
             return Ok(Outcome::Done);
         }
-        let mut steps = Steps { nftables, undo: Vec::new() };
+        let mut steps = Steps { nftables, undo: Vec::new(), kept_edit: None };
         steps
             .all(&configuration, &lists, &compiled, held.table, unit)
             .map_err(|error| steps.undo(error))?;
+        let kept_edit = steps.kept_edit.take();
         steps.finish(configuration.backend)?;
         remove_stale_lists(&configuration);
+        if let Some(kept) = kept_edit {
+            report::remark(&format!("your edited policy.toml is kept as {}", kept.display()));
+        }
         report::programs(&configuration, &xdp::attachments()?);
         report::promises(&compiled.lowered);
         Ok(Outcome::Done)
@@ -86,8 +94,25 @@ fn dry_run(differing: &[String]) -> Outcome {
     Outcome::False
 }
 
-fn is_installed(configuration: &Configuration) -> bool {
-    installed().ok().flatten().is_some_and(|(installed, _)| installed == *configuration)
+/// Flags that name nobody are no reason to open a port that is closed: a flag may be forgotten.
+fn refuse_to_open(configuration: &Configuration) -> Result<()> {
+    let restricted = installed().ok().flatten().is_some_and(|(before, _)| before.restricts());
+    if restricted && !configuration.restricts() {
+        return Err(Failure::Input(anyhow!(
+            "this would open the port, which the installed policy restricts, to every source; \
+             name the sources again, or say --allow-from any if that is meant"
+        )));
+    }
+    Ok(())
+}
+
+/// Whether the disk has all that the configuration asks for.
+fn is_installed(configuration: &Configuration, lists: &Lists) -> bool {
+    let is_there = |path: &Path, text: &str| file::is_as_written(path, text);
+    let policy = Path::new(host::POLICY);
+    let known = installed().ok().flatten().filter(|(installed, _)| installed == configuration);
+    known.is_some_and(|(_, text)| is_there(policy, &text))
+        && lists.kept().all(|(path, text)| is_there(path, text))
 }
 
 /// What takes back a step that was taken.
@@ -101,6 +126,8 @@ enum Undo {
 struct Steps {
     nftables: Nftables,
     undo: Vec<Undo>,
+    /// Where an edited policy.toml was kept.
+    kept_edit: Option<PathBuf>,
 }
 
 impl Steps {
@@ -115,6 +142,8 @@ impl Steps {
         for (path, text) in lists.kept() {
             self.write(path, text)?;
         }
+        // What is most likely to fail comes before anything is changed.
+        let policy = file::prepare(Path::new(host::POLICY), &configuration.to_toml())?;
         // The kernel before the file: a policy that the kernel refuses is never the one to boot.
         // The table before the programs, which may count on it.
         if configuration.backend.has_table() {
@@ -123,7 +152,7 @@ impl Steps {
         if configuration.backend.has_programs() {
             self.attach_programs(configuration, compiled)?;
         }
-        self.write_policy(configuration)?;
+        self.write_policy(policy)?;
         if unit { boot::enable() } else { Ok(()) }
     }
 
@@ -165,14 +194,17 @@ impl Steps {
         }
     }
 
-    fn write_policy(&mut self, configuration: &Configuration) -> anyhow::Result<()> {
+    fn write_policy(&mut self, policy: file::Prepared) -> anyhow::Result<()> {
         let path = Path::new(host::POLICY);
-        if let Some(edited) = file::read(path)?.filter(|text| is_edited(text)) {
-            self.write(Path::new(host::REPLACED_POLICY), &edited)?;
-            let kept = host::REPLACED_POLICY;
-            report::remark(&format!("your edited policy.toml is kept as {kept}"));
+        let before = file::read(path)?;
+        if let Some(edited) = before.as_ref().filter(|text| is_edited(text)) {
+            let kept = host::free_name_for_replaced_policy();
+            self.write(&kept, edited)?;
+            self.kept_edit = Some(kept);
         }
-        self.write(path, &configuration.to_toml())
+        policy.commit()?;
+        self.undo.push(Undo::Restore(path.to_owned(), before));
+        Ok(())
     }
 
     fn write(&mut self, path: &Path, text: &str) -> anyhow::Result<()> {
@@ -182,6 +214,18 @@ impl Steps {
         Ok(())
     }
 
+    /// A table that somebody altered cannot be put back as it was read; what the policy of before
+    /// compiles to can.
+    fn restore_table(&mut self, live: &Live) -> anyhow::Result<()> {
+        if live.strays.is_empty() {
+            return Ok(self.nftables.replace(&live.image)?);
+        }
+        let before = installed().ok().flatten().context("the table of before had been altered")?;
+        let catalogue = super::words::catalogue().map_err(|_| anyhow!("regions.toml is faulty"))?;
+        let compiled = before.0.compile(&catalogue, &Lists::default())?;
+        Ok(self.nftables.replace(&compiled.ruleset.into_image())?)
+    }
+
     /// Takes the steps back, the last first, and tells how that went along with `error`.
     fn undo(&mut self, error: anyhow::Error) -> anyhow::Error {
         let mut failed = Vec::new();
@@ -189,7 +233,7 @@ impl Steps {
             let result = match step {
                 Undo::Restore(path, Some(text)) => file::write(&path, &text),
                 Undo::Restore(path, None) => file::remove(&path),
-                Undo::Table(Some(live)) => self.nftables.replace(&live.image).map_err(Into::into),
+                Undo::Table(Some(live)) => self.restore_table(&live),
                 Undo::Table(None) => self.nftables.delete().map_err(Into::into),
                 Undo::Programs(change) => change.undo().map_err(Into::into),
             };
@@ -205,8 +249,7 @@ impl Steps {
 
 /// Removes kept lists that the installed policy does not name. What fails here harms nothing.
 fn remove_stale_lists(configuration: &Configuration) {
-    let Ok(entries) = std::fs::read_dir(host::LISTS) else { return };
-    for path in entries.flatten().map(|entry| entry.path()) {
+    for path in host::kept_lists() {
         if !configuration.names_list(&path) {
             drop(file::remove(&path));
         }

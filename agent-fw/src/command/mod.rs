@@ -53,7 +53,7 @@ enum Command {
 #[derive(clap::Args, Debug)]
 struct Patience {
     /// Wait so many seconds for another agent-fw that is at work
-    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(..=86_400))]
     wait: u64,
 }
 
@@ -74,6 +74,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Regions(regions) => regions.run(),
     };
     match result {
+        Ok(_) if report::is_incomplete() => ExitCode::from(3),
         Ok(outcome) => outcome.exit_code(),
         Err(failure) => {
             report::failure(failure.error());

@@ -1,9 +1,9 @@
 //! `agent-fw regions`: the catalogue.
 
 use super::outcome::{Failure, Outcome, Result};
+use super::report::say;
 use super::words::catalogue;
 use crate::source::{OVERRIDES, Region};
-use anstream::println;
 use serde_json::{Value, json};
 
 /// Shows the regions of Workload Security that `region:NAME` can name
@@ -32,20 +32,20 @@ impl Regions {
             Self::List { json: true } => {
                 let all: Vec<Value> =
                     catalogue.iter().map(|(name, region)| as_json(name, region)).collect();
-                println!("{:#}", Value::Array(all));
+                say!("{:#}", Value::Array(all));
             }
             Self::List { json: false } => {
                 for (name, region) in catalogue.iter() {
                     let subnets: Vec<String> =
                         region.subnets.iter().map(ToString::to_string).collect();
-                    println!("{name:<11} {:<32} {}", region.place, subnets.join("  "));
+                    say!("{name:<11} {:<32} {}", region.place, subnets.join("  "));
                 }
-                println!("\nNo IPv6 subnet is published. Your own: {OVERRIDES}");
+                say!("\nNo IPv6 subnet is published. Your own: {OVERRIDES}");
             }
             Self::Show { name, json } => {
                 let region = catalogue.get(&name).map_err(|error| Failure::Input(error.into()))?;
                 if json {
-                    println!("{:#}", as_json(&name, region));
+                    say!("{:#}", as_json(&name, region));
                 } else {
                     show(&name, region);
                 }
@@ -65,10 +65,10 @@ fn as_json(name: &str, region: &Region) -> Value {
 
 fn show(name: &str, region: &Region) {
     let Region { place, subnets, domain, as_of, source } = region;
-    println!("name      {name}\nplace     {place}");
+    say!("name      {name}\nplace     {place}");
     for (index, subnet) in subnets.iter().enumerate() {
         let heading = if index == 0 { "subnets" } else { "" };
-        println!("{heading:<9} {subnet}");
+        say!("{heading:<9} {subnet}");
     }
-    println!("domain    {domain}\nas of     {as_of}\nsource    {source}");
+    say!("domain    {domain}\nas of     {as_of}\nsource    {source}");
 }

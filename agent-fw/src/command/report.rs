@@ -6,9 +6,38 @@ use crate::policy::{Admission, Ledger, MacMatch, Notation, Ordinal, Others, Poli
 use crate::rule::Lowered;
 use crate::source::Notice;
 use crate::xdp::{Admitted, Attachment, Counters};
-use anstream::{eprintln, println};
 use clap::builder::styling::{AnsiColor, Style};
 use std::fmt;
+use std::io::{ErrorKind, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether something could not be printed.
+static UNPRINTED: AtomicBool = AtomicBool::new(false);
+
+/// Whether something could not be printed, though somebody was there to read it. What was done is
+/// done all the same: a full disk behind the output is no reason to stop in the middle.
+pub(super) fn is_incomplete() -> bool {
+    UNPRINTED.load(Ordering::Relaxed)
+}
+
+pub(super) fn write_line(output: &mut dyn Write, line: fmt::Arguments<'_>) {
+    let written = output.write_fmt(line).and_then(|()| output.write_all(b"\n"));
+    if written.is_err_and(|error| error.kind() != ErrorKind::BrokenPipe) {
+        UNPRINTED.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Prints a line, without colours where no terminal shows them.
+macro_rules! say {
+    ($($line:tt)*) => {
+        crate::command::report::write_line(&mut anstream::stdout(), format_args!($($line)*))
+    };
+}
+/// Prints a line beside the output.
+macro_rules! warn {
+    ($($line:tt)*) => { write_line(&mut anstream::stderr(), format_args!($($line)*)) };
+}
+pub(super) use say;
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -36,44 +65,44 @@ fn styled(style: Style, text: &str) -> String {
 /// An error with its causes, one a line.
 pub(super) fn failure(error: &anyhow::Error) {
     let text = wrapped("", "  ", &format!("error: {error}"));
-    eprintln!("{}{}", styled(BAD, "error:"), text.strip_prefix("error:").unwrap_or(&text));
+    warn!("{}{}", styled(BAD, "error:"), text.strip_prefix("error:").unwrap_or(&text));
     for cause in error.chain().skip(1) {
-        eprintln!("{}", wrapped("  ", "    ", &cause.to_string()));
+        warn!("{}", wrapped("  ", "    ", &cause.to_string()));
     }
 }
 
 /// Something that the user should know.
 pub(super) fn notice(notice: &Notice) {
     let text = wrapped("", "  ", &format!("note: {notice}"));
-    eprintln!("{}{}", styled(CAUTION, "note:"), text.strip_prefix("note:").unwrap_or(&text));
+    warn!("{}{}", styled(CAUTION, "note:"), text.strip_prefix("note:").unwrap_or(&text));
 }
 
 /// A remark on what was done.
 pub(super) fn remark(text: &str) {
-    println!("{}", wrapped("", "  ", text));
+    say!("{}", wrapped("", "  ", text));
 }
 
 /// What differs, each on its own line.
 pub(super) fn differences(differences: &[String]) {
     for difference in differences {
-        println!("{}", wrapped("  ", "    ", difference));
+        say!("{}", wrapped("  ", "    ", difference));
     }
 }
 
 /// A line that begins with a good word.
 pub(super) fn good(word: &str, text: impl fmt::Display) {
-    println!("{} {text}", styled(GOOD, word));
+    say!("{} {text}", styled(GOOD, word));
 }
 
 /// A line that begins with a bad word.
 pub(super) fn bad(word: &str, text: impl fmt::Display) {
     let text = wrapped(word, "  ", &format!(" {text}"));
-    println!("{}{}", styled(BAD, word), text.strip_prefix(word).unwrap_or(&text));
+    say!("{}{}", styled(BAD, word), text.strip_prefix(word).unwrap_or(&text));
 }
 
 /// A line that begins with a word of caution.
 pub(super) fn caution(word: &str, text: impl fmt::Display) {
-    println!("{} {text}", styled(CAUTION, word));
+    say!("{} {text}", styled(CAUTION, word));
 }
 
 /// Where the XDP programs are, and what they do not cover where they are alone.
@@ -82,12 +111,12 @@ pub(super) fn programs(configuration: &Configuration, attached: &[Attachment]) {
         return;
     }
     for Attachment { interface, place, program, .. } in attached {
-        println!("xdp:      {place} on {}, program {program}", interface.name);
+        say!("xdp:      {place} on {}, program {program}", interface.name);
     }
     if configuration.backend == Backend::Xdp {
         caution("alone:", "XDP filters neither other interfaces, nor tunnels, nor packets whose");
-        println!("  port a NAT rule of this host changes to the agent's; --backend both has the");
-        println!("  nftables table behind it, which does");
+        say!("  port a NAT rule of this host changes to the agent's; --backend both has the");
+        say!("  nftables table behind it, which does");
     }
 }
 
@@ -97,10 +126,10 @@ pub(super) fn promises(lowered: &Lowered) {
     let port = policy.ports();
     if policy.admits_everyone() {
         caution("not closed:", format_args!("every source may reach TCP port {port}, as under"));
-        println!("  the agent's hidden rule; --allow-from restricts it");
+        say!("  the agent's hidden rule; --allow-from restricts it");
     } else if policy.others() == Others::Continue {
         caution("not closed:", format_args!("other sources of TCP port {port} are left to"));
-        println!("  this host's other rules");
+        say!("  this host's other rules");
     } else if policy.admissions().is_empty() {
         good("closed:", format_args!("TCP port {port} is closed to every source"));
         return;
@@ -109,7 +138,7 @@ pub(super) fn promises(lowered: &Lowered) {
     }
     sources(lowered);
     caution("open:", "not tested. A rule of another firewall on this host may still drop");
-    println!("  packets of admitted sources: agent-fw cannot overrule it");
+    say!("  packets of admitted sources: agent-fw cannot overrule it");
 }
 
 /// The admitted sources, by the words that admitted them.
@@ -120,7 +149,7 @@ fn sources(lowered: &Lowered) {
             list("from MAC address", ranges);
         }
         if admission.addresses.is_all() {
-            println!("  any address");
+            say!("  any address");
         } else {
             addresses(&lowered.ledger, admission);
         }
@@ -151,20 +180,20 @@ fn list(heading: &str, mut values: impl Iterator<Item = String>) {
     if shown.is_empty() {
         return;
     }
-    println!("  {heading}");
+    say!("  {heading}");
     let mut line = String::new();
     for value in shown {
         if !line.is_empty() && line.len() + value.len() > 70 {
-            println!("    {line}");
+            say!("    {line}");
             line.clear();
         }
         let separator = if line.is_empty() { "" } else { "  " };
         line = format!("{line}{separator}{value}");
     }
-    println!("    {line}");
+    say!("    {line}");
     let rest = values.count();
     if rest > 0 {
-        println!("    and {} more", grouped(rest as u64));
+        say!("    and {} more", grouped(rest as u64));
     }
 }
 
@@ -190,12 +219,12 @@ pub(super) fn count(what: &str, Count { packets, bytes }: Count) {
     } else {
         what.to_owned()
     };
-    println!("  {what:<34} {packets:>13} packets {bytes:>15} bytes");
+    say!("  {what:<34} {packets:>13} packets {bytes:>15} bytes");
 }
 
 /// What the XDP programs have counted.
 pub(super) fn program_counters(counters: &Counters) {
-    println!("since the XDP programs were first installed:");
+    say!("since the XDP programs were first installed:");
     for Admitted { by, packets, last } in &counters.admitted {
         let last = last.map_or_else(String::new, |last| format!("  {} s ago", last.as_secs()));
         program_count(&format!("admitted by {by}"), *packets, &last);
@@ -208,7 +237,7 @@ pub(super) fn program_counters(counters: &Counters) {
 }
 
 fn program_count(what: &str, packets: u64, last: &str) {
-    println!("  {what:<34} {:>13} packets{last}", grouped(packets));
+    say!("  {what:<34} {:>13} packets{last}", grouped(packets));
 }
 
 /// What a policy does with others, in a word.

@@ -2,7 +2,7 @@
 
 use super::kernel::Held;
 use super::outcome::{Outcome, Result};
-use super::report;
+use super::report::{self, say};
 use super::words::installed;
 use crate::configuration::{Compiled, Configuration};
 use crate::host::{self, privilege};
@@ -10,7 +10,6 @@ use crate::nft::{Count, Counter, LEFT, Nftables, REFUSED, REFUSED_EARLY, Stamp};
 use crate::policy::PolicyHash;
 use crate::source::Lists;
 use crate::xdp::{self, Admitted, Counters};
-use anstream::println;
 use serde_json::{Map, Value, json};
 
 /// Shows the policy, whether the kernel enforces it, and what was admitted and refused
@@ -38,7 +37,7 @@ impl Status {
         privilege::require_net_admin("status")?;
         let findings = Findings::gather()?;
         if self.json {
-            println!("{:#}", findings.to_json());
+            say!("{:#}", findings.to_json());
         } else {
             findings.print();
         }
@@ -76,12 +75,12 @@ impl Findings {
     fn print(&self) {
         match (&self.wanted, &self.fault) {
             (_, Some(fault)) => report::bad("policy:  ", fault),
-            (None, None) => println!("policy:   none; `agent-fw install` writes one"),
+            (None, None) => say!("policy:   none; `agent-fw install` writes one"),
             (Some((configuration, compiled)), None) => {
                 let policy = &compiled.lowered.policy;
-                println!("policy:   {}", policy.hash());
+                say!("policy:   {}", policy.hash());
                 let (port, direction) = (policy.ports(), configuration.direction);
-                println!("          TCP port {port}, {direction}; {}", report::others(policy));
+                say!("          TCP port {port}, {direction}; {}", report::others(policy));
             }
         }
         self.print_kernel();
@@ -94,7 +93,7 @@ impl Findings {
             report::programs(configuration, &self.held.programs);
         }
         if let Some(live) = &self.held.table {
-            println!("since the table was first installed:");
+            say!("since the table was first installed:");
             for counter in &live.image.counters {
                 report::count(&words(counter), counter.count);
             }
@@ -122,7 +121,7 @@ impl Findings {
         if self.wanted.is_some() {
             report::bad("kernel:  ", format_args!("{held}, and differs:"));
             report::differences(&self.differences);
-            println!("  `agent-fw apply` puts it right");
+            say!("  `agent-fw apply` puts it right");
         } else {
             report::bad("kernel:  ", held);
         }

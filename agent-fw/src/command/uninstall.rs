@@ -6,7 +6,7 @@ use crate::configuration::is_edited;
 use crate::host::{self, boot, file, lock, privilege};
 use crate::nft::Nftables;
 use crate::xdp;
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::Path;
 
@@ -27,20 +27,27 @@ impl Uninstall {
         privilege::require_net_admin("uninstall")?;
         let _lock = lock::acquire("uninstall", self.patience.duration())?;
         let policy = Path::new(host::POLICY);
-        let edited = file::read(policy)?.is_some_and(|text| is_edited(&text));
+        // What cannot be read was not written by us.
+        let edited = file::read(policy).map_or(true, |text| text.is_some_and(|t| is_edited(&t)));
+        let edited = edited || !host::replaced_policies().is_empty();
         if edited && !self.yes && !confirmed()? {
             report::remark("nothing was changed");
             return Ok(Outcome::False);
         }
         // The files first: were the table to go first and the rest to fail, the port would be
         // open now and closed again at the next boot.
-        if boot::has_unit() {
-            boot::disable()?;
+        if boot::has_unit()
+            && let Err(error) = boot::disable()
+        {
+            report::caution("note:", format_args!("the boot unit stays enabled: {error:#}"));
         }
-        for path in [host::POLICY, host::REPLACED_POLICY] {
-            file::remove(Path::new(path))?;
-        }
-        remove_lists()?;
+        file::remove(policy)?;
+        // What an interrupted installation has left.
+        drop(file::remove(&policy.with_added_extension("new")));
+        let kept = host::replaced_policies().into_iter().chain(host::kept_lists());
+        kept.into_iter().try_for_each(|path| file::remove(&path))?;
+        // Stays when the user's own files are in it.
+        drop(std::fs::remove_dir(host::LISTS));
         // Stays when the user's own files are in it.
         drop(std::fs::remove_dir(host::DIRECTORY));
         Nftables::open()?.delete()?;
@@ -57,18 +64,9 @@ fn confirmed() -> Result<bool> {
             "{policy} was edited by hand; --yes deletes it all the same"
         )));
     }
-    print!("{} was edited by hand. Delete it? [y/N] ", host::POLICY);
+    write!(std::io::stdout(), "{} was edited by hand. Delete it? [y/N] ", host::POLICY)?;
     std::io::stdout().flush()?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
-}
-
-fn remove_lists() -> anyhow::Result<()> {
-    match std::fs::remove_dir_all(host::LISTS) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", host::LISTS))
-        }
-        _ => Ok(()),
-    }
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }

@@ -59,6 +59,11 @@ pub(super) struct Words {
 }
 
 impl Words {
+    /// Whether the flags say in so many words that everyone is admitted.
+    pub(super) fn say_any(&self) -> bool {
+        self.allow_from.iter().any(|source| source == "any")
+    }
+
     /// The configuration that the flags describe.
     pub(super) fn configuration(self) -> Result<Configuration> {
         let Self { port, direction, otherwise, early_drop, log, .. } = self;
@@ -72,7 +77,7 @@ impl Words {
             }
         };
         let Self { backend, interface: interfaces, xdp_mode, .. } = self;
-        let configuration = Configuration {
+        let mut configuration = Configuration {
             allow_from,
             allow_mac,
             port,
@@ -84,6 +89,7 @@ impl Words {
             interfaces,
             xdp_mode,
         };
+        configuration.name_everyone();
         configuration.check().map_err(Failure::Input)?;
         configuration.check_standard_input().map_err(Failure::Input)?;
         Ok(configuration)
@@ -106,6 +112,14 @@ where
 }
 
 impl Configuration {
+    /// Writes out what the agent's hidden rule says when flags name nobody.
+    fn name_everyone(&mut self) {
+        let nobody = self.allow_from.is_empty() && self.allow_mac.is_empty();
+        if nobody && self.direction != Mode::AgentInitiated {
+            self.allow_from.push(Source::Any);
+        }
+    }
+
     /// Standard input can be read once.
     fn check_standard_input(&self) -> anyhow::Result<()> {
         let sources = self.allow_from.iter().filter_map(Source::list);

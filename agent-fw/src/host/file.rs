@@ -1,35 +1,85 @@
 //! Files that are there whole or not at all.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
+use std::path::{Path, PathBuf};
+
+/// More than any configuration: what is larger is no such file.
+const MAX_BYTES: u64 = 16 << 20;
 
 /// Reads a text, or `None` if there is no such file.
 pub fn read(path: &Path) -> anyhow::Result<Option<String>> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    match path.metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        // A pipe or a device could keep us waiting for ever.
+        Ok(metadata) if !metadata.is_file() => bail!("{} is no file", path.display()),
+        Ok(metadata) if metadata.len() > MAX_BYTES => bail!("{} is too large", path.display()),
+        _ => {}
     }
+    fs::read_to_string(path).map(Some).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Whether a file has this text, and belongs to its writer and may be read by anybody.
+pub fn is_as_written(path: &Path, text: &str) -> bool {
+    let known = |metadata: fs::Metadata| {
+        metadata.mode() & 0o7777 == 0o644 && metadata.uid() == nix::unistd::geteuid().as_raw()
+    };
+    path.symlink_metadata().is_ok_and(known)
+        && read(path).is_ok_and(|found| found.as_deref() == Some(text))
 }
 
 /// Writes a text so that at every moment, also after a power cut, the file has the old text or
 /// the new one. The file belongs to its writer and anybody may read it (mode 0644).
 pub fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    prepare(path, text)?.commit()
+}
+
+/// A text that is on disk, beside the file that it is to become.
+#[must_use = "a prepared file is to be committed"]
+pub struct Prepared {
+    scratch: PathBuf,
+    path: PathBuf,
+}
+
+/// Writes a text to disk that [`Prepared::commit`] puts in its place.
+pub fn prepare(path: &Path, text: &str) -> anyhow::Result<Prepared> {
     let directory = path.parent().context("a file needs a directory")?;
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(directory)
-        .with_context(|| format!("cannot make {}", directory.display()))?;
+    make_directory(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     let scratch = path.with_added_extension("new");
-    write_new(&scratch, text)
-        .and_then(|()| fs::rename(&scratch, path))
-        .and_then(|()| File::open(directory)?.sync_all())
-        .with_context(|| format!("cannot write {}", path.display()))
-        .inspect_err(|_| drop(fs::remove_file(&scratch)))
+    let prepared = Prepared { scratch, path: path.to_owned() };
+    write_new(&prepared.scratch, text)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(prepared)
+}
+
+impl Prepared {
+    /// Puts the text in its place.
+    pub fn commit(self) -> anyhow::Result<()> {
+        let directory = self.path.parent().context("a file needs a directory")?;
+        fs::rename(&self.scratch, &self.path)
+            .and_then(|()| File::open(directory)?.sync_all())
+            .with_context(|| format!("cannot write {}", self.path.display()))
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        // After a commit it is not there any more.
+        drop(fs::remove_file(&self.scratch));
+    }
+}
+
+/// Makes a directory that anybody may look into, whatever the umask is.
+pub fn make_directory(directory: &Path) -> std::io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755))
 }
 
 fn write_new(path: &Path, text: &str) -> std::io::Result<()> {

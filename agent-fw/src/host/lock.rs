@@ -2,9 +2,9 @@
 
 use anyhow::Context as _;
 use nix::fcntl::{Flock, FlockArg};
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,8 @@ pub fn acquire(command: &str, patience: Duration) -> anyhow::Result<Lock> {
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(mut held) => {
-                sign(&mut held, command).with_context(|| format!("cannot write {LOCK}"))?;
+                // On a full /run the name is missing; the lock holds all the same.
+                drop(sign(&mut held, command));
                 return Ok(Lock { _held: held });
             }
             Err((unlocked, nix::errno::Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
@@ -53,7 +54,7 @@ pub fn acquire(command: &str, patience: Duration) -> anyhow::Result<Lock> {
 
 fn open() -> std::io::Result<File> {
     if let Some(directory) = Path::new(LOCK).parent() {
-        DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
+        super::file::make_directory(directory)?;
     }
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).open(LOCK)
 }

@@ -54,7 +54,7 @@ impl Ruleset {
         let mut counters = labels.counters;
         counters.extend(counters::of_others(policy));
         if extras.early_drop && policy.closes() {
-            chains.extend(early(policy, &sources));
+            chains.extend(early(policy, &sources, extras));
             counters.push(counters::of_early_drops());
         }
         Self { comment: COMMENT.to_owned(), counters, sets, chains }
@@ -101,23 +101,27 @@ fn gate(policy: &Policy, sources: &[Sources], extras: Extras) -> Vec<Chain<Rule>
     [base, decide].into_iter().chain(branches).collect()
 }
 
-/// What becomes of those that no rule before has admitted.
-fn others(policy: &Policy, extras: Extras) -> Vec<Rule> {
-    let log = Rule::new([
+/// Writes some of the packets that come so far to the log.
+fn log() -> Rule {
+    Rule::new([
         Statement::Limit { rate: LOG_RATE, burst: LOG_BURST },
         Statement::Log { prefix: LOG_PREFIX },
-    ]);
+    ])
+}
+
+/// What becomes of those that no rule before has admitted.
+fn others(policy: &Policy, extras: Extras) -> Vec<Rule> {
     match policy.others() {
         _ if policy.admits_everyone() => vec![],
         Others::Continue => vec![Rule::new([Statement::Count(LEFT.to_owned())])],
         Others::Drop => {
             let refuse = Rule::new([Statement::Count(REFUSED.to_owned()), Statement::Drop]);
-            if extras.log { vec![log, refuse] } else { vec![refuse] }
+            if extras.log { vec![log(), refuse] } else { vec![refuse] }
         }
     }
 }
 
-fn early(policy: &Policy, sources: &[Sources]) -> Vec<Chain<Rule>> {
+fn early(policy: &Policy, sources: &[Sources], extras: Extras) -> Vec<Chain<Rule>> {
     let jump = Statement::Jump(Stage::Early.chain(AGENT_PORT));
     let base = Chain {
         name: EARLY.to_owned(),
@@ -130,7 +134,8 @@ fn early(policy: &Policy, sources: &[Sources]) -> Vec<Chain<Rule>> {
     let mut branches = Vec::new();
     let admit = sources.iter().flat_map(|sources| sources.rules(Stage::Early, &mut branches));
     let refuse = Rule::new([Statement::Count(REFUSED_EARLY.to_owned()), Statement::Drop]);
-    let rules = admit.chain([refuse]).collect();
+    let log = extras.log.then(log);
+    let rules = admit.chain(log).chain([refuse]).collect();
     let decide = Chain { name: Stage::Early.chain(AGENT_PORT), base: None, rules };
     [base, decide].into_iter().chain(branches).collect()
 }

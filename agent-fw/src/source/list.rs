@@ -67,7 +67,14 @@ impl ListFile {
         match self {
             Self::StandardInput => false,
             // What is wrong with a path is said when it is read.
-            Self::Path(path) => path.metadata().map_or(true, |metadata| metadata.is_file()),
+            Self::Path(path) => {
+                // /dev/stdin and /proc/self/fd/0 look like a file where one is behind them.
+                let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+                let passing = |root: &str| path.starts_with(root) || real.starts_with(root);
+                !passing("/dev")
+                    && !passing("/proc")
+                    && path.metadata().map_or(true, |metadata| metadata.is_file())
+            }
         }
     }
 

@@ -257,6 +257,8 @@ pub fn resolve(
     lists: &Lists,
 ) -> anyhow::Result<Resolved> {
     let mut resolved = Resolved::default();
+    // United: thousands of single addresses are one list, not thousands.
+    let mut items = Vec::new();
     for source in sources {
         let (label, addresses) = match source {
             Source::Any => (Label::Any, AddressSet::all()),
@@ -268,13 +270,19 @@ pub fn resolve(
                     let host_bits = HostBits { count: 1, line: 0, written: written.clone(), meant };
                     resolved.notices.push(Notice::HostBits { source: written.clone(), host_bits });
                 }
+                items.push(item.range);
                 (Label::Address, [item.range].into_iter().collect())
             }
         };
         if *source != Source::Any && admits_obsolete(&addresses) {
             resolved.notices.push(Notice::Obsolete { source: source.to_string() });
         }
-        resolved.addresses.push((label, addresses));
+        if label != Label::Address {
+            resolved.addresses.push((label, addresses));
+        }
+    }
+    if !items.is_empty() {
+        resolved.addresses.push((Label::Address, items.into_iter().collect()));
     }
     Ok(resolved)
 }

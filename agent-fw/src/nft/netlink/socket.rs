@@ -152,9 +152,15 @@ impl Socket {
     fn make_room(&self, bytes: usize, acknowledgements: usize) -> Result<(), NetlinkError> {
         let socket = self.descriptor();
         let doing = NetlinkError::doing("enlarging the socket's buffer");
-        setsockopt(&socket, sockopt::SndBufForce, &(bytes + RECEIVE_BYTES)).map_err(&doing)?;
-        let room = RECEIVE_BYTES + acknowledgements * ACKNOWLEDGEMENT_BYTES;
-        setsockopt(&socket, sockopt::RcvBufForce, &room).map_err(&doing)
+        let (send, receive) =
+            (bytes + RECEIVE_BYTES, RECEIVE_BYTES + acknowledgements * ACKNOWLEDGEMENT_BYTES);
+        // Beyond the system's limit only the real root may go, not a user namespace's.
+        setsockopt(&socket, sockopt::SndBufForce, &send)
+            .or_else(|_| setsockopt(&socket, sockopt::SndBuf, &send))
+            .map_err(&doing)?;
+        setsockopt(&socket, sockopt::RcvBufForce, &receive)
+            .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &receive))
+            .map_err(&doing)
     }
 
     /// Reads answers that have come, or `None` when there are none.

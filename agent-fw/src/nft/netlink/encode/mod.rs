@@ -183,8 +183,10 @@ fn add_rules<'a>(
             for expression in &rule.expressions {
                 built.add_expr(&InEpoch { expression, epoch });
             }
-            if !rule.comment.is_empty() && built.set_comment(c_string(&rule.comment)).is_err() {
-                unreachable!("the compiler makes no comment longer than nftables allows");
+            if !rule.comment.is_empty() {
+                // One that is too long is somebody else's, from a table that is being restored. It
+                // decides nothing.
+                let _ = built.set_comment(c_string(&rule.comment));
             }
             transaction.add(Part::Rule(&chain.name, index), &built);
         }
