@@ -77,7 +77,9 @@ fn a_dry_run_shows_the_difference_and_changes_nothing() -> Result<()> {
         ensure!(dry.code == Some(0) && dry.stdout.contains("nothing would change"), "{dry}");
         let dry = try_install(&["--allow-from", "region:gb-1", "--dry-run"])?;
         ensure!(dry.code == Some(1), "{dry}");
-        for part in ["missing: element 18.98.162.128/27", "not ours: element 34.205.5.0/27"] {
+        for part in
+            ["missing: element 18.98.162.128/27", "not in this policy: element 34.205.5.0/27"]
+        {
             ensure!(dry.stdout.contains(part), "{dry}");
         }
         ensure!(run(["nft", "--handle", "list", "ruleset"])? == before);

@@ -95,6 +95,7 @@ fn what_is_printed_fits_80_columns() -> Result<()> {
             agent_fw(["install", "--no-boot", "--dry-run", "--allow-from", "region:us-1"])?,
             agent_fw(["install", "--no-boot", "--allow-from", "54.221.196.9/24", "--log"])?,
             agent_fw(["regions", "list"])?,
+            agent_fw(["regions", "show", "us-1"])?,
         ];
         run(["nft", "add", "rule", "inet", "agent_fw", "gate", "tcp", "dport", "22", "drop"])?;
         outputs.extend([agent_fw(["status"])?, agent_fw(["apply"])?, agent_fw(["uninstall"])?]);

@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 
 /// Enforces a policy now and keeps it for the next boot
 ///
-/// Writes /etc/agent-fw/policy.toml, replaces the table inet agent_fw in one transaction, or the XDP
-/// program of each interface in one step. If a step fails, those before it are undone, and the policy of before stays in force.
+/// Writes /etc/agent-fw/policy.toml, and exchanges the rules of the table inet agent_fw, or the XDP
+/// program of each interface, at one instant. If a step fails, those before it are undone, and the
+/// policy of before stays in force.
 #[derive(clap::Args, Debug)]
 pub(super) struct Install {
     #[command(flatten)]

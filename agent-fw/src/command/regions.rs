@@ -1,7 +1,7 @@
 //! `agent-fw regions`: the catalogue.
 
 use super::outcome::{Failure, Outcome, Result};
-use super::report::say;
+use super::report::{say, wrapped};
 use super::words::catalogue;
 use crate::source::{OVERRIDES, Region};
 use serde_json::{Value, json};
@@ -70,5 +70,6 @@ fn show(name: &str, region: &Region) {
         let heading = if index == 0 { "subnets" } else { "" };
         say!("{heading:<9} {subnet}");
     }
-    say!("domain    {domain}\nas of     {as_of}\nsource    {source}");
+    say!("domain    {domain}\nas of     {as_of}");
+    say!("{}", wrapped("source    ", "          ", source));
 }

@@ -35,7 +35,7 @@ impl fmt::Display for Difference {
         match self {
             Self::NoTable => write!(f, "the table inet {} is not there", super::TABLE),
             Self::Missing(part) => write!(f, "missing: {part}"),
-            Self::Extra(part) => write!(f, "not ours: {part}"),
+            Self::Extra(part) => write!(f, "not in this policy: {part}"),
             Self::Changed { part, expected, found } => {
                 write!(f, "{part} should be {expected}, but is {found}")
             }

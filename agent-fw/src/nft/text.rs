@@ -69,7 +69,9 @@ impl Document<'_> {
         };
         self.provenance
             .iter()
-            .find(|(counter, _)| belongs(counter))
+            .filter(|(counter, _)| belongs(counter))
+            // Of two regions `a` and `a_v4`, the longer name is the set's.
+            .max_by_key(|(counter, _)| counter.len())
             .map(|(_, words)| words.as_str())
     }
 }

@@ -61,13 +61,18 @@ pub enum SourceError {
         expected: &'static str,
     },
     /// Neither a keyword nor an item.
-    #[error("column {column}: {fault}, `any`, `region:NAME` or `file:PATH`")]
+    #[error("column {column}: {fault}{}", keywords(*.fault))]
     Item {
         /// Where, in characters counted from 1.
         column: usize,
         /// What is wrong.
         fault: Fault,
     },
+}
+
+/// What else could have stood there, where not even an address begins.
+fn keywords(fault: Fault) -> &'static str {
+    if fault == Fault::Address { ", `any`, `region:NAME` or `file:PATH`" } else { "" }
 }
 
 impl FromStr for Source {

@@ -201,9 +201,11 @@ impl Reader<'_> {
         let Some((comment, flags)) = found.filter(|_| dump != Dump::Absent) else {
             return Ok(None);
         };
-        // A dormant table enforces nothing; an owned one is somebody else's.
-        if flags.unwrap_or(0) != 0 {
-            self.strays.push(format!("flags {:#x} of the table", flags.unwrap_or(0)));
+        match flags.unwrap_or(0) {
+            0 => {}
+            1 => self.strays.push("the flag dormant: the table enforces nothing".to_owned()),
+            // An owned table is another process's, which alone may change it.
+            flags => self.strays.push(format!("flags {flags:#x} of the table")),
         }
         Ok(Some(comment))
     }
