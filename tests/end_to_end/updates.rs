@@ -111,7 +111,8 @@ fn update(count: usize) -> Result<()> {
     Ok(())
 }
 
-fn talk(conversation: &mut Conversation, done: &AtomicBool) -> Result<u64> {
+/// Talks until `done`, and fails if an answer does not come.
+pub(crate) fn talk(conversation: &mut Conversation, done: &AtomicBool) -> Result<u64> {
     let mut said = 0;
     while !done.load(Ordering::Relaxed) {
         let outcome = conversation.say(Duration::from_secs(5))?;
@@ -122,7 +123,7 @@ fn talk(conversation: &mut Conversation, done: &AtomicBool) -> Result<u64> {
 }
 
 /// Sends SYNs and fails at the first answer.
-fn knock(peer: &Peer, source: Ipv4Addr, done: &AtomicBool) -> Result<u64> {
+pub(crate) fn knock(peer: &Peer, source: Ipv4Addr, done: &AtomicBool) -> Result<u64> {
     let ethernet = Ethernet::new(peer.mac()?, peer.host_mac());
     let wire = Wire::open(peer.own_interface())?;
     let mut tried = 0;

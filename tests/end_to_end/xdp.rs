@@ -3,15 +3,17 @@
 use crate::scene::{
     AGENT, LISTED, PATIENCE, UNLISTED, address, expect, install, status, try_install,
 };
-use crate::tests;
+use crate::{tests, updates};
 use agent_fw::xdp::OBJECT;
 use agent_fw_lab::packet::{Ethernet, Ipv4, Tcp, Vlan};
-use agent_fw_lab::{Conversation, Lab, Listener, Outcome, Peer, Wire, agent_fw, command, run};
+use agent_fw_lab::{
+    Conversation, Lab, Listener, Outcome, Peer, Wire, agent_fw, command, feed, run,
+};
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use serde_json::Value;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -125,18 +127,24 @@ fn a_listed_connection_goes_on_through_60_updates_of_the_program_and_nobody_is_l
         peer.add_address(listed)?;
         peer.add_address(unlisted.into())?;
         install(&flags("xdp", "manager0", &[]))?;
+        witness("prerouting")?;
+        peer.enter(|| witness("output"))??;
         let agent = peer.host_address(listed, AGENT);
         let mut talk = peer.enter(|| Conversation::open(listed, agent, PATIENCE))??;
         let done = AtomicBool::new(false);
         let (said, tried) = std::thread::scope(|scope| -> Result<(u64, u64)> {
-            let talking = scope.spawn(|| peer.enter(|| converse(&mut talk, &done))?);
-            let knocking = scope.spawn(|| peer.enter(|| knock(&peer, unlisted, &done))?);
+            let talking = scope.spawn(|| peer.enter(|| updates::talk(&mut talk, &done))?);
+            let knocking = scope.spawn(|| peer.enter(|| updates::knock(&peer, unlisted, &done))?);
             let updated = update(60);
             done.store(true, Ordering::Relaxed);
             let said = talking.join().ok().context("the listed source panicked")??;
             let tried = knocking.join().ok().context("the unlisted source panicked")??;
             updated.map(|()| (said, tried))
         })?;
+        // The last acknowledgement may be on its way.
+        std::thread::sleep(Duration::from_millis(200));
+        let (sent, came) = (peer.enter(witnessed)??, witnessed()?);
+        ensure!(sent == came, "sent: {sent}, let through: {came}");
         println!("60 updates, {said} things said and heard, {tried} SYNs refused");
         ensure!(said > 60 && tried > 60, "too little traffic: {said}, {tried}");
         Ok(())
@@ -155,35 +163,20 @@ fn update(count: usize) -> Result<()> {
     Ok(())
 }
 
-fn converse(conversation: &mut Conversation, done: &AtomicBool) -> Result<u64> {
-    let mut said = 0;
-    while !done.load(Ordering::Relaxed) {
-        // Sooner than a lost segment would be sent again.
-        let outcome = conversation.say(Duration::from_millis(190))?;
-        ensure!(outcome == Outcome::Talked, "after {said} things: {outcome}");
-        said += 1;
-    }
-    Ok(said)
+/// Counts the packets to the agent: at the peer those that leave, at the host those that XDP lets
+/// through.
+fn witness(hook: &str) -> Result<()> {
+    let rules = format!(
+        "table inet witness {{\ncounter seen {{ }}\nchain watch {{\n\
+         type filter hook {hook} priority -400;\n\
+         ip saddr 34.205.5.1 tcp dport 4118 counter name seen\n}}\n}}\n"
+    );
+    feed(["nft", "-f", "-"], &rules).map(drop)
 }
 
-fn knock(peer: &Peer, source: Ipv4Addr, done: &AtomicBool) -> Result<u64> {
-    let ethernet = Ethernet::new(peer.mac()?, peer.host_mac());
-    let wire = Wire::open(peer.own_interface())?;
-    let answer = |frame: &[u8]| {
-        let segment = agent_fw_lab::packet::Segment::parse(frame)?;
-        (segment.destination.ip() == IpAddr::V4(source)).then_some(segment)
-    };
-    let mut tried = 0;
-    while !done.load(Ordering::Relaxed) {
-        for port in 1024..1024 + 64 {
-            let syn = ethernet / Ipv4::new(source, peer.host_v4()) / Tcp::syn(port, AGENT);
-            wire.send(&syn.bytes())?;
-            tried += 1;
-        }
-        let seen = wire.find(Duration::from_millis(2), answer)?;
-        ensure!(seen.is_none(), "after {tried} SYNs: {seen:?}");
-    }
-    Ok(tried)
+fn witnessed() -> Result<String> {
+    let text = run(["nft", "list", "counter", "inet", "witness", "seen"])?;
+    text.lines().find(|line| line.contains("packets")).map(str::to_owned).context("no count")
 }
 
 /// Packets that a program admitted by what these words name.
