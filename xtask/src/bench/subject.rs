@@ -52,7 +52,7 @@ fn hundred_thousand(list: &Path) -> Result<[Comparison; 2]> {
     let subject = "100,000 prefixes, nft: in one set";
     let one_set = Comparison { subject, agent_fw, nft, bounds };
     let (agent_fw, nft) = Applied::install(&file(list))?.measure(5)?;
-    let bounds = &[(Quantity::Wall, Bound::Ratio(0.75)), (Quantity::Memory, Bound::Ratio(0.25))];
+    let bounds = &[(Quantity::Wall, Bound::Ratio(0.5)), (Quantity::Memory, Bound::Ratio(0.25))];
     let subject = "100,000 prefixes, nft: the same text";
     Ok([one_set, Comparison { subject, agent_fw, nft, bounds }])
 }
@@ -64,7 +64,7 @@ fn million(list: &Path) -> Result<[Comparison; 2]> {
     let subject = "1,000,000 prefixes, nft: in one set";
     let one_set = Comparison { subject, agent_fw, nft, bounds };
     let (agent_fw, nft) = Applied::install(&file(list))?.measure(3)?;
-    let bounds = &[(Quantity::Wall, Bound::Ratio(0.75)), (Quantity::Memory, Bound::Amount(150e6))];
+    let bounds = &[(Quantity::Wall, Bound::Ratio(0.5)), (Quantity::Memory, Bound::Amount(150e6))];
     let subject = "1,000,000 prefixes, nft: the same text";
     Ok([one_set, Comparison { subject, agent_fw, nft, bounds }])
 }
