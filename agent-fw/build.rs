@@ -3,16 +3,18 @@
 use std::env;
 use std::path::Path;
 
+/// Where `cargo xtask build` leaves it; `src/xdp/mod.rs` includes it from there.
+const OBJECT: &str = "../target/bpf/agent-fw.o";
+
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     if env::var_os("CARGO_FEATURE_XDP").is_none() {
         return;
     }
-    let object = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/agent-fw.o");
-    println!("cargo::rerun-if-changed={}", object.display());
-    if object.is_file() {
-        println!("cargo::rustc-env=AGENT_FW_OBJECT={}", object.display());
-    } else {
+    // By a path from this package: a workspace that was moved or copied, its target with it, must
+    // not go on with the object at the old place.
+    println!("cargo::rerun-if-changed={OBJECT}");
+    if !Path::new(OBJECT).is_file() {
         println!(
             "cargo::error=the BPF object is not built: run `cargo xtask build`, \
              or build without XDP with `--no-default-features`"

@@ -5,7 +5,7 @@ mod frame;
 pub mod maps;
 mod receiver;
 
-pub use frame::{Context, Frame};
+pub use frame::Context;
 use maps::Maps;
 use receiver::Receiver;
 
@@ -30,7 +30,7 @@ pub fn passes(context: &impl Context) -> bool {
 #[inline(always)]
 pub fn passes_by(context: &impl Context, tables: &impl Tables) -> bool {
     let host = Receiver::new(context);
-    match try_decide(&Frame::new(context), &CONFIG, tables, &host) {
+    match try_decide(&context.frame(), &CONFIG, tables, &host) {
         Ok(Verdict::Admitted(label)) => {
             count_label(label);
             true

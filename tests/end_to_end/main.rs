@@ -9,6 +9,7 @@ mod messages;
 mod ruleset;
 mod scene;
 mod specification;
+mod tc;
 mod updates;
 mod verdicts;
 mod xdp;
@@ -49,6 +50,7 @@ fn main() {
         messages::TESTS,
         ruleset::TESTS,
         specification::TESTS,
+        tc::TESTS,
         updates::TESTS,
         verdicts::TESTS,
         xdp::TESTS,

@@ -26,7 +26,6 @@ tests![
     counters_of_the_program_go_on_through_updates,
     the_program_stays_while_its_interface_goes_down_and_up,
     an_interface_that_was_deleted_is_in_nobodys_way,
-    anothers_program_is_left_alone_and_named,
     another_program_cannot_take_the_place_of_ours,
     changing_the_backend_leaves_nothing_of_the_one_of_before,
     when_a_later_step_fails_the_program_of_before_stays,
@@ -35,15 +34,15 @@ tests![
     without_a_physical_interface_one_is_to_be_named,
 ];
 
-const PINS: &str = "/sys/fs/bpf/agent-fw";
+pub(crate) const PINS: &str = "/sys/fs/bpf/agent-fw";
 const US: [&str; 2] = ["--allow-from", "region:us-1"];
 
-fn flags<'a>(backend: &'a str, peer: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn flags<'a>(backend: &'a str, peer: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     [&US[..], &["--backend", backend, "--interface", peer], more].concat()
 }
 
 /// The program on an interface, as the kernel lists it: its mode and its number.
-fn attached(interface: &str) -> Result<Option<(String, u64)>> {
+pub(crate) fn attached(interface: &str) -> Result<Option<(String, u64)>> {
     let text = run(["ip", "-json", "link", "show", "dev", interface])?;
     let links: Value = serde_json::from_str(&text)?;
     let xdp = &links[0]["xdp"];
@@ -56,7 +55,7 @@ fn attached(interface: &str) -> Result<Option<(String, u64)>> {
     Ok(Some((mode.to_owned(), xdp["prog"]["id"].as_u64().context("no number")?)))
 }
 
-fn is_clean(interface: &str) -> Result<()> {
+pub(crate) fn is_clean(interface: &str) -> Result<()> {
     ensure!(attached(interface)?.is_none(), "{interface} still has a program");
     ensure!(!Path::new(PINS).exists(), "pins are left");
     ensure!(!Path::new("/run/agent-fw/xdp-labels.json").exists(), "labels are left");
@@ -70,7 +69,7 @@ fn native_and_generic_programs_admit_listed_sources_and_no_others() -> Result<()
         let more = ["--allow-from", "2001:db8:1::/64", "--xdp-mode"];
         for mode in ["native", "generic"] {
             let said = install(&flags("xdp", "manager0", &[&more[..], &[mode]].concat()))?;
-            ensure!(said.contains(&format!("{mode} on manager0")), "{said}");
+            ensure!(said.contains(&format!("{mode} XDP on manager0")), "{said}");
             ensure!(attached("manager0")?.is_some_and(|(seen, _)| seen == mode));
             expect(&manager, Outcome::Talked, &LISTED)?;
             expect(&manager, Outcome::Silent, &UNLISTED)?;
@@ -108,7 +107,7 @@ fn a_vlan_tag_does_not_get_an_unlisted_source_past_the_program() -> Result<()> {
 }
 
 /// Whether a SYN with a priority tag is answered.
-fn tagged_syn(peer: &Peer, source: Ipv4Addr) -> Result<bool> {
+pub(crate) fn tagged_syn(peer: &Peer, source: Ipv4Addr) -> Result<bool> {
     let ethernet = Ethernet::new(peer.mac()?, peer.host_mac());
     let ip = Ipv4::new(source, peer.host_v4());
     let wire = Wire::open(peer.own_interface())?;
@@ -122,33 +121,40 @@ fn a_listed_connection_goes_on_through_60_updates_of_the_program_and_nobody_is_l
 {
     Lab::run(|lab| {
         let peer = lab.peer("manager")?;
-        let _agent = Listener::bind(AGENT)?;
-        let (listed, unlisted) = (address("34.205.5.1"), Ipv4Addr::new(198, 51, 100, 7));
-        peer.add_address(listed)?;
-        peer.add_address(unlisted.into())?;
         install(&flags("xdp", "manager0", &[]))?;
-        witness("prerouting")?;
-        peer.enter(|| witness("output"))??;
-        let agent = peer.host_address(listed, AGENT);
-        let mut talk = peer.enter(|| Conversation::open(listed, agent, PATIENCE))??;
-        let done = AtomicBool::new(false);
-        let (said, tried) = std::thread::scope(|scope| -> Result<(u64, u64)> {
-            let talking = scope.spawn(|| peer.enter(|| updates::talk(&mut talk, &done))?);
-            let knocking = scope.spawn(|| peer.enter(|| updates::knock(&peer, unlisted, &done))?);
-            let updated = update(60);
-            done.store(true, Ordering::Relaxed);
-            let said = talking.join().ok().context("the listed source panicked")??;
-            let tried = knocking.join().ok().context("the unlisted source panicked")??;
-            updated.map(|()| (said, tried))
-        })?;
-        // The last acknowledgement may be on its way.
-        std::thread::sleep(Duration::from_millis(200));
-        let (sent, came) = (peer.enter(witnessed)??, witnessed()?);
-        ensure!(sent == came, "sent: {sent}, let through: {came}");
+        let (said, tried) = under_traffic(&peer, || update(60))?;
         println!("60 updates, {said} things said and heard, {tried} SYNs refused");
         ensure!(said > 60 && tried > 60, "too little traffic: {said}, {tried}");
         Ok(())
     })
+}
+
+/// Does `work` while a listed source talks with the agent and an unlisted one knocks: nothing may
+/// be lost, and nobody let in. Tells how much was said and tried.
+pub(crate) fn under_traffic(peer: &Peer, work: impl FnOnce() -> Result<()>) -> Result<(u64, u64)> {
+    let _agent = Listener::bind(AGENT)?;
+    let (listed, unlisted) = (address("34.205.5.1"), Ipv4Addr::new(198, 51, 100, 7));
+    peer.add_address(listed)?;
+    peer.add_address(unlisted.into())?;
+    witness("prerouting")?;
+    peer.enter(|| witness("output"))??;
+    let agent = peer.host_address(listed, AGENT);
+    let mut talk = peer.enter(|| Conversation::open(listed, agent, PATIENCE))??;
+    let done = AtomicBool::new(false);
+    let counts = std::thread::scope(|scope| -> Result<(u64, u64)> {
+        let talking = scope.spawn(|| peer.enter(|| updates::talk(&mut talk, &done))?);
+        let knocking = scope.spawn(|| peer.enter(|| updates::knock(peer, unlisted, &done))?);
+        let worked = work();
+        done.store(true, Ordering::Relaxed);
+        let said = talking.join().ok().context("the listed source panicked")??;
+        let tried = knocking.join().ok().context("the unlisted source panicked")??;
+        worked.map(|()| (said, tried))
+    })?;
+    // The last acknowledgement may be on its way.
+    std::thread::sleep(Duration::from_millis(200));
+    let (sent, came) = (peer.enter(witnessed)??, witnessed()?);
+    ensure!(sent == came, "sent: {sent}, let through: {came}");
+    Ok(counts)
 }
 
 fn update(count: usize) -> Result<()> {
@@ -196,14 +202,16 @@ fn counters_of_the_program_go_on_through_updates() -> Result<()> {
         let counted = admitted(&before, "region us-1");
         ensure!((4..12).contains(&counted), "{before:#}");
         ensure!(admitted(&before, "listed addresses") >= 4, "{before:#}");
-        ensure!(before["xdp"]["refused"] == 1, "{before:#}");
+        // A SYN is sent again where its answer does not come.
+        let dropped = before["xdp"]["refused"].as_u64();
+        ensure!((1..3).contains(&dropped.unwrap_or_default()), "{before:#}");
         // Another label comes before it and one goes: its count stays its own.
         install(&flags("xdp", "manager0", &["--allow-from", "region:de-1"]))?;
         agent_fw(["apply"])?.success()?;
         let (after, _) = status()?;
         ensure!(admitted(&after, "region us-1") == counted, "{after:#}");
         ensure!(admitted(&after, "region de-1") == 0, "{after:#}");
-        ensure!(after["xdp"]["refused"] == 1, "{after:#}");
+        ensure!(after["xdp"]["refused"].as_u64() == dropped, "{after:#}");
         // The number of a label that has gone begins anew for another.
         install(&flags("xdp", "manager0", &["--allow-from", "region:gb-1"]))?;
         let (reused, _) = status()?;
@@ -258,37 +266,12 @@ fn an_interface_that_was_deleted_is_in_nobodys_way() -> Result<()> {
 }
 
 /// Another's program, on an interface for as long as it lives.
-fn foreign(interface: &str, mode: XdpMode) -> Result<Ebpf> {
+pub(crate) fn foreign(interface: &str, mode: XdpMode) -> Result<Ebpf> {
     let mut ebpf = EbpfLoader::new().load(OBJECT)?;
     let program: &mut Xdp = ebpf.program_mut("agent_fw_xdp").context("no program")?.try_into()?;
     program.load()?;
     program.attach(interface, mode)?;
     Ok(ebpf)
-}
-
-fn anothers_program_is_left_alone_and_named() -> Result<()> {
-    Lab::run(|lab| {
-        let _manager = lab.peer("manager")?;
-        for mode in [XdpMode::Driver, XdpMode::Skb] {
-            let theirs = foreign("manager0", mode)?;
-            let before = attached("manager0")?;
-            for backend in ["xdp", "both"] {
-                let tried = try_install(&flags(backend, "manager0", &[]))?;
-                ensure!(tried.code == Some(3), "{tried}");
-                let words = tried.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
-                for word in ["manager0", "`agent_fw_xdp`", "somebody else's", "--backend nft"] {
-                    ensure!(words.contains(word), "{word} is not in: {words}");
-                }
-                ensure!(attached("manager0")? == before);
-                ensure!(run(["nft", "list", "tables"])?.is_empty(), "the table was not undone");
-                ensure!(!Path::new("/etc/agent-fw/policy.toml").exists());
-            }
-            agent_fw(["uninstall"])?.success()?;
-            ensure!(attached("manager0")? == before);
-            drop(theirs);
-        }
-        install(&flags("xdp", "manager0", &[])).map(drop)
-    })
 }
 
 fn another_program_cannot_take_the_place_of_ours() -> Result<()> {
@@ -363,8 +346,7 @@ fn one_interface_that_cannot_be_served_leaves_the_others_as_they_were() -> Resul
         is_clean("manager0")?;
         install(&flags("xdp", "manager0", &[]))?;
         let before = attached("manager0")?;
-        let _theirs = foreign("branch0", XdpMode::Skb)?;
-        let tried = try_install(&flags("xdp", "manager0", &["--interface", "branch0"]))?;
+        let tried = try_install(&flags("xdp", "manager0", &["--interface", "lo"]))?;
         ensure!(tried.code == Some(3) && attached("manager0")? == before, "{tried}");
         ensure!(status()?.1 == Some(0));
         Ok(())

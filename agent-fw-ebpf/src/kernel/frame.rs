@@ -1,9 +1,10 @@
-//! A frame in the kernel: its linear part directly, the rest by a helper.
+//! A frame in the kernel, at each of the two hooks.
 
 use core::hint::cold_path;
 use core::mem::MaybeUninit;
 
-use aya_ebpf::helpers::{bpf_skb_load_bytes, bpf_xdp_load_bytes};
+use aya_ebpf::bindings::{__sk_buff, bpf_hdr_start_off as Start};
+use aya_ebpf::helpers::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_xdp_load_bytes};
 use aya_ebpf::programs::{TcContext, XdpContext};
 
 use crate::Undecided;
@@ -11,28 +12,23 @@ use crate::packet::{Packet, Wire};
 
 /// What a program is given: a frame, and the interface that it came in by.
 pub trait Context {
-    /// Where the frame's linear part starts.
-    fn start(&self) -> usize;
-    /// Where it ends.
-    fn end(&self) -> usize;
+    /// The frame, as this hook shows it.
+    type Frame: Packet;
+
+    /// The frame.
+    fn frame(&self) -> Self::Frame;
     /// The interface.
     fn ifindex(&self) -> u32;
     /// The kernel's own pointer.
     fn as_ptr(&self) -> *mut core::ffi::c_void;
-    /// Copies bytes of the frame, wherever they lie. False where there are none.
-    fn copy<T: Wire>(&self, at: usize, to: &mut MaybeUninit<T>) -> bool;
 }
 
-#[expect(unsafe_code, reason = "the context's fields and helpers")]
 impl Context for XdpContext {
-    #[inline(always)]
-    fn start(&self) -> usize {
-        self.data()
-    }
+    type Frame = XdpFrame;
 
     #[inline(always)]
-    fn end(&self) -> usize {
-        self.data_end()
+    fn frame(&self) -> XdpFrame {
+        XdpFrame { context: self.ctx, start: self.data(), end: self.data_end() }
     }
 
     #[inline(always)]
@@ -44,71 +40,16 @@ impl Context for XdpContext {
     fn as_ptr(&self) -> *mut core::ffi::c_void {
         self.ctx.cast()
     }
-
-    #[inline(always)]
-    fn copy<T: Wire>(&self, at: usize, to: &mut MaybeUninit<T>) -> bool {
-        // SAFETY: the helper writes as many bytes as `to` has, or fails.
-        let status = unsafe {
-            bpf_xdp_load_bytes(self.ctx, at as u32, to.as_mut_ptr().cast(), size_of::<T>() as u32)
-        };
-        status == 0
-    }
 }
 
-#[expect(unsafe_code, reason = "the context's fields and helpers")]
-impl Context for TcContext {
-    #[inline(always)]
-    fn start(&self) -> usize {
-        self.data()
-    }
-
-    #[inline(always)]
-    fn end(&self) -> usize {
-        self.data_end()
-    }
-
-    #[inline(always)]
-    fn ifindex(&self) -> u32 {
-        // SAFETY: the context that the kernel gave.
-        unsafe { (*self.skb.skb).ifindex }
-    }
-
-    #[inline(always)]
-    fn as_ptr(&self) -> *mut core::ffi::c_void {
-        aya_ebpf::EbpfContext::as_ptr(self)
-    }
-
-    #[inline(always)]
-    fn copy<T: Wire>(&self, at: usize, to: &mut MaybeUninit<T>) -> bool {
-        // SAFETY: the helper writes as many bytes as `to` has, or fails.
-        let status = unsafe {
-            bpf_skb_load_bytes(
-                self.skb.skb.cast(),
-                at as u32,
-                to.as_mut_ptr().cast(),
-                size_of::<T>() as u32,
-            )
-        };
-        status == 0
-    }
-}
-
-/// A frame.
-pub struct Frame<'a, C> {
-    context: &'a C,
+/// A frame at XDP: its linear part directly, the rest by a helper.
+pub struct XdpFrame {
+    context: *mut aya_ebpf::bindings::xdp_md,
     start: usize,
     end: usize,
 }
 
-impl<'a, C: Context> Frame<'a, C> {
-    /// The context's frame.
-    #[inline(always)]
-    pub fn new(context: &'a C) -> Self {
-        Self { context, start: context.start(), end: context.end() }
-    }
-}
-
-impl<C: Context> Packet for Frame<'_, C> {
+impl Packet for XdpFrame {
     #[inline(always)]
     #[expect(unsafe_code, reason = "bytes become a header")]
     fn load<T: Wire>(&self, at: usize) -> Result<T, Undecided> {
@@ -122,16 +63,129 @@ impl<C: Context> Packet for Frame<'_, C> {
     }
 
     /// Headers may lie beyond the linear part: some drivers leave it empty when a program takes
-    /// frames in parts, and the stack's own buffers begin with what the driver copied.
+    /// frames in parts.
     #[inline(always)]
     #[expect(unsafe_code, reason = "bytes become a header")]
     fn load_far<T: Wire>(&self, at: usize) -> Result<T, Undecided> {
         let mut copied = Aligned(MaybeUninit::<T>::uninit());
-        if self.context.copy(at, &mut copied.0) {
+        let to = copied.0.as_mut_ptr().cast();
+        // SAFETY: the helper writes as many bytes as there is room for, or fails.
+        match unsafe { bpf_xdp_load_bytes(self.context, at as u32, to, size_of::<T>() as u32) } {
+            // SAFETY: the helper wrote it all.
+            0 => Ok(unsafe { copied.0.assume_init() }),
+            _ => Err(Undecided::Truncated),
+        }
+    }
+}
+
+impl Context for TcContext {
+    type Frame = TcFrame;
+
+    #[inline(always)]
+    fn frame(&self) -> TcFrame {
+        TcFrame::new(self)
+    }
+
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "the context's fields")]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: the context that the kernel gave.
+        unsafe { (*self.skb.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn as_ptr(&self) -> *mut core::ffi::c_void {
+        self.skb.skb.cast()
+    }
+}
+
+/// A frame in the stack.
+pub struct TcFrame {
+    skb: *mut __sk_buff,
+    start: usize,
+    end: usize,
+    /// How many bytes of the frame's beginning are not there: none, or Ethernet's header.
+    missing: usize,
+}
+
+/// Where a frame's type is, and what it carries.
+const TYPE_AT: usize = 12;
+const NETWORK_AT: usize = 14;
+
+impl TcFrame {
+    /// Behind generic XDP the kernel may have copied the frame and forgotten how long its link
+    /// header is. `data` is then the network's header, and a program that takes it for Ethernet's
+    /// lets everything pass. Nothing tells but how far it is from the network's header to the end
+    /// of what lies in one piece.
+    #[inline(always)]
+    fn new(context: &TcContext) -> Self {
+        let (skb, start, end) = (context.skb.skb, context.data(), context.data_end());
+        let len = end - start;
+        let mut byte = 0_u8;
+        let is_missing = len < NETWORK_AT || {
+            let past_end = (len - NETWORK_AT) as u32;
+            relative(skb, past_end, &mut byte, Start::BPF_HDR_START_NET)
+        };
+        Self { skb, start, end, missing: if is_missing { NETWORK_AT } else { 0 } }
+    }
+
+    /// The header of Ethernet, wherever it lies.
+    #[inline(always)]
+    fn load_link<T: Wire>(&self, at: usize) -> Result<T, Undecided> {
+        let mut copied = Aligned(MaybeUninit::<T>::uninit());
+        if relative(self.skb, at as u32, &mut copied.0, Start::BPF_HDR_START_MAC) {
+            #[expect(unsafe_code, reason = "bytes become a header")]
             // SAFETY: the helper wrote it all.
             Ok(unsafe { copied.0.assume_init() })
         } else {
             Err(Undecided::Truncated)
+        }
+    }
+}
+
+/// Copies bytes that lie in one piece with one of the stack's headers. False where there are none.
+#[inline(always)]
+#[expect(unsafe_code, reason = "a helper")]
+fn relative<T>(skb: *mut __sk_buff, at: u32, to: &mut T, start: u32) -> bool {
+    let (to, len) = (core::ptr::from_mut(to).cast(), size_of::<T>() as u32);
+    // SAFETY: the helper writes as many bytes as there is room for, in either case.
+    unsafe { bpf_skb_load_bytes_relative(skb.cast(), at, to, len, start) == 0 }
+}
+
+impl Packet for TcFrame {
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "the context's fields, and bytes that become a header")]
+    fn load<T: Wire>(&self, at: usize) -> Result<T, Undecided> {
+        if at == TYPE_AT && size_of::<T>() == size_of::<u16>() {
+            // The stack has taken the first VLAN tag off, and knows what is behind it.
+            // SAFETY: the context that the kernel gave.
+            let kind = unsafe { (*self.skb).protocol } as u16;
+            // SAFETY: two bytes, of which any are a `T`.
+            return Ok(unsafe { (&raw const kind).cast::<T>().read_unaligned() });
+        }
+        if at < NETWORK_AT {
+            return self.load_link(at);
+        }
+        let from = self.start + (at - self.missing);
+        if from + size_of::<T>() > self.end {
+            cold_path();
+            return self.load_far(at);
+        }
+        // SAFETY: the frame's bytes reach to `end`, as the verifier checks once more.
+        Ok(unsafe { (from as *const T).read_unaligned() })
+    }
+
+    /// Headers may lie beyond the linear part, where the stack has not looked at them yet.
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "bytes become a header")]
+    fn load_far<T: Wire>(&self, at: usize) -> Result<T, Undecided> {
+        let mut copied = Aligned(MaybeUninit::<T>::uninit());
+        let (to, at) = (copied.0.as_mut_ptr().cast(), (at - self.missing) as u32);
+        // SAFETY: the helper writes as many bytes as there is room for, or fails.
+        match unsafe { bpf_skb_load_bytes(self.skb.cast(), at, to, size_of::<T>() as u32) } {
+            // SAFETY: the helper wrote it all.
+            0 => Ok(unsafe { copied.0.assume_init() }),
+            _ => Err(Undecided::Truncated),
         }
     }
 }

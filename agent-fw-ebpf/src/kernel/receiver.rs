@@ -113,7 +113,7 @@ impl<C: Context> Receiver<'_, C> {
         }
         tally.next_sample_ns = now_ns + CONFIG.sample_interval_ns();
         let (source, destination) = (recipient.source.to_v6(), recipient.destination.to_v6());
-        let frame = super::Frame::new(self.context);
+        let frame = self.context.frame();
         let sent = maps::submit(Sample {
             time_ns: now_ns,
             source: [source.high, source.low],

@@ -51,7 +51,7 @@ impl Install {
         let held = Held::read(&mut nftables)?;
         let unit = !self.no_boot && boot::has_unit();
         let differing = held.differences(&configuration, &compiled);
-        if differing.is_empty() && is_installed(&configuration, &lists) {
+        if differing.is_empty() && is_installed(&configuration, &lists) && !held.can_move() {
             if unit {
                 boot::enable()?;
             }

@@ -22,6 +22,11 @@ impl Held {
         self.table.is_some() || !self.programs.is_empty()
     }
 
+    /// Whether a program stands behind another's XDP program that has gone: its place is free.
+    pub(super) fn can_move(&self) -> bool {
+        self.programs.iter().any(|at| at.hook.mode().is_none() && at.behind.is_none())
+    }
+
     /// What differs from what the configuration asks for, in words.
     pub(super) fn differences(
         &self,

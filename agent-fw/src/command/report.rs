@@ -110,8 +110,15 @@ pub(super) fn programs(configuration: &Configuration, attached: &[Attachment]) {
     if !configuration.backend.has_programs() {
         return;
     }
-    for Attachment { interface, place, program, .. } in attached {
-        say!("xdp:      {place} on {}, program {program}", interface.name);
+    for Attachment { interface, hook, program, behind, ahead, .. } in attached {
+        say!("program:  {program}, {hook} on {}", interface.name);
+        if let Some(other) = behind {
+            remark(&format!("  behind somebody else's {other}, which agent-fw leaves alone"));
+        }
+        if *ahead > 0 {
+            let word = format!("{ahead} other program(s) come before it there");
+            caution("  note:", format_args!("{word}, and could let packets pass it"));
+        }
     }
     if configuration.backend == Backend::Xdp {
         caution("alone:", "XDP filters neither other interfaces, nor tunnels, nor packets whose");

@@ -169,7 +169,10 @@ impl Findings {
         let interfaces = self.held.programs.iter().map(|at| {
             json!({
                 "name": at.interface.name,
-                "mode": at.place.to_string(),
+                "hook": at.hook.name(),
+                "mode": at.hook.mode().map(|mode| mode.to_string()),
+                "behind": at.behind,
+                "ahead": at.ahead,
                 "program": at.program,
                 "policy": at.policy.map(|hash| hash.to_string()),
                 "gate": at.gate,

@@ -1,12 +1,8 @@
 //! The interfaces of this network namespace, as the kernel's routing socket lists them.
 
+use super::route::{self, attributes, number, text};
 use anyhow::Context as _;
-use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
-};
 use std::collections::BTreeSet;
-use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
 /// A network interface.
@@ -22,6 +18,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Whether it is up.
     pub is_up: bool,
+    /// Whether its frames begin with Ethernet's header, as XDP sees them.
+    pub is_ethernet: bool,
     /// The XDP program that it has.
     pub xdp: Option<AttachedXdp>,
     /// The interface that it is a port of: a bridge, a bond.
@@ -129,58 +127,14 @@ fn addressed() -> BTreeSet<String> {
     reachable.map(|entry| entry.interface_name).collect()
 }
 
-/// The kernel sends at most 32 KiB of a dump at once.
-const RECEIVE_BYTES: usize = 64 * 1024;
-/// `struct nlmsghdr`.
-const HEADER_BYTES: usize = 16;
+/// A request for all links: `struct ifinfomsg` of nothing in particular.
+fn dump() -> anyhow::Result<Vec<Interface>> {
+    let links = route::dump(libc::RTM_GETLINK, &[0; LINK_BYTES])?;
+    Ok(links.iter().filter_map(|link| parse(link)).collect())
+}
+
 /// `struct ifinfomsg`.
 const LINK_BYTES: usize = 16;
-
-/// A request for all links: `struct nlmsghdr`, then `struct ifinfomsg` of nothing in particular.
-fn request() -> [u8; HEADER_BYTES + LINK_BYTES] {
-    let mut message = [0; HEADER_BYTES + LINK_BYTES];
-    message[0] = 32;
-    message[4..6].copy_from_slice(&libc::RTM_GETLINK.to_ne_bytes());
-    let flags = u16::try_from(libc::NLM_F_REQUEST | libc::NLM_F_DUMP).unwrap_or_default();
-    message[6..8].copy_from_slice(&flags.to_ne_bytes());
-    message
-}
-
-fn dump() -> anyhow::Result<Vec<Interface>> {
-    let socket = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkRoute,
-    )?;
-    sendto(socket.as_raw_fd(), &request(), &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
-    let mut buffer = vec![0; RECEIVE_BYTES];
-    let mut interfaces = Vec::new();
-    loop {
-        let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-        let mut bytes = &buffer[..length];
-        while let Some((kind, body)) = message(&mut bytes) {
-            match i32::from(kind) {
-                libc::NLMSG_DONE => return Ok(interfaces),
-                libc::NLMSG_ERROR => {
-                    let code =
-                        body.first_chunk().map_or(libc::EIO, |code| -i32::from_ne_bytes(*code));
-                    return Err(Errno::from_raw(code).into());
-                }
-                _ => interfaces.extend(parse(body)),
-            }
-        }
-    }
-}
-
-/// Takes one message off: its type, and what follows its header.
-fn message<'a>(bytes: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
-    let length = usize::try_from(u32::from_ne_bytes(*bytes.first_chunk()?)).ok()?;
-    let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
-    let body = bytes.get(HEADER_BYTES..length)?;
-    *bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    Some((kind, body))
-}
 
 /// `IFLA_XDP_ATTACHED` and the numbers of programs, of linux/if_link.h.
 const XDP_ATTACHED: u16 = 2;
@@ -191,10 +145,12 @@ const XDP_SKB_PROG_ID: u16 = 6;
 const INFO_KIND: u16 = 1;
 
 fn parse(body: &[u8]) -> Option<Interface> {
+    let kind = u16::from_ne_bytes(*body.get(2..)?.first_chunk()?);
+    let is_ethernet = matches!(kind, libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK);
     let index = u32::from_ne_bytes(*body.get(4..)?.first_chunk()?);
     let flags = u32::from_ne_bytes(*body.get(8..)?.first_chunk()?);
     let is_up = flags & 1 != 0; // IFF_UP
-    let mut interface = Interface { index, is_up, ..Interface::default() };
+    let mut interface = Interface { index, is_up, is_ethernet, ..Interface::default() };
     let mut is_elsewhere = false;
     for (kind, value) in attributes(body.get(LINK_BYTES..)?) {
         match kind {
@@ -228,29 +184,6 @@ fn xdp(value: &[u8]) -> Option<AttachedXdp> {
     let numbers = [XDP_PROG_ID, XDP_DRV_PROG_ID, XDP_SKB_PROG_ID];
     let program = numbers.into_iter().find_map(|kind| number(find(kind)?))?;
     Some(AttachedXdp { place, program })
-}
-
-fn number(value: &[u8]) -> Option<u32> {
-    Some(u32::from_ne_bytes(*value.first_chunk()?))
-}
-
-fn text(value: &[u8]) -> String {
-    String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
-}
-
-/// `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER` of linux/netlink.h.
-const ATTRIBUTE_FLAGS: u16 = 3 << 14;
-
-/// The attributes in a run of netlink attributes: each its type, without flags, and its value.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let [a, b, c, d, ..] = *bytes else { return None };
-        let length = usize::from(u16::from_ne_bytes([a, b]));
-        let kind = u16::from_ne_bytes([c, d]) & !ATTRIBUTE_FLAGS;
-        let value = bytes.get(4..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
 }
 
 #[cfg(test)]
@@ -290,7 +223,5 @@ mod tests {
     #[test]
     fn a_message_that_was_cut_is_not_read() {
         assert_eq!(parse(&[0; 7]), None);
-        assert_eq!(message(&mut &[32_u8, 0, 0, 0, 0, 0][..]), None);
-        assert_eq!(attributes(&[9, 0, 1, 0, 7]).count(), 0);
     }
 }

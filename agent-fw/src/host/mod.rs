@@ -5,6 +5,8 @@ pub mod file;
 pub mod interface;
 pub mod lock;
 pub mod privilege;
+mod route;
+pub mod traffic;
 
 use std::path::{Path, PathBuf};
 

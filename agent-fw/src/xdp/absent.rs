@@ -3,7 +3,7 @@
 #[path = "state.rs"]
 mod state;
 
-pub use state::{Admitted, Attachment, Counters};
+pub use state::{Admitted, Attachment, Counters, Hook};
 
 use crate::configuration::XdpMode;
 use crate::policy::PolicyHash;

@@ -1,8 +1,9 @@
 //! What stands in the way of an XDP program, and what to do about it.
 
 use super::image::Inexpressible;
-use crate::host::interface::AttachedXdp;
+use super::state::Hook;
 use agent_fw_ebpf::{LoadError, PlanError};
+use aya::programs::tc::TcError;
 use aya::programs::{ProgramError, XdpError as AyaXdpError};
 use nix::errno::Errno;
 use std::path::PathBuf;
@@ -40,6 +41,9 @@ pub enum XdpError {
     /// There is no bpffs.
     #[error("no BPF file system at /sys/fs/bpf: `mount -t bpf bpf /sys/fs/bpf`")]
     NoFileSystem,
+    /// A program is on an interface, and its pin is not there.
+    #[error("a program's pin below /sys/fs/bpf/agent-fw is missing; uninstall, then install again")]
+    NotPinned,
     /// A pin could not be made, read or removed.
     #[error("{}: {action}", .path.display())]
     Pin {
@@ -59,22 +63,10 @@ pub enum XdpError {
 /// Why an interface cannot take a program, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Obstacle {
-    /// Somebody else's program is there.
-    #[error(
-        "it has a {} XDP program of somebody else's: number {}{}. agent-fw leaves it alone; \
-         --backend nft filters behind it",
-        .attached.place, .attached.program, named(.name.as_deref())
-    )]
-    Foreign {
-        /// The program.
-        attached: AttachedXdp,
-        /// Its name.
-        name: Option<String>,
-    },
     /// Somebody put a program there just now.
     #[error(
-        "another XDP program is on it, or was put there just now (`ip link show` tells); agent-fw \
-         leaves it alone; --backend nft filters behind it"
+        "another XDP program was put on it just now (EBUSY; `ip link show` tells); agent-fw leaves \
+         it alone: run this again, and it goes to the tc hook behind"
     )]
     Occupied,
     /// The driver knows no XDP.
@@ -98,6 +90,24 @@ pub enum Obstacle {
         /// The MTU.
         mtu: u32,
     },
+    /// The tc hook does not take it.
+    #[error(
+        "another XDP program has its driver, and {hook} behind it refuses the program ({errno}): \
+         another filter may have the first priority there (`tc filter show dev NAME ingress` \
+         tells); --backend nft filters behind both"
+    )]
+    AtTc {
+        /// How it was to be attached.
+        hook: Hook,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// Its frames have no Ethernet header.
+    #[error(
+        "its packets come without an Ethernet header, where XDP cannot find its way; --backend nft \
+         filters there"
+    )]
+    NotEthernet,
     /// The kernel said something else.
     #[error("the kernel refused it: {0}")]
     Other(Errno),
@@ -106,13 +116,9 @@ pub enum Obstacle {
     NoLink,
 }
 
-fn named(name: Option<&str>) -> String {
-    name.filter(|name| !name.is_empty()).map_or_else(String::new, |name| format!(", `{name}`"))
-}
-
 impl Obstacle {
-    /// What an error of the kernel's means on an interface with this MTU.
-    pub(super) fn of(errno: Errno, mtu: u32) -> Self {
+    /// What an error of the kernel's means at XDP on an interface with this MTU.
+    pub(super) fn at_xdp(errno: Errno, mtu: u32) -> Self {
         match errno {
             Errno::EOPNOTSUPP => Self::Unsupported,
             Errno::EINVAL => Self::Refused,
@@ -127,7 +133,8 @@ impl Obstacle {
 pub(super) fn errno(error: &ProgramError) -> Errno {
     let code = match error {
         ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
-        ProgramError::XdpError(AyaXdpError::NetlinkError(error)) => error.raw_os_error(),
+        ProgramError::XdpError(AyaXdpError::NetlinkError(error))
+        | ProgramError::TcError(TcError::NetlinkError(error)) => error.raw_os_error(),
         _ => None,
     };
     Errno::from_raw(code.unwrap_or(libc::EIO))

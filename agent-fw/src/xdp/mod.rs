@@ -1,19 +1,27 @@
 //! The policy as an XDP program on each interface: what is not admitted is dropped at the driver.
 //!
-//! `image` is pure: a policy becomes tables. `attach` is the kernel's side of it.
+//! `image` is pure: a policy becomes tables. `attach` is the kernel's side of it: `hook` knows where
+//! on an interface a program goes, `pin` what outlives this process.
 
 mod attach;
+mod counters;
 mod detach;
 mod error;
+mod hook;
 mod image;
 mod labels;
+mod pin;
+mod program;
 mod state;
 
-pub use attach::{Change, DIRECTORY, Targets, attach, attachments, counters, remove};
+pub use attach::{Change, Targets, attach, attachments, remove};
+pub use counters::counters;
 pub use error::{Obstacle, XdpError};
 pub use image::{Inexpressible, plan};
 pub use labels::{Numbering, Words};
-pub use state::{Admitted, Attachment, Counters};
+pub use pin::DIRECTORY;
+pub use state::{Admitted, Attachment, Counters, Hook};
 
 /// The program, as `cargo xtask build` has built it.
-pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AGENT_FW_OBJECT"));
+pub static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/agent-fw.o"));

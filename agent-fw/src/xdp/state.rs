@@ -1,18 +1,86 @@
 //! What is attached, and what it has counted.
 
+use crate::configuration::XdpMode;
 use crate::host::interface::{Interface, XdpPlace};
 use crate::policy::PolicyHash;
+use std::fmt;
 use std::time::Duration;
+
+/// Where on an interface a program is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hook {
+    /// XDP, in one of its modes.
+    Xdp(XdpPlace),
+    /// The tc hook, right behind XDP, with TCX.
+    Tcx,
+    /// The same below clsact, on kernels before 6.6.
+    Clsact,
+}
+
+impl Hook {
+    /// The hook in a word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Xdp(_) => "xdp",
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+
+    /// XDP's mode.
+    pub fn mode(self) -> Option<XdpPlace> {
+        match self {
+            Self::Xdp(place) => Some(place),
+            Self::Tcx | Self::Clsact => None,
+        }
+    }
+
+    /// Whether a policy that asks for this mode is enforced here: behind another's XDP program
+    /// there is no mode.
+    pub fn serves(self, mode: XdpMode) -> bool {
+        self.mode().is_none_or(|place| place == place_of(mode))
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Xdp(place) => write!(f, "{place} XDP"),
+            Self::Tcx => f.write_str("the tc hook (TCX)"),
+            Self::Clsact => f.write_str("the tc hook (clsact)"),
+        }
+    }
+}
+
+pub(super) fn place_of(mode: XdpMode) -> XdpPlace {
+    match mode {
+        XdpMode::Native => XdpPlace::Native,
+        XdpMode::Generic => XdpPlace::Generic,
+    }
+}
+
+/// The mode in which a program is put where one runs.
+#[cfg_attr(not(feature = "xdp"), expect(dead_code, reason = "nothing is attached"))]
+pub(super) fn mode_of(place: XdpPlace) -> XdpMode {
+    match place {
+        XdpPlace::Generic => XdpMode::Generic,
+        _ => XdpMode::Native,
+    }
+}
 
 /// An interface that agent-fw's program is on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Attachment {
     /// The interface.
     pub interface: Interface,
-    /// Where the program runs.
-    pub place: XdpPlace,
+    /// Where the program is.
+    pub hook: Hook,
     /// The kernel's number of the program.
     pub program: u32,
+    /// Another's XDP program, because of which it is at the tc hook, by name.
+    pub behind: Option<String>,
+    /// Programs at the same hook that come before it, and could let a packet pass it.
+    pub ahead: usize,
     /// The policy that it enforces, where that is known.
     pub policy: Option<PolicyHash>,
     /// Whether it counts on the gate behind it.

@@ -1,0 +1,256 @@
+//! Where on an interface the program goes: XDP, or the tc hook right behind it where another program
+//! has XDP.
+
+use super::error::{Obstacle, XdpError, errno};
+use super::pin::{Pin, failed};
+use super::program::Programs;
+use super::state::{Hook, mode_of, place_of};
+use crate::configuration::XdpMode;
+use crate::host::interface::Interface;
+use crate::host::traffic::{self, Filter, HANDLE, PRIORITY};
+use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
+use aya::programs::xdp::{self, XdpLink};
+use aya::programs::{SchedClassifier, TcAttachType};
+
+/// The tc hook's program in the object: by this name, a filter is ours.
+pub(super) const CLASSIFIER: &str = "agent_fw_tc";
+
+/// A place where our program is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Place {
+    pub(super) hook: Hook,
+    pub(super) program: u32,
+    /// Programs at the same hook that come before ours, and could let a packet pass it.
+    pub(super) ahead: usize,
+}
+
+/// Where our programs are on this interface now.
+pub(super) fn ours(interface: &Interface) -> Result<Vec<Place>, XdpError> {
+    let clsact = ours_below_clsact(interface)?;
+    Ok([ours_at_xdp(interface), ours_at_tcx(interface), clsact].into_iter().flatten().collect())
+}
+
+/// `None` where the link is not there, or is that of an interface which has gone.
+fn ours_at_xdp(interface: &Interface) -> Option<Place> {
+    let attached = interface.xdp?;
+    let program = linked(&Pin::Link(interface.index))?;
+    let hook = Hook::Xdp(attached.place);
+    (program == attached.program).then_some(Place { hook, program, ahead: 0 })
+}
+
+fn ours_at_tcx(interface: &Interface) -> Option<Place> {
+    let program = linked(&Pin::Tcx(interface.index))?;
+    let (_, all) = SchedClassifier::query_tcx(&interface.name, TcAttachType::Ingress).ok()?;
+    let ahead = all.iter().position(|info| info.id() == program)?;
+    Some(Place { hook: Hook::Tcx, program, ahead })
+}
+
+fn ours_below_clsact(interface: &Interface) -> Result<Option<Place>, XdpError> {
+    if !Pin::Filter(interface.index).is_there() {
+        return Ok(None);
+    }
+    let filters = traffic::filters(interface.index)?;
+    let found = filters.iter().position(is_ours);
+    let place = found.and_then(|ahead| {
+        Some(Place { hook: Hook::Clsact, program: filters.get(ahead)?.program?, ahead })
+    });
+    Ok(place)
+}
+
+fn is_ours(filter: &Filter) -> bool {
+    filter.priority == PRIORITY
+        && filter.handle == HANDLE
+        && filter.name.as_deref() == Some(CLASSIFIER)
+}
+
+/// The program that a pinned link has.
+fn linked(pin: &Pin) -> Option<u32> {
+    let link = PinnedLink::from_pin(pin.path()).ok()?;
+    Some(FdLink::from(link).info().ok()?.program_id())
+}
+
+/// Where the program belongs on an interface that has ours at these places. `tcx`: whether the
+/// kernel has TCX.
+pub(super) fn choose(interface: &Interface, ours: &[Place], mode: XdpMode, tcx: bool) -> Hook {
+    let is_at = |hook: Hook| ours.iter().any(|place| place.hook == hook);
+    let xdp_is_ours = ours.iter().any(|place| matches!(place.hook, Hook::Xdp(_)));
+    match interface.xdp {
+        Some(_) if !xdp_is_ours && (is_at(Hook::Clsact) || !tcx) => Hook::Clsact,
+        Some(_) if !xdp_is_ours => Hook::Tcx,
+        _ => Hook::Xdp(place_of(mode)),
+    }
+}
+
+/// Whether the kernel has TCX (from Linux 6.6).
+pub(super) fn has_tcx(interface: &Interface) -> bool {
+    SchedClassifier::query_tcx(&interface.name, TcAttachType::Ingress).is_ok()
+}
+
+/// What holds the program at a hook of this interface, and is released with it.
+pub(super) fn pins(index: u32, hook: Hook) -> Vec<Pin> {
+    match hook {
+        Hook::Xdp(_) => vec![Pin::Link(index)],
+        Hook::Tcx => vec![Pin::Tcx(index)],
+        Hook::Clsact => vec![Pin::Filter(index), Pin::Clsact(index)],
+    }
+}
+
+/// Takes the program off a hook.
+pub(super) fn release(index: u32, hook: Hook) -> Result<(), XdpError> {
+    pins(index, hook).iter().try_for_each(Pin::release)
+}
+
+/// Puts the program in the place of the one that is at this hook, in one step.
+pub(super) fn exchange(
+    programs: &mut Programs,
+    interface: &Interface,
+    hook: Hook,
+) -> Result<(), XdpError> {
+    let index = interface.index;
+    match hook {
+        Hook::Xdp(_) => {
+            let (path, program) = (Pin::Link(index).path(), programs.xdp()?);
+            let link = XdpLink::try_from(open(&Pin::Link(index))?)
+                .map_err(failed(&path, "is no XDP link"))?;
+            let exchanged = program.attach_to_link(link).and_then(|id| program.take_link(id));
+            // The pin holds the link, which needs no descriptor of ours.
+            exchanged.map(drop).map_err(failed(&path, "cannot be given another program"))
+        }
+        Hook::Tcx => {
+            let (path, program) = (Pin::Tcx(index).path(), programs.classifier()?);
+            let link = SchedClassifierLink::try_from(open(&Pin::Tcx(index))?)
+                .map_err(failed(&path, "is no TCX link"))?;
+            let exchanged = program.attach_to_link(link).and_then(|id| program.take_link(id));
+            exchanged.map(drop).map_err(failed(&path, "cannot be given another program"))
+        }
+        Hook::Clsact => {
+            let program = programs.classifier()?;
+            let filter = SchedClassifierLink::attached(
+                &interface.name,
+                TcAttachType::Ingress,
+                PRIORITY,
+                TcHandle::from(HANDLE),
+                None,
+            );
+            let filter = filter.map_err(|error| XdpError::Host(error.into()))?;
+            let exchanged = program.attach_to_link(filter).and_then(|id| program.take_link(id));
+            exchanged
+                .map(std::mem::forget)
+                .map_err(|error| obstacle(interface, hook, errno(&error)))
+        }
+    }
+}
+
+fn open(pin: &Pin) -> Result<FdLink, XdpError> {
+    let path = pin.path();
+    Ok(PinnedLink::from_pin(&path).map_err(failed(&path, "cannot be read"))?.into())
+}
+
+/// Attaches the program to a hook that has none of ours.
+pub(super) fn attach(
+    programs: &mut Programs,
+    interface: &Interface,
+    hook: Hook,
+) -> Result<(), XdpError> {
+    // What an interrupted installation or an interface that has gone has left.
+    release(interface.index, hook)?;
+    match hook {
+        Hook::Xdp(place) => {
+            let mode = match mode_of(place) {
+                XdpMode::Native => xdp::XdpMode::Driver,
+                XdpMode::Generic => xdp::XdpMode::Skb,
+            };
+            let program = programs.xdp()?;
+            let attached = program.attach_to_if_index(interface.index, mode);
+            let link = attached
+                .and_then(|id| program.take_link(id))
+                .map_err(|error| obstacle(interface, hook, errno(&error)))?;
+            // Without a link, dropping it has detached the program again.
+            keep(FdLink::try_from(link).ok(), interface, &Pin::Link(interface.index))
+        }
+        Hook::Tcx => {
+            let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+            let program = programs.classifier()?;
+            let attached =
+                program.attach_with_options(&interface.name, TcAttachType::Ingress, order);
+            let link = attached
+                .and_then(|id| program.take_link(id))
+                .map_err(|error| obstacle(interface, hook, errno(&error)))?;
+            keep(FdLink::try_from(link).ok(), interface, &Pin::Tcx(interface.index))
+        }
+        Hook::Clsact => attach_below_clsact(programs, interface),
+    }
+}
+
+fn keep(link: Option<FdLink>, interface: &Interface, pin: &Pin) -> Result<(), XdpError> {
+    let no_link =
+        || XdpError::Interface { interface: interface.name.clone(), obstacle: Obstacle::NoLink };
+    let path = pin.path();
+    link.ok_or_else(no_link)?.pin(&path).map(drop).map_err(failed(&path, "cannot be pinned"))
+}
+
+/// The marks come first: should we be killed between two steps, they tell what is to be removed.
+fn attach_below_clsact(programs: &mut Programs, interface: &Interface) -> Result<(), XdpError> {
+    let fault = |errno| obstacle(interface, Hook::Clsact, errno);
+    Pin::Filter(interface.index).mark()?;
+    Pin::Clsact(interface.index).mark()?;
+    if !traffic::add_clsact(interface.index).map_err(fault)? {
+        // It was there: it is somebody else's.
+        Pin::Clsact(interface.index).remove()?;
+    }
+    let first = TcAttachOptions::Netlink(NlOptions {
+        priority: PRIORITY,
+        handle: TcHandle::from(HANDLE),
+        classid: None,
+    });
+    let program = programs.classifier()?;
+    let attached = program.attach_with_options(&interface.name, TcAttachType::Ingress, first);
+    let filter = attached.and_then(|id| program.take_link(id));
+    // Dropped, it would take the filter away.
+    filter.map(std::mem::forget).map_err(|error| fault(errno(&error)))
+}
+
+fn obstacle(interface: &Interface, hook: Hook, errno: nix::errno::Errno) -> XdpError {
+    let obstacle = match hook {
+        Hook::Xdp(_) => Obstacle::at_xdp(errno, interface.mtu),
+        Hook::Tcx | Hook::Clsact => Obstacle::AtTc { hook, errno },
+    };
+    XdpError::Interface { interface: interface.name.clone(), obstacle }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::interface::{AttachedXdp, XdpPlace};
+
+    fn interface(xdp: Option<u32>) -> Interface {
+        let attached = |program| AttachedXdp { place: XdpPlace::Native, program };
+        let mut interface = Interface::default();
+        interface.xdp = xdp.map(attached);
+        interface
+    }
+
+    fn at(hook: Hook) -> [Place; 1] {
+        [Place { hook, program: 7, ahead: 0 }]
+    }
+
+    #[test]
+    fn the_program_goes_to_xdp_unless_anothers_is_there() {
+        let (native, generic) = (Hook::Xdp(XdpPlace::Native), Hook::Xdp(XdpPlace::Generic));
+        let choose = |xdp, ours: &[Place], mode, tcx| choose(&interface(xdp), ours, mode, tcx);
+        assert_eq!(choose(None, &[], XdpMode::Native, true), native);
+        assert_eq!(choose(None, &[], XdpMode::Generic, true), generic);
+        assert_eq!(choose(Some(7), &at(native), XdpMode::Generic, true), generic);
+        assert_eq!(choose(Some(3), &[], XdpMode::Native, true), Hook::Tcx);
+        assert_eq!(choose(Some(3), &[], XdpMode::Native, false), Hook::Clsact);
+    }
+
+    #[test]
+    fn a_program_at_the_tc_hook_stays_as_it_is_while_anothers_is_at_xdp_and_no_longer() {
+        let (native, clsact) = (Hook::Xdp(XdpPlace::Native), at(Hook::Clsact));
+        assert_eq!(choose(&interface(Some(3)), &clsact, XdpMode::Native, true), Hook::Clsact);
+        assert_eq!(choose(&interface(None), &clsact, XdpMode::Native, true), native);
+        assert_eq!(choose(&interface(None), &at(Hook::Tcx), XdpMode::Native, true), native);
+    }
+}
