@@ -127,6 +127,34 @@ impl Config {
         unsafe { core::slice::from_raw_parts(ptr::from_ref(self).cast::<u8>(), size_of::<Self>()) }
     }
 
+    /// The constants that have these bytes.
+    #[cfg(not(target_arch = "bpf"))]
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8; size_of::<Self>()]) -> Self {
+        let word = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+        let sources = |at: usize| Sources {
+            kind: bytes[at],
+            root_bits: bytes[at + 1],
+            filter_bits: bytes[at + 2],
+            filter_len: bytes[at + 3],
+            label: word(at + 4),
+        };
+        let [a, b, c, d, e, f, g, h, ..] = *bytes;
+        Self {
+            sample_interval_ns: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+            ports: [word(8), word(10)],
+            v4: sources(12),
+            v6: sources(18),
+            port_map: bytes[24],
+            v6_deep: bytes[25],
+            macs: bytes[26],
+            otherwise_continue: bytes[27],
+            gate: bytes[28],
+            count_unconcerned: bytes[29],
+            reserved: [bytes[30], bytes[31]],
+        }
+    }
+
     #[inline(always)]
     pub(crate) fn v4(&self) -> &Sources {
         &self.v4

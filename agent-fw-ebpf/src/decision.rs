@@ -182,7 +182,11 @@ fn concern(
 }
 
 #[inline(always)]
-fn is_agents(config: &Config, tables: &impl Tables, port: u16) -> Result<bool, Undecided> {
+pub(crate) fn is_agents(
+    config: &Config,
+    tables: &impl Tables,
+    port: u16,
+) -> Result<bool, Undecided> {
     if !config.spans(port) {
         return Ok(false);
     }

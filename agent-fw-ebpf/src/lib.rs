@@ -29,6 +29,8 @@ mod ipv6;
 #[cfg(target_arch = "bpf")]
 pub mod kernel;
 mod label;
+#[cfg(not(target_arch = "bpf"))]
+mod live;
 #[cfg(all(feature = "aya", not(target_arch = "bpf")))]
 mod load;
 mod packet;
@@ -43,6 +45,8 @@ pub use ethernet::Mac;
 #[cfg(not(target_arch = "bpf"))]
 pub use image::{Image, Plan, PlanError};
 pub use label::Label;
+#[cfg(not(target_arch = "bpf"))]
+pub use live::{Decisions, Live};
 #[cfg(all(feature = "aya", not(target_arch = "bpf")))]
 pub use load::{LoadError, load};
 pub use packet::{Packet, Wire};

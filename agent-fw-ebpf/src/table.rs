@@ -28,7 +28,11 @@ use crate::label::Label;
 #[cfg(not(target_arch = "bpf"))]
 mod build;
 #[cfg(not(target_arch = "bpf"))]
+mod read;
+#[cfg(not(target_arch = "bpf"))]
 pub use build::{MissorderedRange, Range, TableV4, TableV6};
+#[cfg(not(target_arch = "bpf"))]
+pub(crate) use read::{Listed, Pages, listed_v4, listed_v6};
 
 /// The least and the most bits that index a root. An answer must fit in the least.
 pub const ROOT_BITS: core::ops::RangeInclusive<u32> = 12..=18;

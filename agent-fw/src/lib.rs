@@ -7,5 +7,6 @@ pub mod nft;
 pub mod policy;
 pub mod rule;
 pub mod source;
+pub mod truth;
 #[cfg_attr(not(feature = "xdp"), path = "xdp/absent.rs")]
 pub mod xdp;

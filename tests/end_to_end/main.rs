@@ -3,15 +3,18 @@
 
 mod admission;
 mod bystanders;
+mod chance;
 mod disguise;
 mod lifecycle;
 mod messages;
+mod mutation;
 mod ruleset;
 mod scene;
 mod specification;
 mod tc;
 mod updates;
 mod verdicts;
+mod verify;
 mod xdp;
 
 use agent_fw_lab::Lab;
@@ -53,6 +56,7 @@ fn main() {
         tc::TESTS,
         updates::TESTS,
         verdicts::TESTS,
+        verify::TESTS,
         xdp::TESTS,
     ]
     .concat()

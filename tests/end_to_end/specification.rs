@@ -10,6 +10,7 @@ use agent_fw::policy::{
 };
 use agent_fw::rule::Lowered;
 use agent_fw::source::{Catalogue, Lists};
+use agent_fw::truth::{self, Kernel, Reach};
 use agent_fw_lab::packet::{Ethernet, Ipv4, Ipv6, Segment, Tcp};
 use agent_fw_lab::{Lab, Listener, MacAddr, Peer, Wire, run};
 use anyhow::{Context as _, Result, ensure};
@@ -208,7 +209,7 @@ fn the_kernel_decides_on_random_packets_as_the_specification_says() -> Result<()
 fn what_was_installed_is_read_back_without_a_difference_for_random_policies() -> Result<()> {
     let mut random = Random::new();
     Lab::run(|_| {
-        for _ in 0..500 {
+        for _ in 0..1000 {
             let lowered = random.lowered();
             let image = Ruleset::compile(&lowered, random.extras()).into_image();
             let mut nftables = Nftables::open()?;
@@ -216,6 +217,11 @@ fn what_was_installed_is_read_back_without_a_difference_for_random_policies() ->
             let live = nftables.read()?;
             let found = agent_fw::nft::differences(&image, live.as_ref());
             ensure!(found.is_empty(), "{lowered:?}: {found:?}");
+            // Nor is there one in what the rules do.
+            let table = live.as_ref().map(truth::effect);
+            let kernel = Kernel { table, programs: vec![] };
+            let found = truth::counterexample(&lowered.policy, &Reach::Everywhere, &kernel);
+            ensure!(found.is_none(), "{lowered:?}: {found:?}");
         }
         // Words, too: what a configuration compiles to is what its text compiles to.
         let catalogue = Catalogue::published()?;

@@ -9,6 +9,7 @@ mod regions;
 mod report;
 mod status;
 mod uninstall;
+mod verify;
 mod words;
 
 use clap::builder::styling::{AnsiColor, Styles};
@@ -45,6 +46,7 @@ enum Command {
     Uninstall(uninstall::Uninstall),
     Compile(compile::Compile),
     Status(status::Status),
+    Verify(verify::Verify),
     #[command(subcommand)]
     Regions(regions::Regions),
 }
@@ -71,6 +73,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Uninstall(uninstall) => uninstall.run(),
         Command::Compile(compile) => compile.run(),
         Command::Status(status) => status.run(),
+        Command::Verify(verify) => verify.run(),
         Command::Regions(regions) => regions.run(),
     };
     match result {

@@ -198,7 +198,7 @@ impl Findings {
     }
 }
 
-fn wanted() -> Result<Option<(Configuration, Compiled)>> {
+pub(super) fn wanted() -> Result<Option<(Configuration, Compiled)>> {
     let Some((configuration, _)) = installed()? else { return Ok(None) };
     let catalogue = super::words::catalogue()?;
     let compiled = configuration.compile(&catalogue, &Lists::default())?;

@@ -3,6 +3,7 @@
 mod counters;
 mod difference;
 mod expression;
+mod foreign;
 mod netlink;
 mod ruleset;
 mod sources;
@@ -14,6 +15,7 @@ mod text;
 pub use counters::{LEFT, REFUSED, REFUSED_EARLY, counter_name};
 pub use difference::{Difference, differences};
 pub use expression::{Expression, MetaKey, Payload, PayloadBase, Program};
+pub use foreign::{Comparison, Foreign, ForeignBase, ForeignRule, Instruction};
 pub use netlink::{Live, NetlinkError, Nftables};
 pub use ruleset::{Extras, LOG_RATE, Ruleset};
 pub use stamp::Stamp;

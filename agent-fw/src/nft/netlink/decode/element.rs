@@ -57,6 +57,15 @@ impl Element {
     }
 }
 
+/// How a set holds its ranges.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Form {
+    /// As starts and ends.
+    Intervals,
+    /// Each element is a value.
+    Values,
+}
+
 /// The bounds of a set's ranges as they come, in whatever order.
 pub(super) enum Bounds {
     V4(Edges<Ipv4Addr>),
@@ -70,15 +79,16 @@ pub(super) struct Edges<T> {
     starts: Vec<T>,
     ends: Vec<T>,
     faults: Vec<String>,
+    form: Form,
 }
 
 impl Bounds {
-    pub(super) fn new(elements: &Elements) -> Self {
+    pub(super) fn new(elements: &Elements, form: Form) -> Self {
         match elements {
-            Elements::V4(_) => Self::V4(Edges::new()),
-            Elements::V6(_) => Self::V6(Edges::new()),
-            Elements::Mac(_) => Self::Mac(Edges::new()),
-            Elements::Port(_) => Self::Port(Edges::new()),
+            Elements::V4(_) => Self::V4(Edges::new(form)),
+            Elements::V6(_) => Self::V6(Edges::new(form)),
+            Elements::Mac(_) => Self::Mac(Edges::new(form)),
+            Elements::Port(_) => Self::Port(Edges::new(form)),
         }
     }
 
@@ -102,8 +112,8 @@ impl Bounds {
 }
 
 impl<T: Ordinal> Edges<T> {
-    fn new() -> Self {
-        Self { starts: Vec::new(), ends: Vec::new(), faults: Vec::new() }
+    fn new(form: Form) -> Self {
+        Self { starts: Vec::new(), ends: Vec::new(), faults: Vec::new(), form }
     }
 
     fn add<const N: usize>(&mut self, element: &Element, value: impl Fn([u8; N]) -> T) {
@@ -123,6 +133,9 @@ impl<T: Ordinal> Edges<T> {
         let (mut starts, mut ends) =
             (std::mem::take(&mut self.starts), std::mem::take(&mut self.ends));
         starts.sort_unstable_by_key(|start| start.bits());
+        if self.form == Form::Values {
+            return starts.into_iter().map(Range::single).collect();
+        }
         ends.sort_unstable_by_key(|end| end.bits());
         let mut ranges = Vec::with_capacity(starts.len());
         let mut ends = ends.into_iter().peekable();

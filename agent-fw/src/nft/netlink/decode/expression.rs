@@ -39,15 +39,15 @@ impl Object<sys::nftnl_rule> {
 }
 
 /// An expression of a rule, borrowed from it.
-struct LiveExpression(NonNull<sys::nftnl_expr>);
+pub(super) struct LiveExpression(pub(super) NonNull<sys::nftnl_expr>);
 
 impl LiveExpression {
-    fn has(&self, number: u32) -> bool {
+    pub(super) fn has(&self, number: u32) -> bool {
         // SAFETY: the expression is live.
         unsafe { sys::nftnl_expr_is_set(self.0.as_ptr(), number as u16) }
     }
 
-    fn u32(&self, number: u32) -> Option<u32> {
+    pub(super) fn u32(&self, number: u32) -> Option<u32> {
         // SAFETY: the expression is live, and the attribute is set.
         self.has(number).then(|| unsafe { sys::nftnl_expr_get_u32(self.0.as_ptr(), number as u16) })
     }
@@ -57,7 +57,7 @@ impl LiveExpression {
         self.has(number).then(|| unsafe { sys::nftnl_expr_get_u64(self.0.as_ptr(), number as u16) })
     }
 
-    fn text(&self, number: u32) -> Option<String> {
+    pub(super) fn text(&self, number: u32) -> Option<String> {
         if !self.has(number) {
             return None;
         }
@@ -65,7 +65,7 @@ impl LiveExpression {
         unsafe { owned_text(sys::nftnl_expr_get_str(self.0.as_ptr(), number as u16)) }
     }
 
-    fn bytes(&self, number: u32) -> Option<Vec<u8>> {
+    pub(super) fn bytes(&self, number: u32) -> Option<Vec<u8>> {
         if !self.has(number) {
             return None;
         }
@@ -78,12 +78,12 @@ impl LiveExpression {
         }
     }
 
-    fn uses_register(&self, number: u32) -> Option<()> {
+    pub(super) fn uses_register(&self, number: u32) -> Option<()> {
         (self.u32(number)? == REGISTER).then_some(())
     }
 
     /// What it does, if agent-fw has such an instruction.
-    fn decode(&self) -> Option<Expression> {
+    pub(super) fn decode(&self) -> Option<Expression> {
         match self.text(sys::NFTNL_EXPR_NAME)?.as_str() {
             "meta" => self.meta(),
             "payload" => self.payload(),

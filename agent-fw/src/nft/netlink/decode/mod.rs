@@ -8,6 +8,7 @@
 
 mod element;
 mod expression;
+mod foreign;
 mod object;
 
 use super::TABLE_NAME;
@@ -15,9 +16,10 @@ use super::epoch::Epoch;
 use super::interface::{NFT_OBJECT_COUNTER, attributes};
 use super::socket::{Dump, NetlinkError, Socket};
 use crate::nft::expression::{Expression, Program};
+use crate::nft::foreign::{Foreign, ForeignRule, Instruction};
 use crate::nft::table::{Chain, Count, Counter, Image, Set};
 use crate::nft::{Stamp, ruleset::GATE};
-use element::Bounds;
+use element::{Bounds, Form};
 use nftnl_sys::{self as sys, libc};
 use object::Object;
 use std::ffi::{CString, c_int};
@@ -35,6 +37,8 @@ pub struct Live {
     /// Sets of an update that did not come to its end, by their names in the kernel. No rule uses
     /// them.
     pub leftovers: Vec<String>,
+    /// What could be read of what agent-fw has not put there.
+    pub foreign: Foreign,
     /// Which names the sets in use have.
     pub(super) epoch: Epoch,
 }
@@ -76,7 +80,8 @@ struct Reading {
 }
 
 fn read_once(socket: &mut Socket, depth: Depth) -> Result<Reading, NetlinkError> {
-    let mut reader = Reader { socket, strays: Vec::new(), torn: false };
+    let mut reader =
+        Reader { socket, strays: Vec::new(), foreign: Foreign::default(), torn: false };
     let Some(comment) = reader.table()? else {
         return Ok(Reading { live: None, torn: false });
     };
@@ -84,15 +89,21 @@ fn read_once(socket: &mut Socket, depth: Depth) -> Result<Reading, NetlinkError>
     let mut sets = reader.sets(depth)?;
     let mut chains = reader.chains()?;
     reader.flowtables()?;
-    let Reader { mut strays, torn, .. } = reader;
-    let epoch = epoch_in_use(&mut chains, &mut strays);
+    let Reader { mut strays, mut foreign, torn, .. } = reader;
+    let (epoch, is_one) = epoch_in_use(&mut chains);
+    if !is_one {
+        strays.push("rules that look into the sets of two updates".to_owned());
+        foreign.is_torn = true;
+    }
+    name_sets(&mut foreign, epoch);
     let leftovers = leftovers(&mut sets, epoch);
     let image = Image { comment, counters, sets, chains };
-    Ok(Reading { live: Some(Live { image, strays, leftovers, epoch }), torn })
+    Ok(Reading { live: Some(Live { image, strays, leftovers, foreign, epoch }), torn })
 }
 
-/// Gives the sets that rules look into the compiler's names, and tells of which epoch they are.
-fn epoch_in_use(chains: &mut [Chain<Program>], strays: &mut Vec<String>) -> Epoch {
+/// Gives the sets that rules look into the compiler's names, and tells of which epoch they are, and
+/// whether all are of that one.
+fn epoch_in_use(chains: &mut [Chain<Program>]) -> (Epoch, bool) {
     let mut epochs = Vec::new();
     let rules = chains.iter_mut().flat_map(|chain| &mut chain.rules);
     for expression in rules.flat_map(|rule| &mut rule.expressions) {
@@ -103,10 +114,19 @@ fn epoch_in_use(chains: &mut [Chain<Program>], strays: &mut Vec<String>) -> Epoc
         }
     }
     let in_use = epochs.first().copied().unwrap_or_default();
-    if epochs.iter().any(|epoch| *epoch != in_use) {
-        strays.push("rules that look into the sets of two updates".to_owned());
+    (in_use, epochs.iter().all(|epoch| *epoch == in_use))
+}
+
+/// Gives the sets of this epoch that foreign rules look into the compiler's names.
+fn name_sets(foreign: &mut Foreign, epoch: Epoch) {
+    for instruction in foreign.rules.iter_mut().flat_map(|rule| &mut rule.instructions) {
+        if let Instruction::Known(Expression::Lookup { set }) | Instruction::LookupNot(set) =
+            instruction
+            && Epoch::split(set).1 == epoch
+        {
+            *set = Epoch::split(set).0.to_owned();
+        }
     }
-    in_use
 }
 
 /// Takes the sets of the epoch that is not in use out, and gives the others the compiler's names.
@@ -166,6 +186,7 @@ fn request(
 struct Reader<'a> {
     socket: &'a mut Socket,
     strays: Vec<String>,
+    foreign: Foreign,
     torn: bool,
 }
 
@@ -203,7 +224,10 @@ impl Reader<'_> {
         };
         match flags.unwrap_or(0) {
             0 => {}
-            1 => self.strays.push("the flag dormant: the table enforces nothing".to_owned()),
+            1 => {
+                self.strays.push("the flag dormant: the table enforces nothing".to_owned());
+                self.foreign.dormant = true;
+            }
             // An owned table is another process's, which alone may change it.
             flags => self.strays.push(format!("flags {flags:#x} of the table")),
         }
@@ -245,6 +269,7 @@ impl Reader<'_> {
 
     fn sets(&mut self, depth: Depth) -> Result<Vec<Set>, NetlinkError> {
         let (mut sets, mut strays) = (Vec::new(), Vec::new());
+        let (mut foreign, mut opaque) = (Vec::new(), Vec::new());
         let ask = |header| {
             let set = Object::set();
             set.set_str(sys::NFTNL_SET_TABLE, TABLE_NAME);
@@ -258,23 +283,34 @@ impl Reader<'_> {
                 return Ok(());
             }
             let name = set.text(sys::NFTNL_SET_NAME).unwrap_or_default();
-            match set.elements_type() {
-                Some(elements) => sets.push(Set { name, elements }),
-                None => strays.push(format!("set {} of another type", name.escape_debug())),
+            match (set.elements_type(), set.foreign_elements_type()) {
+                (Some(elements), _) => sets.push(Set { name, elements }),
+                (None, of_type) => {
+                    strays.push(format!("set {} of another type", name.escape_debug()));
+                    match of_type {
+                        Some((elements, form)) => foreign.push((Set { name, elements }, form)),
+                        None => opaque.push(name),
+                    }
+                }
             }
             Ok(())
         })?;
         self.strays.append(&mut strays);
+        self.foreign.opaque_sets.append(&mut opaque);
         if depth == Depth::Everything {
             for set in &mut sets {
-                self.elements(set)?;
+                self.elements(set, Form::Intervals)?;
             }
+            for (set, form) in &mut foreign {
+                self.elements(set, *form)?;
+            }
+            self.foreign.sets = foreign.into_iter().map(|(set, _)| set).collect();
         }
         Ok(sets)
     }
 
     /// Reads the elements of `set`, which has none yet.
-    fn elements(&mut self, set: &mut Set) -> Result<(), NetlinkError> {
+    fn elements(&mut self, set: &mut Set, form: Form) -> Result<(), NetlinkError> {
         let name = CString::new(set.name.as_str()).unwrap_or_default();
         let ask = |header| {
             let named = Object::set();
@@ -283,7 +319,7 @@ impl Reader<'_> {
             // SAFETY: both are live; the buffer has room for two names.
             unsafe { sys::nftnl_set_elems_nlmsg_build_payload(header, named.as_ptr()) };
         };
-        let mut bounds = Bounds::new(&set.elements);
+        let mut bounds = Bounds::new(&set.elements, form);
         self.dump(libc::NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, ask, |message| {
             let part = Object::set();
             // SAFETY: the message is whole and aligned, and the set is live.
@@ -297,6 +333,9 @@ impl Reader<'_> {
         })?;
         let (elements, faults) = bounds.into_elements();
         set.elements = elements;
+        if !faults.is_empty() {
+            self.foreign.opaque_sets.push(Epoch::split(&set.name).0.to_owned());
+        }
         let name = set.name.escape_debug().to_string();
         self.strays.extend(faults.into_iter().map(|fault| format!("{fault} of set {name}")));
         Ok(())
@@ -304,6 +343,7 @@ impl Reader<'_> {
 
     fn chains(&mut self) -> Result<Vec<Chain<Program>>, NetlinkError> {
         let (mut chains, mut strays) = (Vec::new(), Vec::new());
+        let mut bases = Vec::new();
         self.dump(
             libc::NFT_MSG_GETCHAIN,
             libc::NLM_F_DUMP,
@@ -317,7 +357,8 @@ impl Reader<'_> {
                 let name = chain.text(sys::NFTNL_CHAIN_NAME).unwrap_or_default();
                 match chain.base() {
                     Ok(base) => chains.push(Chain { name, base, rules: Vec::new() }),
-                    Err(what) => {
+                    Err((base, what)) => {
+                        bases.push(base);
                         strays.push(format!("chain {} {what}", name.escape_debug()));
                         chains.push(Chain { name, base: None, rules: Vec::new() });
                     }
@@ -326,12 +367,13 @@ impl Reader<'_> {
             },
         )?;
         self.strays.append(&mut strays);
+        self.foreign.bases = bases;
         self.rules(&mut chains)?;
         Ok(chains)
     }
 
     fn rules(&mut self, chains: &mut [Chain<Program>]) -> Result<(), NetlinkError> {
-        let mut strays = Vec::new();
+        let (mut strays, mut rules) = (Vec::new(), Vec::new());
         let ask = |header| {
             let rule = Object::rule();
             rule.set_str(sys::NFTNL_RULE_TABLE, TABLE_NAME);
@@ -353,8 +395,10 @@ impl Reader<'_> {
                     chain.rules.push(Program { expressions, comment });
                 }
                 (Some(chain), None) => {
-                    let place = chain.rules.len() + 1;
-                    strays.push(format!("rule {place} of chain {}", name.escape_debug()));
+                    let place = chain.rules.len();
+                    strays.push(format!("rule {} of chain {}", place + 1, name.escape_debug()));
+                    let instructions = rule.instructions();
+                    rules.push(ForeignRule { chain: name, place, instructions });
                     // Keeps the places of the rules that follow.
                     chain.rules.push(Program::default());
                 }
@@ -363,6 +407,7 @@ impl Reader<'_> {
             Ok(())
         })?;
         self.strays.append(&mut strays);
+        self.foreign.rules = rules;
         Ok(())
     }
 

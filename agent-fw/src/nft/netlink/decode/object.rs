@@ -6,7 +6,8 @@
     reason = "libnftnl is called directly; its constants have other integer types than its functions"
 )]
 
-use super::element::Element;
+use super::element::{Element, Form};
+use crate::nft::foreign::ForeignBase;
 use crate::nft::netlink::interface::{NFT_SET_INTERVAL, key_type};
 use crate::nft::netlink::socket::{Header, NetlinkError};
 use crate::nft::table::{BaseChain, Elements, Hook};
@@ -231,6 +232,26 @@ impl Object<sys::nftnl_set> {
 
     /// An empty set of this one's type, if agent-fw has sets of that type.
     pub(super) fn elements_type(&self) -> Option<Elements> {
+        self.elements_of_key_type().filter(|_| self.flags() == NFT_SET_INTERVAL)
+    }
+
+    /// An empty set of this one's type, if its elements can be read all the same.
+    pub(super) fn foreign_elements_type(&self) -> Option<(Elements, Form)> {
+        /// `NFT_SET_ANONYMOUS` and `NFT_SET_CONSTANT` of linux/netfilter/nf_tables.h.
+        const HARMLESS: u32 = 1 | 2;
+        let form = match self.flags() & !HARMLESS {
+            0 => Form::Values,
+            NFT_SET_INTERVAL => Form::Intervals,
+            _ => return None,
+        };
+        Some((self.elements_of_key_type()?, form))
+    }
+
+    fn flags(&self) -> u32 {
+        self.u32(sys::NFTNL_SET_FLAGS).unwrap_or(0)
+    }
+
+    fn elements_of_key_type(&self) -> Option<Elements> {
         let elements = match self.u32(sys::NFTNL_SET_KEY_TYPE)? {
             7 => Elements::V4(Vec::new()),
             8 => Elements::V6(Vec::new()),
@@ -238,9 +259,7 @@ impl Object<sys::nftnl_set> {
             13 => Elements::Port(Vec::new()),
             _ => return None,
         };
-        let fits = self.u32(sys::NFTNL_SET_KEY_LEN) == Some(key_type(&elements).1)
-            && self.u32(sys::NFTNL_SET_FLAGS) == Some(NFT_SET_INTERVAL);
-        fits.then_some(elements)
+        (self.u32(sys::NFTNL_SET_KEY_LEN) == Some(key_type(&elements).1)).then_some(elements)
     }
 
     pub(super) fn for_each_element(&self, mut each: impl FnMut(&Element)) {
@@ -264,25 +283,27 @@ impl Object<sys::nftnl_chain> {
         Self::new()
     }
 
-    /// Where the chain hangs, or in words why agent-fw has no such chain.
-    pub(super) fn base(&self) -> Result<Option<BaseChain>, String> {
+    /// Where the chain hangs, or why agent-fw has no such chain.
+    pub(super) fn base(&self) -> Result<Option<BaseChain>, (ForeignBase, String)> {
         let Some(hook) = self.u32(sys::NFTNL_CHAIN_HOOKNUM) else { return Ok(None) };
-        let hook = match hook.cast_signed() {
-            libc::NF_INET_PRE_ROUTING => Hook::Prerouting,
-            libc::NF_INET_LOCAL_IN => Hook::Input,
-            other => return Err(format!("at hook {other}")),
-        };
-        let kind = self.text(sys::NFTNL_CHAIN_TYPE).unwrap_or_default();
-        if kind != "filter" {
-            return Err(format!("of type {kind}"));
-        }
-        if self.u32(sys::NFTNL_CHAIN_POLICY) != Some(libc::NF_ACCEPT as u32) {
-            return Err("whose policy is drop".to_owned());
-        }
         // SAFETY: the chain is live; a chain with a hook has a priority.
         let priority =
             unsafe { sys::nftnl_chain_get_s32(self.as_ptr(), sys::NFTNL_CHAIN_PRIO as u16) };
-        Ok(Some(BaseChain { hook, priority }))
+        let chain = self.text(sys::NFTNL_CHAIN_NAME).unwrap_or_default();
+        let kind = self.text(sys::NFTNL_CHAIN_TYPE).unwrap_or_default();
+        let drops = self.u32(sys::NFTNL_CHAIN_POLICY) != Some(libc::NF_ACCEPT as u32);
+        let known = match hook.cast_signed() {
+            libc::NF_INET_PRE_ROUTING => Ok(Hook::Prerouting),
+            libc::NF_INET_LOCAL_IN => Ok(Hook::Input),
+            other => Err(format!("at hook {other}")),
+        };
+        let known = known
+            .and_then(|hook| (kind == "filter").then_some(hook).ok_or(format!("of type {kind}")))
+            .and_then(|hook| (!drops).then_some(hook).ok_or("whose policy is drop".to_owned()));
+        match known {
+            Ok(hook) => Ok(Some(BaseChain { hook, priority })),
+            Err(what) => Err((ForeignBase { chain, hook, priority, kind, drops }, what)),
+        }
     }
 }
 

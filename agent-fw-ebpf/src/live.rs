@@ -1,0 +1,210 @@
+//! A program's constants and tables as they are in the kernel, and what they decide.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::config::{Config, Known};
+use crate::decision::{is_agents, mac_key};
+use crate::ethernet::Mac;
+use crate::label::Label;
+use crate::table::{
+    FilterPage, Listed, LowPage, NodePage, Pages, ROOT_BITS, Range, Shape, Tables, V4Page, V6Page,
+    listed_v4, listed_v6,
+};
+
+/// Constants and tables, read from the kernel.
+#[derive(Clone, Debug)]
+pub struct Live {
+    /// The constants.
+    pub config: Config,
+    /// The map `V4_FILTER`, and so on.
+    pub v4_filter: Vec<FilterPage>,
+    /// `V4_NODES`.
+    pub v4_nodes: Vec<NodePage>,
+    /// `V4_WORDS`.
+    pub v4_words: Vec<V4Page>,
+    /// `V6_FILTER`.
+    pub v6_filter: Vec<FilterPage>,
+    /// `V6_NODES`.
+    pub v6_nodes: Vec<NodePage>,
+    /// `V6_WORDS`.
+    pub v6_words: Vec<V6Page>,
+    /// `V6_DEEP`.
+    pub v6_deep: Vec<NodePage>,
+    /// `V6_LOWS`.
+    pub v6_lows: Vec<LowPage>,
+    /// `MAC_SETS`.
+    pub mac_sets: Vec<u32>,
+    /// The keys of `MACS`.
+    pub macs: BTreeSet<u64>,
+    /// `PORTS`.
+    pub ports: Vec<u64>,
+}
+
+/// What a program decides, for every packet to this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decisions {
+    /// The ports that it is about.
+    pub ports: BTreeSet<u16>,
+    /// The listed IPv4 addresses.
+    pub v4: Vec<Range<u32>>,
+    /// The listed IPv6 addresses.
+    pub v6: Vec<Range<u128>>,
+    /// IPv4 addresses whose look-up fails, so that their packets pass: first and last.
+    pub undecided_v4: Vec<(u32, u32)>,
+    /// IPv6 addresses likewise.
+    pub undecided_v6: Vec<(u128, u128)>,
+    /// IPv4 addresses of which it is not known whether their look-up fails.
+    pub unsure_v4: Vec<(u32, u32)>,
+    /// IPv6 addresses likewise.
+    pub unsure_v6: Vec<(u128, u128)>,
+    /// The MAC addresses that labels ask for. A label that is not here takes any.
+    pub macs: BTreeMap<Label, BTreeSet<Mac>>,
+    /// Whether other sources pass.
+    pub otherwise_continue: bool,
+    /// Whether it leaves packets with a hidden port to the gate.
+    pub gate: bool,
+    /// What no table of ours has, in words.
+    pub faults: BTreeSet<String>,
+}
+
+impl Live {
+    /// What the program decides with these.
+    #[must_use]
+    pub fn decisions(&self) -> Decisions {
+        let v4 = match self.config.v4().known() {
+            Known::None => nothing(),
+            Known::All(label) => everything(0, u32::MAX, label),
+            Known::Table(shape) if !is_sane(shape, 24) => damaged("IPv4", 0, u32::MAX),
+            Known::Table(shape) => {
+                let (nodes, words) = (self.v4_nodes.len(), self.v4_words.len());
+                listed_v4(self, shape, Pages { nodes, words, lows: 0 })
+            }
+        };
+        let v6 = match self.config.v6().known() {
+            Known::None => nothing(),
+            Known::All(label) => everything(0, u128::MAX, label),
+            Known::Table(shape) if !is_sane(shape, 25) => damaged("IPv6", 0, u128::MAX),
+            Known::Table(shape) => {
+                let (nodes, words) = (self.v6_nodes.len(), self.v6_words.len());
+                let pages = Pages { nodes, words, lows: self.v6_lows.len() };
+                listed_v6(self, shape, self.config.v6_deep(), pages)
+            }
+        };
+        let is_agents = |port: &u16| is_agents(&self.config, self, *port).unwrap_or(false);
+        let labels = v4.ranges.iter().map(|range| range.label);
+        let labels: BTreeSet<Label> = labels.chain(v6.ranges.iter().map(|r| r.label)).collect();
+        let mut faults = v4.faults;
+        faults.extend(v6.faults);
+        Decisions {
+            ports: (0..=u16::MAX).filter(is_agents).collect(),
+            macs: labels
+                .into_iter()
+                .filter_map(|label| Some((label, self.macs_of(label)?)))
+                .collect(),
+            v4: v4.ranges,
+            undecided_v4: v4.undecided,
+            unsure_v4: v4.unsure,
+            unsure_v6: v6.unsure,
+            undecided_v6: v6.undecided,
+            v6: v6.ranges,
+            otherwise_continue: self.config.otherwise_continue(),
+            gate: self.config.gate(),
+            faults,
+        }
+    }
+
+    /// The MAC addresses that a label asks for; `None` for any.
+    fn macs_of(&self, label: Label) -> Option<BTreeSet<Mac>> {
+        if !self.config.macs() {
+            return None;
+        }
+        // Without an entry the program passes the packet undecided, whatever its MAC address.
+        let set = self.mac_set(label).filter(|set| *set != 0)?;
+        // As `mac_key` has it: of the set's number, a key has the lower bits.
+        let of_set = |key: &&u64| **key >> 48 == mac_key(set, Mac::from_bits(0)) >> 48;
+        Some(
+            self.macs
+                .iter()
+                .filter(of_set)
+                .map(|key| Mac::from_bits(key & ((1 << 48) - 1)))
+                .collect(),
+        )
+    }
+}
+
+fn nothing<A>() -> Listed<A> {
+    Listed {
+        ranges: Vec::new(),
+        undecided: Vec::new(),
+        unsure: Vec::new(),
+        faults: BTreeSet::new(),
+    }
+}
+
+fn everything<A: Copy>(first: A, last: A, label: Option<Label>) -> Listed<A> {
+    let ranges = label.into_iter().map(|label| Range { first, last, label }).collect();
+    Listed { ranges, ..nothing() }
+}
+
+/// Whether a table of ours can have this shape.
+fn is_sane(shape: Shape, most_filter_bits: u32) -> bool {
+    ROOT_BITS.contains(&shape.root_bits)
+        && shape.filter_bits <= most_filter_bits
+        && (shape.filter_bits == 0
+            || (15..=64).contains(&shape.filter_len)
+            || most_filter_bits < 25)
+}
+
+fn damaged<A>(family: &str, first: A, last: A) -> Listed<A> {
+    let fault = format!("the constants give the table of {family} sources an impossible shape");
+    Listed { undecided: Vec::from([(first, last)]), faults: BTreeSet::from([fault]), ..nothing() }
+}
+
+impl Tables for Live {
+    fn v4_filter(&self, page: u32) -> Option<&FilterPage> {
+        self.v4_filter.get(page as usize)
+    }
+
+    fn v4_nodes(&self, page: u32) -> Option<&NodePage> {
+        self.v4_nodes.get(page as usize)
+    }
+
+    fn v4_words(&self, page: u32) -> Option<&V4Page> {
+        self.v4_words.get(page as usize)
+    }
+
+    fn v6_filter(&self, page: u32) -> Option<&FilterPage> {
+        self.v6_filter.get(page as usize)
+    }
+
+    fn v6_nodes(&self, page: u32) -> Option<&NodePage> {
+        self.v6_nodes.get(page as usize)
+    }
+
+    fn v6_words(&self, page: u32) -> Option<&V6Page> {
+        self.v6_words.get(page as usize)
+    }
+
+    fn v6_deep(&self, page: u32) -> Option<&NodePage> {
+        self.v6_deep.get(page as usize)
+    }
+
+    fn v6_lows(&self, page: u32) -> Option<&LowPage> {
+        self.v6_lows.get(page as usize)
+    }
+
+    fn mac_set(&self, label: Label) -> Option<u32> {
+        self.mac_sets.get(usize::from(label.index())).copied()
+    }
+
+    fn has_mac(&self, key: u64) -> bool {
+        self.macs.contains(&key)
+    }
+
+    fn ports(&self, index: u32) -> Option<u64> {
+        self.ports.get(index as usize).copied()
+    }
+}

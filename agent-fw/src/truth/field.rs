@@ -1,0 +1,282 @@
+//! What a rule reads of a packet, and what comparing it says of the packet.
+
+use super::region::{Condition, ETHERNET, Number, only};
+use super::table::Members;
+use crate::nft::{Comparison, MetaKey, Payload, PayloadBase};
+use crate::policy::{AddressSet, MacAddr, Ordinal, Port, Range, RangeSet};
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// What the register holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Field {
+    what: What,
+    /// The bits that were kept of it; `None` for all.
+    mask: Option<Vec<u8>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum What {
+    Interface,
+    Hardware,
+    Family,
+    Protocol,
+    Destination,
+    /// The first bytes of the source address.
+    SourceV4(usize),
+    SourceV6(usize),
+    Mac,
+    Port,
+    Other(Payload),
+}
+
+/// A comparison with what the register holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Test {
+    Equal(Vec<u8>),
+    AtMost(Vec<u8>),
+    Compare(Comparison, Vec<u8>),
+    Between(Vec<u8>, Vec<u8>),
+    In(Members, bool),
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.what {
+            What::Interface => f.write_str("the interface"),
+            What::Hardware => f.write_str("the interface's type"),
+            What::Family => f.write_str("the version of IP"),
+            What::Protocol => f.write_str("the protocol"),
+            What::Destination => f.write_str("the destination's type"),
+            What::SourceV4(_) => f.write_str("an IPv4 source"),
+            What::SourceV6(_) => f.write_str("an IPv6 source"),
+            What::Mac => f.write_str("a MAC address"),
+            What::Port => f.write_str("the port"),
+            What::Other(Payload { base, offset, length }) => {
+                write!(f, "{length} bytes of the {base} header at {offset}")
+            }
+        }
+    }
+}
+
+impl Field {
+    pub(super) const DESTINATION: Self = Self { what: What::Destination, mask: None };
+
+    pub(super) fn meta(key: MetaKey) -> Self {
+        let what = match key {
+            MetaKey::InputInterface => What::Interface,
+            MetaKey::InputInterfaceType => What::Hardware,
+            MetaKey::NetworkProtocol => What::Family,
+            MetaKey::TransportProtocol => What::Protocol,
+        };
+        Self { what, mask: None }
+    }
+
+    pub(super) fn payload(payload: Payload) -> Self {
+        let length = payload.length as usize;
+        let what = match (payload.base, payload.offset) {
+            (PayloadBase::Link, 6) if length == 6 => What::Mac,
+            (PayloadBase::Transport, 2) if length == 2 => What::Port,
+            (PayloadBase::Network, 12) if length <= 4 => What::SourceV4(length),
+            (PayloadBase::Network, 8) if length <= 16 => What::SourceV6(length),
+            _ => What::Other(payload),
+        };
+        Self { what, mask: None }
+    }
+
+    pub(super) fn mask(&mut self, mask: &[u8]) {
+        self.mask = Some(match &self.mask {
+            Some(before) => before.iter().zip(mask).map(|(a, b)| a & b).collect(),
+            None => mask.to_vec(),
+        });
+    }
+
+    /// The packets in which it means what it says; `None` for all.
+    pub(super) fn scope(&self) -> Option<Condition> {
+        match self.what {
+            What::SourceV4(_) => Some(family(true)),
+            What::SourceV6(_) => Some(family(false)),
+            What::Mac => Some(Condition::Hardware(only(ETHERNET))),
+            _ => None,
+        }
+    }
+
+    /// The packets that pass the test, or in words why that is not known.
+    pub(super) fn condition(&self, test: &Test) -> Result<Condition, String> {
+        let unknown = || format!("a comparison of {self} that agent-fw does not know");
+        let number = |length| self.number(test, length).ok_or_else(unknown);
+        match (self.what, test) {
+            (What::Interface, _) => Ok(Condition::Interface(number(4)?)),
+            (What::Hardware, _) => Ok(Condition::Hardware(number(2)?)),
+            (What::Destination, _) => Ok(Condition::Destination(number(4)?)),
+            (What::Protocol, _) => Ok(Condition::Protocol(number(1)?)),
+            (What::Family, _) => {
+                let families = number(1)?;
+                let all = |number, set: AddressSet| {
+                    if families.contains(number) { set } else { AddressSet::default() }
+                };
+                let (Condition::Source(v4), Condition::Source(v6)) = (family(true), family(false))
+                else {
+                    return Err(unknown());
+                };
+                Ok(Condition::Source(all(Number(2), v4).union(&all(Number(10), v6))))
+            }
+            (What::Port, Test::In(Members::Port(set), is_in)) => {
+                Ok(Condition::Port(if *is_in { set.clone() } else { set.complement() }))
+            }
+            (What::Mac, Test::In(Members::Mac(set), is_in)) => {
+                Ok(Condition::Mac(if *is_in { set.clone() } else { set.complement() }))
+            }
+            (What::SourceV4(4), Test::In(Members::V4(set), is_in)) if self.mask.is_none() => {
+                let v4 = if *is_in { set.clone() } else { set.complement() };
+                Ok(Condition::Source(AddressSet { v4, v6: RangeSet::default() }))
+            }
+            (What::SourceV6(16), Test::In(Members::V6(set), is_in)) if self.mask.is_none() => {
+                let v6 = if *is_in { set.clone() } else { set.complement() };
+                Ok(Condition::Source(AddressSet { v4: RangeSet::default(), v6 }))
+            }
+            (What::Port, _) => {
+                let set = self.bits(test, 2, 2).ok_or_else(unknown)?;
+                Ok(Condition::Port(set.ranges().iter().filter_map(port_range).collect()))
+            }
+            (What::Mac, _) => {
+                let set = self.bits(test, 6, 6).ok_or_else(unknown)?;
+                Ok(Condition::Mac(set.ranges().iter().filter_map(mac_range).collect()))
+            }
+            (What::SourceV4(length), _) => {
+                let set = self.bits(test, length, 4).ok_or_else(unknown)?;
+                let v4 = set.ranges().iter().filter_map(v4_range).collect();
+                Ok(Condition::Source(AddressSet { v4, v6: RangeSet::default() }))
+            }
+            (What::SourceV6(length), _) => {
+                let set = self.bits(test, length, 16).ok_or_else(unknown)?;
+                let v6 = set.ranges().iter().filter_map(v6_range).collect();
+                Ok(Condition::Source(AddressSet { v4: RangeSet::default(), v6 }))
+            }
+            (What::Other(_), _) => Err(format!("it looks at {self}")),
+        }
+    }
+
+    /// The numbers that pass the test. All but single bytes are in the machine's order, in which
+    /// only equality has a meaning.
+    fn number(&self, test: &Test, length: usize) -> Option<RangeSet<Number>> {
+        if self.mask.is_some() {
+            return None;
+        }
+        let parse = |data: &[u8]| -> Option<Number> {
+            match *data {
+                [a] if length == 1 => Some(Number(a.into())),
+                [a, b] if length == 2 => Some(Number(u16::from_ne_bytes([a, b]).into())),
+                [a, b, c, d] if length == 4 => Some(Number(u32::from_ne_bytes([a, b, c, d]))),
+                _ => None,
+            }
+        };
+        match test {
+            Test::Equal(data) => Some(only(parse(data)?)),
+            Test::Compare(Comparison::Different, data) => Some(only(parse(data)?).complement()),
+            _ => None,
+        }
+    }
+
+    /// The values of `width` bytes, of which the first `length` pass the test.
+    fn bits(&self, test: &Test, length: usize, width: usize) -> Option<RangeSet<Wide>> {
+        let rest = 8 * (width - length);
+        let all = Range::new(Wide(0), Wide(ones(8 * width)))?;
+        let parse = |data: &[u8]| -> Option<u128> {
+            let sum = |bits: u128, byte: &u8| bits << 8 | u128::from(*byte);
+            (data.len() == length).then(|| data.iter().fold(0, sum))
+        };
+        let value =
+            |data: &[u8]| Some(parse(data)?.checked_shl(u32::try_from(rest).ok()?).unwrap_or(0));
+        // A mask of leading ones leaves a prefix to compare.
+        let dropped = match &self.mask {
+            None => 0,
+            Some(mask) => {
+                let mask = parse(mask)?;
+                let zeros = usize::try_from(mask.trailing_zeros()).ok()?.min(8 * length);
+                (mask == ones(8 * length) & !ones(zeros)).then_some(zeros)?
+            }
+        };
+        let below = ones(rest + dropped);
+        let range = |first: u128, last: u128| -> Option<RangeSet<Wide>> {
+            Some(Range::new(Wide(first), Wide(last)).map_or_else(RangeSet::default, Into::into))
+        };
+        let of = |set: RangeSet<Wide>| set.intersection(&all.into());
+        let set = match test {
+            // Bits that the mask has cleared cannot be equal to ones.
+            Test::Equal(data) if value(data)? & ones(rest + dropped) != 0 => RangeSet::default(),
+            Test::Equal(data) => range(value(data)?, value(data)? | below)?,
+            Test::Compare(Comparison::Different, data) => {
+                let equal = self.bits(&Test::Equal(data.clone()), length, width)?;
+                return Some(of(equal.complement()));
+            }
+            _ if dropped != 0 => return None,
+            Test::AtMost(data) => range(0, value(data)? | below)?,
+            Test::Compare(Comparison::More, data) => range(0, value(data)? | below)?.complement(),
+            Test::Compare(Comparison::AtLeast, data) => range(value(data)?, Wide::MAX.0)?,
+            Test::Compare(Comparison::Less, data) => range(value(data)?, Wide::MAX.0)?.complement(),
+            Test::Between(from, to) => range(value(from)?, value(to)? | below)?,
+            Test::In(..) => return None,
+        };
+        Some(of(set))
+    }
+}
+
+fn family(is_v4: bool) -> Condition {
+    let (mut v4, mut v6) = (RangeSet::default(), RangeSet::default());
+    if is_v4 {
+        v4 = RangeSet::all();
+    } else {
+        v6 = RangeSet::all();
+    }
+    Condition::Source(AddressSet { v4, v6 })
+}
+
+/// As many ones, from the lowest bit.
+fn ones(count: usize) -> u128 {
+    u32::try_from(count)
+        .ok()
+        .and_then(|count| 1_u128.checked_shl(count))
+        .map_or(u128::MAX, |bit| bit - 1)
+}
+
+/// Bytes of a packet as one number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Wide(u128);
+
+impl Ordinal for Wide {
+    type Bits = u128;
+    const MIN: Self = Self(0);
+    const MAX: Self = Self(u128::MAX);
+    fn bits(self) -> u128 {
+        self.0
+    }
+    fn next(self) -> Option<Self> {
+        self.0.checked_add(1).map(Self)
+    }
+    fn previous(self) -> Option<Self> {
+        self.0.checked_sub(1).map(Self)
+    }
+}
+
+fn port_range(range: &Range<Wide>) -> Option<Range<Port>> {
+    let port = |wide: Wide| u16::try_from(wide.0).ok().map(Port);
+    Range::new(port(range.first())?, port(range.last())?)
+}
+
+fn mac_range(range: &Range<Wide>) -> Option<Range<MacAddr>> {
+    let mac = |wide: Wide| {
+        let [.., a, b, c, d, e, f] = wide.0.to_be_bytes();
+        MacAddr([a, b, c, d, e, f])
+    };
+    Range::new(mac(range.first()), mac(range.last()))
+}
+
+fn v4_range(range: &Range<Wide>) -> Option<Range<Ipv4Addr>> {
+    let v4 = |wide: Wide| u32::try_from(wide.0).ok().map(Ipv4Addr::from);
+    Range::new(v4(range.first())?, v4(range.last())?)
+}
+
+fn v6_range(range: &Range<Wide>) -> Option<Range<Ipv6Addr>> {
+    Range::new(Ipv6Addr::from(range.first().0), Ipv6Addr::from(range.last().0))
+}
