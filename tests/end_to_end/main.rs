@@ -15,6 +15,7 @@ mod tc;
 mod updates;
 mod verdicts;
 mod verify;
+mod verify_xdp;
 mod xdp;
 
 use agent_fw_lab::Lab;
@@ -57,6 +58,7 @@ fn main() {
         updates::TESTS,
         verdicts::TESTS,
         verify::TESTS,
+        verify_xdp::TESTS,
         xdp::TESTS,
     ]
     .concat()

@@ -9,42 +9,31 @@ use agent_fw::nft::{Nftables, differences};
 use agent_fw::policy::{MacAddr, Packet, Policy, Port, Transport, Verdict};
 use agent_fw::source::{Catalogue, Lists};
 use agent_fw::truth::{self, Counterexample, Deed, Kernel, Reach, Sample};
-use agent_fw::xdp::OBJECT;
 use agent_fw_lab::packet::{Ethernet, Ipv4, Ipv6, Tcp, Udp};
 use agent_fw_lab::{Finished, Lab, Peer, Wire, agent_fw, run};
 use anyhow::{Context as _, Result, ensure};
-use aya::maps::{Array, Map, MapData, MapInfo};
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::xdp::XdpLink;
-use aya::programs::{TestRunOptions, Xdp};
-use aya::{EbpfLoader, TestRun as _};
-use aya_obj::programs::XdpAttachType;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 tests![
     every_mutation_of_the_table_is_reported_with_a_packet_that_behaves_so,
-    every_flipped_bit_of_a_programs_tables_is_reported_if_it_changes_a_decision,
-    another_program_or_none_on_the_interface_is_reported,
     verify_says_in_words_and_in_json_what_is_true,
 ];
 
 /// A packet of a test: where it comes from, and where it goes.
 #[derive(Clone, Copy, Debug)]
-struct Probe {
-    source: IpAddr,
-    mac: Option<MacAddr>,
-    is_udp: bool,
-    is_local: bool,
-    port: u16,
+pub(crate) struct Probe {
+    pub(crate) source: IpAddr,
+    pub(crate) mac: Option<MacAddr>,
+    pub(crate) is_udp: bool,
+    pub(crate) is_local: bool,
+    pub(crate) port: u16,
 }
 
 impl Probe {
-    fn of(sample: &Sample) -> Option<Self> {
+    pub(crate) fn of(sample: &Sample) -> Option<Self> {
         let is_sendable = matches!(sample.protocol, 6 | 17)
             && !sample.is_without_mac
             && sample.interface != Some(1);
@@ -126,7 +115,7 @@ fn through(peer: &Peer, wire: &Wire, probes: &[Probe], must: &[bool]) -> Result<
 }
 
 /// Packets around what the policies name, and a few elsewhere.
-fn probes(chance: &mut Chance) -> Vec<Probe> {
+pub(crate) fn probes(chance: &mut Chance) -> Vec<Probe> {
     let v4 =
         ["34.205.4.255", "34.205.5.0", "34.205.5.31", "34.205.5.32", "18.97.19.0", "198.51.100.7"];
     let v6 = ["2001:db8::1", "2001:db8:8000::1", "2001:db9::1", "2001:db7:ffff::1"];
@@ -147,6 +136,47 @@ fn compiled(flags: &str) -> Result<Compiled> {
     let text = format!("{flags}\n");
     let configuration = Configuration::parse("policy.toml", &text)?;
     configuration.compile(&Catalogue::published()?, &Lists::default())
+}
+
+/// What `verify` has claimed of a packet.
+enum Claim {
+    /// A deed that was seen.
+    True,
+    /// That it is not known.
+    Unknown,
+    /// Nothing, or of a packet that cannot be sent here.
+    None,
+}
+
+/// Whether the packet that `verify` names behaves as it says; without such a packet, whether all
+/// others behave as the policy says.
+fn agree(
+    peer: &Peer,
+    wire: &Wire,
+    policy: &Policy,
+    found: Option<&Counterexample>,
+    mut probes: Vec<Probe>,
+) -> Result<Claim> {
+    let Some(found) = found else {
+        let due: Vec<bool> = probes.iter().map(|probe| probe.due(policy, peer)).collect();
+        for ((probe, due), did) in probes.iter().zip(&due).zip(through(peer, wire, &probes, &due)?)
+        {
+            ensure!(*due == did, "{probe:?} passes: {did}, and verify is silent");
+        }
+        return Ok(Claim::None);
+    };
+    let said = match found.deed {
+        Deed::Unknown(_) => return Ok(Claim::Unknown),
+        Deed::Passes => true,
+        Deed::Drops => false,
+    };
+    let Some(probe) = Probe::of(&found.packet) else { return Ok(Claim::None) };
+    probes.clear();
+    probes.push(probe);
+    let did = through(peer, wire, &probes, &[said])? == [true];
+    ensure!(said == did, "{found:?}, passes: {did}");
+    ensure!(said != probe.due(policy, peer), "no difference: {found:?}");
+    Ok(Claim::True)
 }
 
 /// How many mutations are tried.
@@ -208,44 +238,11 @@ fn every_mutation_of_the_table_is_reported_with_a_packet_that_behaves_so() -> Re
                 continue;
             }
             ensure!(!differing.is_empty(), "not reported: {script}");
-            let mut probes = probes(&mut chance);
-            let claim = found.as_ref().and_then(|found| Probe::of(&found.packet));
-            probes.extend(claim);
-            let must: Vec<bool> = probes.iter().map(|p| p.due(policy, &peer)).collect();
-            let mut wait = must.clone();
-            if let (Some(_), Some(found), Some(last)) = (claim, &found, wait.last_mut()) {
-                *last = found.deed == Deed::Passes;
-            }
-            if found.is_some() {
-                let known = wait.len() - 1;
-                wait[..known].fill(false);
-            }
-            let through = through(&peer, &wire, &probes, &wait)?;
-            match &found {
-                None => {
-                    for ((probe, due), did) in probes.iter().zip(&must).zip(&through) {
-                        ensure!(
-                            due == did,
-                            "{script}: {probe:?} passes: {did}, and verify is silent"
-                        );
-                    }
-                }
-                Some(found) => {
-                    let did = *through.last().context("something was sent")?;
-                    match (&found.deed, claim) {
-                        (Deed::Unknown(_), _) => unknown += 1,
-                        (_, None) => {}
-                        (deed, Some(_)) => {
-                            let said = *deed == Deed::Passes;
-                            ensure!(said == did, "{script}: {found:?}, passes: {did}");
-                            ensure!(
-                                said != must[must.len() - 1],
-                                "{script}: no difference: {found:?}"
-                            );
-                            decided += 1;
-                        }
-                    }
-                }
+            match agree(&peer, &wire, policy, found.as_ref(), probes(&mut chance)) {
+                Ok(Claim::True) => decided += 1,
+                Ok(Claim::Unknown) => unknown += 1,
+                Ok(Claim::None) => {}
+                Err(error) => return Err(error.context(script.clone())),
             }
             done += 1;
             *tally.entry(mutation.words).or_default() += 1;
@@ -259,201 +256,7 @@ fn every_mutation_of_the_table_is_reported_with_a_packet_that_behaves_so() -> Re
     })
 }
 
-/// How many bits are flipped.
-const FLIPS: usize = 60;
-const PINS: &str = "/sys/fs/bpf/agent-fw";
-
-/// The program that is pinned, to be asked what it does with a frame.
-fn pinned() -> Result<Xdp> {
-    let names = std::fs::read_dir(PINS)?.flatten().map(|entry| entry.path());
-    let of_program = |path: &PathBuf| path.to_string_lossy().contains("/program-");
-    let path = names.into_iter().find(of_program).context("no program is pinned")?;
-    Ok(Xdp::from_pin(path, XdpAttachType::Interface)?)
-}
-
-/// Whether the program lets the probe pass. Its destination is loopback, so that it is local
-/// whatever interface the kernel thinks the frame to come from.
-fn passes(program: &Xdp, probe: &Probe) -> Result<bool> {
-    let MacAddr(mac) = probe.mac.unwrap_or(MacAddr([2, 0, 0, 0, 0, 9]));
-    let ethernet = Ethernet::new(agent_fw_lab::MacAddr(mac), agent_fw_lab::MacAddr([2; 6]));
-    let syn = Tcp::syn(51_000, probe.port);
-    let frame = match probe.source {
-        IpAddr::V4(from) => (ethernet / Ipv4::new(from, Ipv4Addr::LOCALHOST) / syn).bytes(),
-        IpAddr::V6(from) => (ethernet / Ipv6::new(from, Ipv6Addr::LOCALHOST) / syn).bytes(),
-    };
-    let mut options = TestRunOptions::new();
-    options.data_in = Some(&frame);
-    Ok(program.test_run(options)?.return_value != 1)
-}
-
-/// Flips a bit of an element of this map. Doing it again takes it back.
-fn flip<const N: usize>(map: u32, index: u32, bit: usize) -> Result<()> {
-    let map = Map::from_map_data(MapData::from_id(map)?)?;
-    let mut array = Array::<_, [u8; N]>::try_from(map)?;
-    let mut bytes = array.get(&index, 0)?;
-    bytes[bit / 8] ^= 1 << (bit % 8);
-    Ok(array.set(index, bytes, 0)?)
-}
-
-fn flip_in(info: &MapInfo, index: u32, bit: usize) -> Result<()> {
-    match info.value_size() {
-        4096 => flip::<4096>(info.id(), index, bit),
-        3072 => flip::<3072>(info.id(), index, bit),
-        8 => flip::<8>(info.id(), index, bit),
-        _ => flip::<4>(info.id(), index, bit),
-    }
-}
-
-/// A bit of an element that is not zero, where there is one: the rest is mostly unused.
-fn busy_bit(chance: &mut Chance, info: &MapInfo) -> Result<(u32, usize)> {
-    let index = u32::try_from(chance.below(usize::try_from(info.max_entries())?))?;
-    let bits = 8 * usize::try_from(info.value_size())?;
-    if info.value_size() != 4096 || chance.once_in(3) {
-        return Ok((index, chance.below(bits)));
-    }
-    let map = Map::from_map_data(MapData::from_id(info.id())?)?;
-    let bytes = Array::<_, [u8; 4096]>::try_from(map)?.get(&index, 0)?;
-    let busy: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
-    let at = if busy.is_empty() {
-        chance.below(bits)
-    } else {
-        8 * *chance.pick(&busy) + chance.below(8)
-    };
-    Ok((index, at))
-}
-
-fn every_flipped_bit_of_a_programs_tables_is_reported_if_it_changes_a_decision() -> Result<()> {
-    let mut chance = Chance::new(4119);
-    Lab::run(|lab| {
-        let _peer = lab.peer("manager")?;
-        let sources = "region:us-1 2001:db8::/32 2001:db8:ffff::7 198.51.100.0/28 2a00::1-2a00::9";
-        let list: String = (0..600)
-            .map(|n| format!("34.{}.{}.0/29\n2a00:{:x}::/48\n", n % 250, n / 3, 2 * n))
-            .collect();
-        std::fs::write("/run/more.list", list)?;
-        let mut flags = vec!["--backend", "xdp", "--interface", "manager0"];
-        sources.split(' ').for_each(|source| flags.extend(["--allow-from", source]));
-        flags.extend(["--allow-from", "file:/run/more.list", "--allow-mac", "02:41:18:00:00:01"]);
-        install(&flags)?;
-        let configuration = std::fs::read_to_string("/etc/agent-fw/policy.toml")?;
-        let configuration = Configuration::parse("policy.toml", &configuration)?;
-        let compiled = configuration.compile(&Catalogue::published()?, &Lists::default())?;
-        let policy = &compiled.lowered.policy;
-        let program = pinned()?;
-        let interface = agent_fw::host::interface::list()?;
-        let index = interface.iter().find(|i| i.name == "manager0").context("it is there")?.index;
-        let info = program.info()?;
-        let maps: Vec<MapInfo> = info
-            .map_ids()?
-            .context("its maps are known")?
-            .into_iter()
-            .map(MapInfo::from_id)
-            .collect::<Result<_, _>>()?;
-        let tables = [
-            "V4_FILTER",
-            "V4_NODES",
-            "V4_WORDS",
-            "V6_FILTER",
-            "V6_NODES",
-            "V6_WORDS",
-            "V6_DEEP",
-            "V6_LOWS",
-            "MAC_SETS",
-        ];
-        let maps: Vec<&MapInfo> = maps
-            .iter()
-            .filter(|info| info.name_as_str().is_some_and(|name| tables.contains(&name)))
-            .collect();
-        ensure!(maps.len() == tables.len(), "some table is missing");
-        let (mut changed, mut harmless, mut unknown) = (0, 0, 0);
-        for _ in 0..FLIPS {
-            let info = *chance.pick(&maps);
-            let (element, bit) = busy_bit(&mut chance, info)?;
-            flip_in(info, element, bit)?;
-            let words = format!("bit {bit} of element {element} of {:?}", info.name_as_str());
-            let kernel = Kernel { table: None, programs: truth::programs()? };
-            let found = truth::counterexample(policy, &Reach::Interfaces(vec![index]), &kernel);
-            match &found {
-                Some(Counterexample { deed: Deed::Unknown(_), .. }) => unknown += 1,
-                Some(found) => {
-                    let probe = Probe::of(&found.packet).context("a packet that can be sent")?;
-                    let did = passes(&program, &probe)?;
-                    ensure!((found.deed == Deed::Passes) == did, "{words}: {found:?}: {did}");
-                    changed += 1;
-                }
-                None => {
-                    let mut probes = probes(&mut chance);
-                    probes.retain(|probe| !probe.is_udp && probe.is_local);
-                    for probe in probes {
-                        let probe = Probe {
-                            mac: Some(probe.mac.unwrap_or(MacAddr([2, 0, 0, 0, 0, 9]))),
-                            ..probe
-                        };
-                        let packet = Packet {
-                            loopback: false,
-                            source: probe.source,
-                            mac: probe.mac,
-                            transport: Transport::Tcp(Port(probe.port)),
-                        };
-                        let due = policy.decide(&packet) != Verdict::Drop;
-                        ensure!(
-                            passes(&program, &probe)? == due,
-                            "{words}: {probe:?} is due {due}"
-                        );
-                    }
-                    harmless += 1;
-                }
-            }
-            flip_in(info, element, bit)?;
-        }
-        println!(
-            "{FLIPS} bits flipped: {changed} changed a decision, {harmless} none, {unknown} unknown"
-        );
-        ensure!(changed > FLIPS / 8, "too few flips changed anything");
-        ensure!(verify()?.1.code == Some(0), "not restored");
-        Ok(())
-    })
-}
-
-fn another_program_or_none_on_the_interface_is_reported() -> Result<()> {
-    Lab::run(|lab| {
-        let _peer = lab.peer("manager")?;
-        let flags = ["--allow-from", "region:us-1", "--backend", "xdp", "--interface", "manager0"];
-        install(&flags)?;
-        ensure!(verify()?.1.code == Some(0));
-        // Our own object, with no policy's constants: it guards port 0.
-        let names: Vec<PathBuf> =
-            std::fs::read_dir(PINS)?.flatten().map(|entry| entry.path()).collect();
-        let of = |word: &str| names.iter().find(|path| path.to_string_lossy().contains(word));
-        let link = of("/link-").context("a link is pinned")?;
-        let mut foreign = EbpfLoader::new().load(OBJECT)?;
-        let foreign: &mut Xdp =
-            foreign.program_mut("agent_fw_xdp").context("a program")?.try_into()?;
-        foreign.load()?;
-        let held = XdpLink::try_from(FdLink::from(PinnedLink::from_pin(link)?))?;
-        let held = foreign.attach_to_link(held)?;
-        let (value, finished) = verify()?;
-        ensure!(finished.code == Some(1), "{finished}");
-        let packet = &value["counterexample"];
-        ensure!(packet["kernel_drops"] == true && packet["port"] == 0, "{value:#}");
-        drop(foreign.take_link(held)?);
-        agent_fw(["apply"])?.success()?;
-        ensure!(verify()?.1.code == Some(0));
-        // A pin that is lost, and then the link.
-        let program = of("/program-").context("a program is pinned")?;
-        run([OsStr::new("rm"), program.as_os_str()])?;
-        ensure!(verify()?.1.code == Some(1), "the lost pin is not reported");
-        agent_fw(["apply"])?.success()?;
-        run([OsStr::new("rm"), link.as_os_str()])?;
-        let (value, finished) = verify()?;
-        ensure!(finished.code == Some(1), "{finished}");
-        ensure!(value["counterexample"]["interface"] == "manager0", "{value:#}");
-        ensure!(value["counterexample"]["kernel_drops"] == false, "{value:#}");
-        Ok(())
-    })
-}
-
-fn verify() -> Result<(Value, Finished)> {
+pub(crate) fn verify() -> Result<(Value, Finished)> {
     let finished = agent_fw(["verify", "--json"])?;
     let value = serde_json::from_str(&finished.stdout)
         .with_context(|| format!("verify's answer is no JSON: {finished}"))?;

@@ -119,7 +119,7 @@ fn is_installed(configuration: &Configuration, lists: &Lists) -> bool {
 /// What takes back a step that was taken.
 enum Undo {
     Restore(PathBuf, Option<String>),
-    Table(Option<Live>),
+    Table(Box<Option<Live>>),
     Programs(Box<Change>),
 }
 
@@ -186,7 +186,7 @@ impl Steps {
 
     fn replace_table(&mut self, image: &Image, live: Option<Live>) -> anyhow::Result<()> {
         self.nftables.replace(image)?;
-        self.undo.push(Undo::Table(live));
+        self.undo.push(Undo::Table(Box::new(live)));
         let found = differences(image, self.nftables.read()?.as_ref());
         match found.as_slice() {
             [] => Ok(()),
@@ -234,8 +234,10 @@ impl Steps {
             let result = match step {
                 Undo::Restore(path, Some(text)) => file::write(&path, &text),
                 Undo::Restore(path, None) => file::remove(&path),
-                Undo::Table(Some(live)) => self.restore_table(&live),
-                Undo::Table(None) => self.nftables.delete().map_err(Into::into),
+                Undo::Table(before) => match *before {
+                    Some(live) => self.restore_table(&live),
+                    None => self.nftables.delete().map_err(Into::into),
+                },
                 Undo::Programs(change) => change.undo().map_err(Into::into),
             };
             failed.extend(result.err().map(|error| format!("{error:#}")));

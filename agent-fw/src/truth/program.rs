@@ -6,12 +6,14 @@ use super::region::{Block, Condition, ETHERNET, LOCAL, Number, TCP, difference, 
 use super::table::Effect;
 use crate::host::interface::{self, Interface};
 use crate::policy::{AddressSet, MacAddr, Port, Range, RangeSet};
-use crate::xdp::{self, OBJECT};
+use crate::xdp::{self, Attachment, OBJECT};
 use agent_fw_ebpf::{Config, Decisions, Label, Live, Mac, table};
 use anyhow::{Context as _, anyhow};
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
-use aya::programs::{ProgramInfo, Xdp, loaded_programs};
+use aya::programs::{ProgramInfo, loaded_programs};
 use aya::{EbpfLoader, Pod};
+use aya_obj::generated::bpf_prog_type;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -29,8 +31,9 @@ pub struct Program {
     pub ranges: usize,
 }
 
-/// The program in the object.
-const PROGRAM_NAME: &str = "agent_fw_xdp";
+/// The programs in the object.
+const XDP: &str = "agent_fw_xdp";
+const CLASSIFIER: &str = "agent_fw_tc";
 
 /// Reads the programs that agent-fw has on interfaces, with all of their tables.
 pub fn programs() -> anyhow::Result<Vec<Program>> {
@@ -39,14 +42,13 @@ pub fn programs() -> anyhow::Result<Vec<Program>> {
     let mut programs = Vec::new();
     for attachment in xdp::attachments()? {
         let number = attachment.program;
-        if !read.contains_key(&number) {
-            let reading = Reading::of(number)
-                .with_context(|| format!("cannot read the XDP program {number}"))?;
-            read.insert(number, reading);
-        }
-        if let Some(reading) = read.get(&number) {
-            programs.push(reading.at(attachment.interface, &all));
-        }
+        let reading = match read.entry(number) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(
+                Reading::of(number).with_context(|| format!("cannot read program {number}"))?,
+            ),
+        };
+        programs.push(reading.at(&attachment, &all));
     }
     Ok(programs)
 }
@@ -79,8 +81,13 @@ impl Reading {
         Ok(Self { decisions: Some(decisions), interfaces, faults })
     }
 
-    fn at(&self, interface: Interface, all: &[Interface]) -> Program {
+    fn at(&self, attachment: &Attachment, all: &[Interface]) -> Program {
+        let Attachment { interface, hook, ahead, .. } = attachment;
+        let interface = interface.clone();
         let mut faults = self.faults.clone();
+        if *ahead > 0 {
+            faults.push(format!("{ahead} other programs come before it, and may let packets pass"));
+        }
         let due = interface::own_mac(&interface, all).map(|mac| Mac::new(mac).bits());
         let found = self.interfaces.get(&interface.index).copied();
         let is_misled = found.is_some() && found != due;
@@ -122,7 +129,7 @@ impl Reading {
             }
         };
         let ranges = self.decisions.as_ref().map_or(0, |d| d.v4.len() + d.v6.len());
-        let on = |fault: &String| format!("XDP program on {}: {fault}", interface.name);
+        let on = |fault: &String| format!("{hook} on {}: {fault}", interface.name);
         let faults = faults.iter().map(on).collect();
         Program { interface, effect, faults, ranges }
     }
@@ -284,15 +291,22 @@ fn compare(info: &ProgramInfo, config: &Config, maps: &Maps) -> anyhow::Result<b
         loader.map_max_entries(name, map.max_entries());
     }
     let mut ours = loader.load(OBJECT)?;
-    let program: &mut Xdp =
-        ours.program_mut(PROGRAM_NAME).context("the object has no program")?.try_into()?;
-    program.load()?;
+    let name = match info.program_type() {
+        bpf_prog_type::BPF_PROG_TYPE_XDP => XDP,
+        _ => CLASSIFIER,
+    };
+    let program = ours.program_mut(name).context("the object has no program")?;
+    match program {
+        aya::programs::Program::Xdp(program) => program.load()?,
+        aya::programs::Program::SchedClassifier(program) => program.load()?,
+        _ => return Err(anyhow!("the object has another program")),
+    }
     let our_info = program.info()?;
     if our_info.tag() != info.tag() {
         return Ok(false);
     }
     let our_maps = Maps::of(&our_info)?;
-    Ok(named(instructions(program.fd()?)?, &our_maps) == named(instructions(info.fd()?)?, maps))
+    Ok(named(instructions(our_info.fd()?)?, &our_maps) == named(instructions(info.fd()?)?, maps))
 }
 
 /// `BPF_LD | BPF_IMM | BPF_DW`, the first half of an instruction that loads 64 bits.

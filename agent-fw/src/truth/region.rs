@@ -173,25 +173,28 @@ impl Block {
 
 /// Unites blocks that differ in their sources only.
 pub(super) fn united(blocks: Vec<Block>) -> Vec<Block> {
-    let mut groups: Vec<(Block, Vec<Range<Ipv4Addr>>, Vec<Range<Ipv6Addr>>)> = Vec::new();
+    let mut groups: Vec<Vec<Block>> = Vec::new();
     for block in blocks {
-        match groups.iter_mut().find(|(known, ..)| known.is_beside(&block)) {
-            Some((_, v4, v6)) => {
-                v4.extend(block.source.v4.ranges());
-                v6.extend(block.source.v6.ranges());
-            }
-            None => {
-                let AddressSet { v4, v6 } = &block.source;
-                let (v4, v6) = (v4.ranges().to_vec(), v6.ranges().to_vec());
-                groups.push((block, v4, v6));
-            }
+        let beside = |group: &&mut Vec<Block>| group[0].is_beside(&block);
+        if let Some(group) = groups.iter_mut().find(beside) {
+            group.push(block);
+        } else {
+            groups.push(vec![block]);
         }
     }
-    let unite = |(block, v4, v6): (Block, Vec<_>, Vec<_>)| {
-        let source = AddressSet { v4: v4.into_iter().collect(), v6: v6.into_iter().collect() };
-        Block { source, ..block }
-    };
-    groups.into_iter().map(unite).collect()
+    groups.into_iter().filter_map(unite).collect()
+}
+
+/// One block of those, which differ in their sources only.
+fn unite(mut group: Vec<Block>) -> Option<Block> {
+    let last = group.pop()?;
+    if group.is_empty() {
+        return Some(last);
+    }
+    group.push(last.clone());
+    let v4 = group.iter().flat_map(|block| block.source.v4.ranges()).copied().collect();
+    let v6 = group.iter().flat_map(|block| block.source.v6.ranges()).copied().collect();
+    Some(Block { source: AddressSet { v4, v6 }, ..last })
 }
 
 /// What is in `blocks` and not in `others`.

@@ -173,12 +173,11 @@ impl<'a> Machine<'a> {
                 break;
             }
             let known: Vec<Instruction>;
-            let instructions = match self.foreign.get(&(chain, place)) {
-                Some(instructions) => instructions,
-                None => {
-                    known = program.expressions.iter().cloned().map(Instruction::Known).collect();
-                    known.as_slice()
-                }
+            let instructions = if let Some(foreign) = self.foreign.get(&(chain, place)) {
+                foreign
+            } else {
+                known = program.expressions.iter().cloned().map(Instruction::Known).collect();
+                known.as_slice()
             };
             let words = format!("rule {} of chain {chain}", place + 1);
             let mut next = Vec::new();
@@ -238,15 +237,14 @@ impl<'a> Machine<'a> {
         let mut block = packets;
         for instruction in instructions {
             let test = match self.step(instruction, &mut register) {
-                Step::Nothing => continue,
                 Step::End(end) => return (Some(block), end),
                 Step::Sometimes if decides(instructions) => {
                     let why = format!("{rule}, which holds at some times only");
                     self.effect.unknown.push((block, why));
                     return (None, End::Next);
                 }
-                // Whether it holds makes no difference.
-                Step::Sometimes => continue,
+                // Where it only holds sometimes, that makes no difference here.
+                Step::Nothing | Step::Sometimes => continue,
                 Step::Test(test) => test,
                 Step::Unknown(what) => {
                     self.effect.unknown.push((block, format!("{rule}: {what}")));
