@@ -33,8 +33,13 @@ pub struct Config {
     pub gate: u8,
     /// 1: packets that do not concern the agent are counted, too.
     pub count_unconcerned: u8,
+    /// These bits of an interface's index find its place among the counters in the map `SLOTS`;
+    /// zero where all interfaces have the same place.
+    pub slot_mask: u16,
+    /// That place.
+    pub slot: u16,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: [u8; 6],
 }
 
 /// How the sources of one version of IP are known.
@@ -54,10 +59,10 @@ pub struct Sources {
 }
 
 const _: () = {
-    assert!(size_of::<Config>() == 32 && align_of::<Config>() == 8);
+    assert!(size_of::<Config>() == 40 && align_of::<Config>() == 8);
     assert!(core::mem::offset_of!(Config, v4) == 12);
     assert!(core::mem::offset_of!(Config, port_map) == 24);
-    assert!(core::mem::offset_of!(Config, reserved) == 30);
+    assert!(core::mem::offset_of!(Config, reserved) == 34);
     assert!(size_of::<Sources>() == 6);
 };
 
@@ -116,7 +121,9 @@ impl Config {
         otherwise_continue: 0,
         gate: 0,
         count_unconcerned: 0,
-        reserved: [0; 2],
+        slot_mask: 0,
+        slot: 0,
+        reserved: [0; 6],
     };
 
     /// The constants' bytes, as the loader wants them.
@@ -151,7 +158,9 @@ impl Config {
             otherwise_continue: bytes[27],
             gate: bytes[28],
             count_unconcerned: bytes[29],
-            reserved: [bytes[30], bytes[31]],
+            slot_mask: word(30),
+            slot: word(32),
+            reserved: [34, 35, 36, 37, 38, 39].map(|at| bytes[at]),
         }
     }
 
@@ -201,6 +210,20 @@ impl Config {
     #[must_use]
     pub fn count_unconcerned(&self) -> bool {
         constant(&self.count_unconcerned) != 0
+    }
+
+    /// By which bits of its index an interface's counters are found; zero for one place.
+    #[inline(always)]
+    #[must_use]
+    pub fn slot_mask(&self) -> u32 {
+        u32::from(constant(&self.slot_mask))
+    }
+
+    /// The one place.
+    #[inline(always)]
+    #[must_use]
+    pub fn slot(&self) -> u32 {
+        u32::from(constant(&self.slot))
     }
 
     /// The least time between two samples on one CPU; zero for none.

@@ -52,6 +52,15 @@ impl Mac {
     }
 }
 
+#[cfg(not(target_arch = "bpf"))]
+impl core::fmt::Display for Mac {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let [_, _, first, rest @ ..] = self.0.to_be_bytes();
+        write!(f, "{first:02x}")?;
+        rest.iter().try_for_each(|byte| write!(f, ":{byte:02x}"))
+    }
+}
+
 /// The MAC address that the frame is sent to.
 #[inline(always)]
 pub fn destination<P: Packet + ?Sized>(packet: &P) -> Result<Mac, Undecided> {

@@ -1,7 +1,7 @@
 //! A policy as the kernel is given it: constants and tables, made from a plain description.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -35,6 +35,8 @@ pub struct Plan {
     pub count_unconcerned: bool,
     /// The least time between two samples of refused packets on one CPU; zero for no samples.
     pub sample_interval_ns: u64,
+    /// By an interface's index its place among the counters; without any, all have the first.
+    pub slots: BTreeMap<u32, u16>,
 }
 
 /// Why a plan makes no image.
@@ -76,6 +78,10 @@ pub struct Image {
     pub(crate) mac_sets: Vec<u32>,
     pub(crate) macs: BTreeSet<u64>,
     pub(crate) ports: Box<[u64; 1024]>,
+    /// The places of interfaces among the counters, by the bits that tell them apart.
+    pub(crate) slots: Vec<u32>,
+    /// How many places there are.
+    pub(crate) places: u32,
 }
 
 impl Image {
@@ -87,6 +93,7 @@ impl Image {
         let (v4_sources, v4) = sources_v4(&plan.v4).map_err(PlanError::V4)?;
         let (v6_sources, v6) = sources_v6(&plan.v6).map_err(PlanError::V6)?;
         let (mac_sets, macs) = mac_sets(&plan.labels);
+        let (slot_mask, slots) = slots(&plan.slots);
         let config = Config {
             sample_interval_ns: plan.sample_interval_ns,
             ports: [first, last],
@@ -98,9 +105,12 @@ impl Image {
             otherwise_continue: u8::from(plan.otherwise_continue),
             gate: u8::from(plan.gate),
             count_unconcerned: u8::from(plan.count_unconcerned),
-            reserved: [0; 2],
+            slot_mask,
+            slot: plan.slots.values().next().copied().unwrap_or_default(),
+            reserved: [0; 6],
         };
-        Ok(Self { config, v4, v6, mac_sets, macs, ports: port_bits(&plan.ports) })
+        let places = plan.slots.values().max().map_or(1, |last| u32::from(*last) + 1);
+        Ok(Self { config, v4, v6, mac_sets, macs, ports: port_bits(&plan.ports), slots, places })
     }
 
     /// The constants.
@@ -173,6 +183,22 @@ fn mac_sets(labels: &[Option<BTreeSet<Mac>>]) -> (Vec<u32>, BTreeSet<u64>) {
     (sets, keys)
 }
 
+/// The fewest bits that tell the interfaces apart, and their places by these. Should it take more
+/// than 16, some have one place.
+fn slots(places: &BTreeMap<u32, u16>) -> (u16, Vec<u32>) {
+    let differ = |bits: &u32| {
+        let low: BTreeSet<u32> = places.keys().map(|index| index & ((1 << bits) - 1)).collect();
+        low.len() == places.len()
+    };
+    let bits = (0..16).find(differ).unwrap_or(16);
+    let mask = (1 << bits) - 1;
+    let mut slots = alloc::vec![0; 1 << bits];
+    for (index, place) in places {
+        slots[(index & mask) as usize] = u32::from(*place);
+    }
+    (mask as u16, slots)
+}
+
 fn port_bits(ports: &BTreeSet<u16>) -> Box<[u64; 1024]> {
     let mut bits = Box::new([0; 1024]);
     for port in ports {
@@ -224,5 +250,19 @@ impl Tables for Image {
 
     fn ports(&self, index: u32) -> Option<u64> {
         self.ports.get(index as usize).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interfaces_are_told_apart_by_the_fewest_bits() {
+        assert_eq!(slots(&BTreeMap::new()), (0, alloc::vec![0]));
+        assert_eq!(slots(&BTreeMap::from([(7, 3)])), (0, alloc::vec![3]));
+        assert_eq!(slots(&BTreeMap::from([(2, 0), (3, 5)])), (1, alloc::vec![0, 5]));
+        let (mask, places) = slots(&BTreeMap::from([(2, 1), (1026, 2)]));
+        assert_eq!((mask, places.len(), places[2], places[1026]), (2047, 2048, 1, 2));
     }
 }

@@ -32,37 +32,43 @@ pub fn passes_by(context: &impl Context, tables: &impl Tables) -> bool {
     let host = Receiver::new(context);
     match try_decide(&context.frame(), &CONFIG, tables, &host) {
         Ok(Verdict::Admitted(label)) => {
+            count_verdict(context, Verdict::Admitted(label));
             count_label(label);
             true
         }
         Ok(Verdict::LeftToOthers) => {
-            if let Some(tally) = maps::tally() {
-                count(tally, Verdict::LeftToOthers);
-            }
+            count_verdict(context, Verdict::LeftToOthers);
             true
         }
         // Counted where it was refused, in the same look-up.
         Ok(Verdict::Refused | Verdict::RefusedHiddenPort) => false,
         Err(reason) => {
-            count_reason(reason);
+            count_reason(context, reason);
             true
         }
     }
 }
 
 #[inline(always)]
+fn count_verdict(context: &impl Context, verdict: Verdict) {
+    if let Some(tally) = maps::tally(&CONFIG, context) {
+        count(tally, verdict);
+    }
+}
+
+#[inline(always)]
 fn count(tally: &mut Tally, verdict: Verdict) {
-    if let Some(count) = Tally::of_verdict(verdict).and_then(|at| tally.counts.get_mut(at)) {
+    if let Some(count) = tally.counts.get_mut(Tally::of_verdict(verdict)) {
         *count += 1;
     }
 }
 
 #[inline(always)]
-fn count_reason(reason: Undecided) {
+fn count_reason(context: &impl Context, reason: Undecided) {
     if reason.is_unconcerned() && !CONFIG.count_unconcerned() {
         return;
     }
-    if let Some(tally) = maps::tally()
+    if let Some(tally) = maps::tally(&CONFIG, context)
         && let Some(count) = tally.counts.get_mut(Tally::of_reason(reason))
     {
         *count += 1;

@@ -59,7 +59,7 @@ impl core::error::Error for LoadError {
 /// Loads the object's maps and fills them; its programs are left to the caller to load.
 ///
 /// `loader` may have been told where `TALLY` and `LABELS` are pinned, so that their counters go on;
-/// a pinned `LABELS` must have an entry for each label. No other map is to be shared between
+/// a pinned one must have an entry for each interface, or label. No other map is to be shared between
 /// policies.
 pub fn load<'a>(
     image: &'a Image,
@@ -76,7 +76,7 @@ pub fn load<'a>(
     Ok(ebpf)
 }
 
-fn sizes(image: &Image) -> [(&'static str, u32); 11] {
+fn sizes(image: &Image) -> [(&'static str, u32); 13] {
     let (v4, v6) = (image.v4.as_ref(), image.v6.as_ref());
     [
         ("V4_FILTER", v4.map_or(0, |table| table.filter.len())),
@@ -87,9 +87,12 @@ fn sizes(image: &Image) -> [(&'static str, u32); 11] {
         ("V6_WORDS", v6.map_or(0, |table| table.words.len())),
         ("V6_DEEP", v6.map_or(0, |table| table.deep.len())),
         ("V6_LOWS", v6.map_or(0, |table| table.lows.len())),
+        ("SLOTS", image.slots.len()),
+        // Room, so that the next policy can go on with these counters.
+        ("TALLY", image.places.next_power_of_two().max(64) as usize),
         ("MAC_SETS", image.mac_sets.len()),
         ("MACS", image.macs.len()),
-        // Room, so that the next policy can go on with these counters.
+        // Likewise.
         ("LABELS", image.mac_sets.len().next_power_of_two().max(256)),
     ]
     .map(|(name, size)| (name, size as u32))
@@ -108,6 +111,7 @@ fn fill(ebpf: &mut Ebpf, image: &Image) -> Result<(), LoadError> {
         fill_array(ebpf, "V6_DEEP", &table.deep)?;
         fill_array(ebpf, "V6_LOWS", &table.lows)?;
     }
+    fill_array(ebpf, "SLOTS", &image.slots)?;
     if image.config.macs != 0 {
         fill_array(ebpf, "MAC_SETS", &image.mac_sets)?;
         fill_macs(ebpf, image)?;

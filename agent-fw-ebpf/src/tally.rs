@@ -3,7 +3,8 @@
 use crate::address::V6;
 use crate::decision::{Undecided, Verdict};
 
-/// One CPU's counters, which outlive updates, and its memory, which may be lost at any time.
+/// One CPU's counters of one interface, which outlive updates, and its memory, which may be lost at
+/// any time.
 ///
 /// They are together because a refusal needs both: one look-up instead of two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,18 +106,18 @@ impl Sample {
     }
 }
 
-const FIRST_REASON: usize = 3;
+const FIRST_REASON: usize = 4;
 
 impl Tally {
-    /// The count that this verdict adds to; none for admitted packets, which their label counts.
+    /// The count that this verdict adds to.
     #[inline(always)]
     #[must_use]
-    pub const fn of_verdict(verdict: Verdict) -> Option<usize> {
+    pub const fn of_verdict(verdict: Verdict) -> usize {
         match verdict {
-            Verdict::Admitted(_) => None,
-            Verdict::Refused => Some(0),
-            Verdict::RefusedHiddenPort => Some(1),
-            Verdict::LeftToOthers => Some(2),
+            Verdict::Admitted(_) => 0,
+            Verdict::Refused => 1,
+            Verdict::RefusedHiddenPort => 2,
+            Verdict::LeftToOthers => 3,
         }
     }
 

@@ -16,6 +16,7 @@ mod updates;
 mod verdicts;
 mod verify;
 mod verify_xdp;
+mod watch;
 mod xdp;
 
 use agent_fw_lab::Lab;
@@ -59,6 +60,7 @@ fn main() {
         verdicts::TESTS,
         verify::TESTS,
         verify_xdp::TESTS,
+        watch::TESTS,
         xdp::TESTS,
     ]
     .concat()

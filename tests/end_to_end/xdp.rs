@@ -24,6 +24,7 @@ tests![
     a_vlan_tag_does_not_get_an_unlisted_source_past_the_program,
     a_listed_connection_goes_on_through_60_updates_of_the_program_and_nobody_is_let_in,
     counters_of_the_program_go_on_through_updates,
+    each_interface_has_its_own_counters,
     the_program_stays_while_its_interface_goes_down_and_up,
     an_interface_that_was_deleted_is_in_nobodys_way,
     another_program_cannot_take_the_place_of_ours,
@@ -216,6 +217,33 @@ fn counters_of_the_program_go_on_through_updates() -> Result<()> {
         install(&flags("xdp", "manager0", &["--allow-from", "region:gb-1"]))?;
         let (reused, _) = status()?;
         ensure!(admitted(&reused, "region gb-1") == 0, "{reused:#}");
+        Ok(())
+    })
+}
+
+fn each_interface_has_its_own_counters() -> Result<()> {
+    Lab::run(|lab| {
+        let (manager, branch) = (lab.peer("manager")?, lab.peer("branch")?);
+        let _agent = Listener::bind(AGENT)?;
+        let counts = |name: &str| -> Result<(u64, u64)> {
+            let (seen, _) = status()?;
+            let all = seen["xdp"]["interfaces"].as_array().context("no interfaces")?;
+            let of = all.iter().find(|of| of["name"] == name).context("no such interface")?;
+            let count = |what: &str| of["counters"][what].as_u64().context("no count");
+            Ok((count("admitted")?, count("refused")?))
+        };
+        install(&flags("xdp", "manager0", &["--interface", "branch0"]))?;
+        expect(&manager, Outcome::Talked, &LISTED[..1])?;
+        expect(&branch, Outcome::Silent, &UNLISTED[..1])?;
+        let (admitted, refused) = counts("manager0")?;
+        ensure!(admitted >= 4 && refused == 0, "{admitted}, {refused}");
+        let (none, dropped) = counts("branch0")?;
+        ensure!(none == 0 && dropped > 0, "{none}, {dropped}");
+        // An interface's counts are its own, whichever others come and go.
+        install(&flags("xdp", "branch0", &[]))?;
+        install(&flags("xdp", "manager0", &["--interface", "branch0"]))?;
+        ensure!(counts("branch0")? == (0, dropped), "{:?}", counts("branch0")?);
+        ensure!(counts("manager0")? == (0, 0), "{:?}", counts("manager0")?);
         Ok(())
     })
 }

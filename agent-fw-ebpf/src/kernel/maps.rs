@@ -3,6 +3,8 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 
+use super::Context;
+use crate::config::Config;
 use crate::ethernet::Mac;
 use crate::label::Label;
 use crate::table::{FilterPage, LowPage, NodePage, Tables, V4Page, V6Page};
@@ -37,7 +39,10 @@ static PORTS: Array<u64> = Array::with_max_entries(1024, 0);
 /// its own.
 #[map]
 static INTERFACES: HashMap<u32, u64> = HashMap::with_max_entries(256, 0);
-/// Counters, one entry.
+/// The interfaces' places in `TALLY`, by the bits of their indices that tell them apart.
+#[map]
+static SLOTS: Array<u32> = Array::with_max_entries(1, 0);
+/// Counters, an entry for each interface.
 #[map]
 static TALLY: PerCpuArray<Tally> = PerCpuArray::with_max_entries(1, 0);
 /// Counters by label.
@@ -107,13 +112,17 @@ impl Tables for Maps {
     }
 }
 
-/// This CPU's counters.
+/// This CPU's counters of an interface.
 #[inline(always)]
 #[expect(unsafe_code, reason = "a map's value is a pointer")]
-pub(super) fn tally<'a>() -> Option<&'a mut Tally> {
+pub(super) fn tally<'a>(config: &Config, context: &impl Context) -> Option<&'a mut Tally> {
+    let slot = match config.slot_mask() {
+        0 => config.slot(),
+        mask => *SLOTS.get(context.ifindex() & mask)?,
+    };
     // SAFETY: the value is this CPU's, and programs of one hook do not interrupt each other on
     // a CPU; a tc program beside could, and would at worst lose a count.
-    TALLY.get_ptr_mut(0).map(|tally| unsafe { &mut *tally })
+    TALLY.get_ptr_mut(slot).map(|tally| unsafe { &mut *tally })
 }
 
 /// This CPU's counters of a label.

@@ -42,7 +42,7 @@ impl<C: Context> Host for Receiver<'_, C> {
         recipient: &Recipient<A>,
         verdict: Verdict,
     ) -> Result<(), Undecided> {
-        let tally = maps::tally().ok_or(Undecided::TableFault)?;
+        let tally = maps::tally(&CONFIG, self.context).ok_or(Undecided::TableFault)?;
         let tick = tick();
         self.check_here(recipient, &mut tally.here, tick)?;
         super::count(tally, verdict);

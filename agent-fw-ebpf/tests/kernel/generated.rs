@@ -37,11 +37,8 @@ fn compare(plan: &Plan, random: &mut Random) {
             passes(expected),
             "{expected:?}: {frame:02x?} under {plan:?}"
         );
-        match expected {
-            Ok(Verdict::Admitted(_)) => admitted += 1,
-            Ok(verdict) => counts[Tally::of_verdict(verdict).expect("only admitted has none")] += 1,
-            Err(reason) => counts[Tally::of_reason(reason)] += 1,
-        }
+        admitted += u64::from(matches!(expected, Ok(Verdict::Admitted(_))));
+        counts[expected.map_or_else(Tally::of_reason, Tally::of_verdict)] += 1;
     }
     assert_eq!(program.counts(), (counts, admitted), "the counts under {plan:?}");
 }
@@ -67,6 +64,7 @@ fn policy(random: &mut Random) -> Plan {
         gate: random.below(2) == 0,
         count_unconcerned: true,
         sample_interval_ns: random.below(2) * 1_000_000,
+        ..Plan::default()
     }
 }
 

@@ -129,7 +129,7 @@ impl Program {
         let map = self.ebpf.map("TALLY").expect("the object has it");
         let tallies = PerCpuArray::<_, Tally>::try_from(map).expect("as it is declared");
         let mut sums = [0; 16];
-        for tally in tallies.get(&0, 0).expect("one entry").iter() {
+        for tally in tallies.get(&0, 0).expect("an entry for each interface").iter() {
             for (sum, count) in sums.iter_mut().zip(tally.counts) {
                 *sum += count;
             }

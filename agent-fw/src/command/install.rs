@@ -69,7 +69,7 @@ impl Install {
         if let Some(kept) = kept_edit {
             report::remark(&format!("your edited policy.toml is kept as {}", kept.display()));
         }
-        report::programs(&configuration, &xdp::attachments()?);
+        report::programs(&configuration, &xdp::attachments()?, None);
         report::promises(&compiled.lowered);
         Ok(Outcome::Done)
     }

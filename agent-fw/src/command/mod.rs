@@ -10,6 +10,8 @@ mod report;
 mod status;
 mod uninstall;
 mod verify;
+mod version;
+mod watch;
 mod words;
 
 use clap::builder::styling::{AnsiColor, Styles};
@@ -30,10 +32,24 @@ const HELP_STYLES: Styles = Styles::styled()
 /// of its own. It cannot make another firewall of this host let a packet through: that an admitted
 /// source gets through also depends on that firewall's rules.
 #[derive(Parser, Debug)]
-#[command(name = "agent-fw", version, max_term_width = 80, styles = HELP_STYLES, after_help = EXIT_CODES)]
+#[command(
+    name = "agent-fw",
+    max_term_width = 80,
+    styles = HELP_STYLES,
+    after_help = EXIT_CODES,
+    arg_required_else_help = true,
+    subcommand_negates_reqs = true,
+    args_conflicts_with_subcommands = true
+)]
 pub struct Arguments {
+    /// Print the version
+    #[arg(short = 'V', long, required = true)]
+    version: bool,
+    /// With --version: print the hash of the XDP program, too
+    #[arg(long, requires = "version")]
+    verbose: bool,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done or true, 1 false (kernel and policy differ, or \
@@ -47,6 +63,7 @@ enum Command {
     Compile(compile::Compile),
     Status(status::Status),
     Verify(verify::Verify),
+    Watch(watch::Watch),
     #[command(subcommand)]
     Regions(regions::Regions),
 }
@@ -67,13 +84,18 @@ impl Patience {
 
 /// Runs the command, says what went wrong, and gives the exit code.
 pub fn run(arguments: Arguments) -> ExitCode {
-    let result = match arguments.command {
+    let Some(command) = arguments.command else {
+        version::print(arguments.verbose);
+        return ExitCode::from(if report::is_incomplete() { 3 } else { 0 });
+    };
+    let result = match command {
         Command::Install(install) => install.run(),
         Command::Apply(apply) => apply.run(),
         Command::Uninstall(uninstall) => uninstall.run(),
         Command::Compile(compile) => compile.run(),
         Command::Status(status) => status.run(),
         Command::Verify(verify) => verify.run(),
+        Command::Watch(watch) => watch.run(),
         Command::Regions(regions) => regions.run(),
     };
     match result {

@@ -105,8 +105,13 @@ pub(super) fn caution(word: &str, text: impl fmt::Display) {
     say!("{} {text}", styled(CAUTION, word));
 }
 
-/// Where the XDP programs are, and what they do not cover where they are alone.
-pub(super) fn programs(configuration: &Configuration, attached: &[Attachment]) {
+/// Where the XDP programs are, what they have counted, and what they do not cover where they are
+/// alone.
+pub(super) fn programs(
+    configuration: &Configuration,
+    attached: &[Attachment],
+    counters: Option<&Counters>,
+) {
     if !configuration.backend.has_programs() {
         return;
     }
@@ -114,6 +119,12 @@ pub(super) fn programs(configuration: &Configuration, attached: &[Attachment]) {
         say!("program:  {program}, {hook} on {}", interface.name);
         if let Some(other) = behind {
             remark(&format!("  behind somebody else's {other}, which agent-fw leaves alone"));
+        }
+        let counted = counters.into_iter().flat_map(|counters| &counters.interfaces);
+        if let Some(of) = counted.into_iter().find(|of| of.name == interface.name) {
+            let [admitted, refused] = [of.admitted, of.refused].map(grouped);
+            let passed = grouped(of.left + of.undecided);
+            say!("          {admitted} packets admitted, {refused} refused, {passed} passed on");
         }
         if *ahead > 0 {
             let word = format!("{ahead} other program(s) come before it there");

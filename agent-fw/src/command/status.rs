@@ -90,7 +90,7 @@ impl Findings {
             report::promises(&compiled.lowered);
         }
         if let Some((configuration, _)) = &self.wanted {
-            report::programs(configuration, &self.held.programs);
+            report::programs(configuration, &self.held.programs, self.counters.as_ref());
         }
         if let Some(live) = &self.held.table {
             say!("since the table was first installed:");
@@ -165,6 +165,17 @@ impl Findings {
         })
     }
 
+    fn counters_of(&self, interface: &str) -> Option<Value> {
+        let counters = self.counters.as_ref()?;
+        let of = counters.interfaces.iter().find(|of| of.name == interface)?;
+        Some(json!({
+            "admitted": of.admitted,
+            "refused": of.refused,
+            "left_to_other_rules": of.left,
+            "undecided": of.undecided,
+        }))
+    }
+
     fn programs_to_json(&self) -> Value {
         let interfaces = self.held.programs.iter().map(|at| {
             json!({
@@ -176,6 +187,7 @@ impl Findings {
                 "program": at.program,
                 "policy": at.policy.map(|hash| hash.to_string()),
                 "gate": at.gate,
+                "counters": self.counters_of(&at.interface.name),
             })
         });
         let admitted = self.counters.iter().flat_map(|counters| &counters.admitted);

@@ -3,7 +3,7 @@
 #[path = "state.rs"]
 mod state;
 
-pub use state::{Admitted, Attachment, Counters, Hook};
+pub use state::{Admitted, Attachment, Counters, Hook, OfInterface, Refusal};
 
 use crate::configuration::XdpMode;
 use crate::policy::PolicyHash;
@@ -59,6 +59,32 @@ impl Change {
     pub fn settle(self) -> Result<(), XdpError> {
         match self {}
     }
+}
+
+/// The refused packets: there can be none.
+pub enum Watch {}
+
+impl Watch {
+    /// Always fails.
+    pub fn open() -> Result<Option<Self>, XdpError> {
+        Err(XdpError)
+    }
+
+    /// Never called.
+    pub fn take(&mut self) -> Option<Refusal> {
+        match *self {}
+    }
+}
+
+impl std::os::fd::AsFd for Watch {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        match *self {}
+    }
+}
+
+/// None.
+pub const fn object() -> Option<&'static [u8]> {
+    None
 }
 
 /// Never called, for want of targets.

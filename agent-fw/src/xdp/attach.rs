@@ -7,7 +7,7 @@ use super::OBJECT;
 use super::error::{Obstacle, XdpError};
 use super::hook::{self, CLASSIFIER, Place};
 use super::image::plan;
-use super::labels::Numbering;
+use super::labels::Numberings;
 use super::pin::{self, Enforced, MapName, Pin};
 use super::program::Programs;
 use super::state::{Attachment, Hook};
@@ -16,14 +16,14 @@ use crate::host::file;
 use crate::host::interface::{self, Interface};
 use crate::policy::PolicyHash;
 use crate::rule::Lowered;
-use agent_fw_ebpf::{Image, LabelTally, LoadError, Mac, load};
+use agent_fw_ebpf::{Image, LabelTally, LoadError, Mac, Tally, load};
 use aya::maps::{HashMap, MapInfo, PerCpuArray, PerCpuValues};
 use aya::programs::{ProgramInfo, SchedClassifier, Xdp, loaded_programs};
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader, Pod};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What the label's numbers stand for.
+/// What the numbers stand for under which the programs count.
 const NUMBERING: &str = "/run/agent-fw/xdp-labels.json";
 /// XDP's program in the object.
 const XDP: &str = "agent_fw_xdp";
@@ -166,7 +166,7 @@ impl Site {
 pub struct Change {
     before: Option<Programs>,
     programs: Programs,
-    numbering: Numbering,
+    numbering: Numberings,
     sites: Vec<Site>,
     taken: Vec<Step>,
 }
@@ -212,11 +212,17 @@ fn prepare(
     gate: bool,
     targets: Targets,
     mode: XdpMode,
-) -> Result<(Programs, Numbering, Vec<Site>), XdpError> {
+) -> Result<(Programs, Numberings, Vec<Site>), XdpError> {
     let sites = targets.sites(mode)?;
     let mut numbering = numbering();
-    let plan = plan(lowered, gate, &mut numbering)?;
-    make_room(plan.labels.len())?;
+    let mut plan = plan(lowered, gate, &mut numbering.labels)?;
+    for Site { interface, .. } in &sites {
+        let number = numbering.interfaces.number(&interface.name);
+        let slot = number.ok_or(XdpError::TooManyInterfaces)?.index();
+        plan.slots.insert(interface.index, slot);
+    }
+    make_room(MapName::Labels, plan.labels.len())?;
+    make_room(MapName::Tally, numbering.interfaces.len())?;
     let image = Image::new(&plan)?;
     let mut ebpf = load_pinned(&image)?;
     reset(&mut ebpf, &numbering)?;
@@ -312,7 +318,9 @@ impl Change {
         for pin in Pin::list()?.iter().filter(|pin| !kept.contains(pin)) {
             pin.release()?;
         }
-        let text = serde_json::to_string(&self.numbering.settled()).map_err(anyhow::Error::from)?;
+        let Numberings { labels, interfaces } = self.numbering;
+        let settled = Numberings { labels: labels.settled(), interfaces: interfaces.settled() };
+        let text = serde_json::to_string(&settled).map_err(anyhow::Error::from)?;
         Ok(file::write(Path::new(NUMBERING), &text)?)
     }
 }
@@ -324,16 +332,16 @@ pub fn remove() -> Result<(), XdpError> {
 }
 
 /// What stands for what since the last policy. Where that is lost, the counts begin anew.
-pub(super) fn numbering() -> Numbering {
+pub(super) fn numbering() -> Numberings {
     let text = file::read(Path::new(NUMBERING)).ok().flatten();
     text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
 }
 
-/// Lets go of the counters of labels where they are too few for the next policy.
-fn make_room(labels: usize) -> Result<(), XdpError> {
-    let pin = Pin::Map(MapName::Labels);
+/// Lets go of counters where they are too few for the next policy.
+fn make_room(map: MapName, places: usize) -> Result<(), XdpError> {
+    let pin = Pin::Map(map);
     match MapInfo::from_pin(pin.path()) {
-        Ok(info) if (info.max_entries() as usize) < labels => pin.remove(),
+        Ok(info) if (info.max_entries() as usize) < places => pin.remove(),
         _ => Ok(()),
     }
 }
@@ -346,16 +354,27 @@ fn load_pinned(image: &Image) -> Result<Ebpf, XdpError> {
     Ok(load(image, OBJECT, loader)?)
 }
 
-/// Zero for labels that stand for something new.
-fn reset(ebpf: &mut Ebpf, numbering: &Numbering) -> Result<(), LoadError> {
-    let failed = |error| LoadError::Map("LABELS", error);
-    let map = ebpf.map_mut("LABELS").ok_or(LoadError::NoMap("LABELS"))?;
-    let mut labels = PerCpuArray::<_, LabelTally>::try_from(map).map_err(failed)?;
-    for number in numbering.fresh() {
-        let counts = labels.get(&number.into(), 0).map_err(failed)?;
-        let zeros = vec![LabelTally::default(); counts.len()];
-        let zeros = PerCpuValues::try_from(zeros).map_err(|error| failed(error.into()))?;
-        labels.set(number.into(), zeros, 0).map_err(failed)?;
+/// Zero for numbers that stand for something new.
+fn reset(ebpf: &mut Ebpf, numbering: &Numberings) -> Result<(), LoadError> {
+    zero::<LabelTally>(ebpf, MapName::Labels, numbering.labels.fresh())?;
+    zero::<Tally>(ebpf, MapName::Tally, numbering.interfaces.fresh())
+}
+
+fn zero<T: Pod + Default>(
+    ebpf: &mut Ebpf,
+    map: MapName,
+    places: impl Iterator<Item = u16>,
+) -> Result<(), LoadError> {
+    let name = map.in_object();
+    let failed = |error| LoadError::Map(name, error);
+    let map = ebpf.map_mut(name).ok_or(LoadError::NoMap(name))?;
+    let mut counts = PerCpuArray::<_, T>::try_from(map).map_err(failed)?;
+    for place in places {
+        let cpus = counts.get(&place.into(), 0).map_err(failed)?.len();
+        let zeros = PerCpuValues::try_from(vec![T::default(); cpus]);
+        counts
+            .set(place.into(), zeros.map_err(|error| failed(error.into()))?, 0)
+            .map_err(failed)?;
     }
     Ok(())
 }

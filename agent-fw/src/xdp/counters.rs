@@ -3,8 +3,8 @@
 use super::attach::numbering;
 use super::error::XdpError;
 use super::pin::{MapName, Pin, failed};
-use super::state::{Admitted, Counters};
-use agent_fw_ebpf::{LabelTally, Tally, Undecided, Verdict};
+use super::state::{Admitted, Counters, OfInterface};
+use agent_fw_ebpf::{Label, LabelTally, Tally, Undecided, Verdict};
 use aya::Pod;
 use aya::maps::{Map, MapData, PerCpuArray};
 use nix::time::{ClockId, clock_gettime};
@@ -12,24 +12,49 @@ use std::time::Duration;
 
 /// What the programs have counted since they were first installed; `None` if none is there.
 pub fn counters() -> Result<Option<Counters>, XdpError> {
-    let path = Pin::Map(MapName::Tally).path();
-    if !path.exists() {
+    let pin = Pin::Map(MapName::Tally);
+    if !pin.is_there() {
         return Ok(None);
     }
     let tallies: PerCpuArray<_, Tally> = open(MapName::Tally)?;
-    let mut counts = [0; 16];
-    for tally in tallies.get(&0, 0).map_err(failed(&path, "cannot be read"))?.iter() {
-        counts.iter_mut().zip(tally.counts).for_each(|(sum, count)| *sum += count);
+    let mut all = [0; 16];
+    let mut interfaces = Vec::new();
+    for (number, name) in numbering().interfaces.entries() {
+        let mut counts = [0; 16];
+        let of_cpus = tallies.get(&number.into(), 0);
+        for tally in of_cpus.map_err(failed(&pin.path(), "cannot be read"))?.iter() {
+            add(&mut counts, tally.counts);
+        }
+        add(&mut all, counts);
+        interfaces.push(of_interface(name.clone(), counts));
     }
-    let of = |verdict| Tally::of_verdict(verdict).map_or(0, |at| counts[at]);
     let undecided =
-        Undecided::ALL.map(|reason| (reason.to_string(), counts[Tally::of_reason(reason)]));
+        Undecided::ALL.map(|reason| (reason.to_string(), all[Tally::of_reason(reason)]));
+    let OfInterface { refused, left, .. } = of_interface(String::new(), all);
     Ok(Some(Counters {
-        refused: of(Verdict::Refused) + of(Verdict::RefusedHiddenPort),
-        left: of(Verdict::LeftToOthers),
+        refused,
+        left,
         undecided: undecided.into_iter().filter(|(_, packets)| *packets > 0).collect(),
         admitted: admitted()?,
+        interfaces,
     }))
+}
+
+fn add(sums: &mut [u64; 16], counts: [u64; 16]) {
+    sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+}
+
+fn of_interface(name: String, counts: [u64; 16]) -> OfInterface {
+    let of = |verdict| counts[Tally::of_verdict(verdict)];
+    let reasons = Undecided::ALL.map(|reason| counts[Tally::of_reason(reason)]);
+    let admitted = Label::new(0).map_or(0, |label| of(Verdict::Admitted(label)));
+    OfInterface {
+        name,
+        admitted,
+        refused: of(Verdict::Refused) + of(Verdict::RefusedHiddenPort),
+        left: of(Verdict::LeftToOthers),
+        undecided: reasons.iter().sum(),
+    }
 }
 
 fn admitted() -> Result<Vec<Admitted>, XdpError> {
@@ -38,7 +63,7 @@ fn admitted() -> Result<Vec<Admitted>, XdpError> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(anyhow::Error::from)?;
     let now = Duration::from(now);
     let mut admitted = Vec::new();
-    for (number, words) in numbering().entries() {
+    for (number, words) in numbering().labels.entries() {
         let tallies = labels.get(&number.into(), 0).map_err(failed(&path, "cannot be read"))?;
         let last = tallies.iter().map(|tally| tally.last_ns).max().filter(|last| *last > 0);
         admitted.push(Admitted {

@@ -41,6 +41,12 @@ pub enum XdpError {
     /// There is no bpffs.
     #[error("no BPF file system at /sys/fs/bpf: `mount -t bpf bpf /sys/fs/bpf`")]
     NoFileSystem,
+    /// More interfaces than can be counted for.
+    #[error("more than {} interfaces", agent_fw_ebpf::Label::MAX)]
+    TooManyInterfaces,
+    /// Somebody else reads the samples.
+    #[error("another `agent-fw watch` is running; a refused packet can be told of once")]
+    Watched,
     /// A program is on an interface, and its pin is not there.
     #[error("a program's pin below /sys/fs/bpf/agent-fw is missing; uninstall, then install again")]
     NotPinned,

@@ -28,23 +28,30 @@ impl Words {
     }
 }
 
-/// Which number stands for what: by place.
+/// Which number stands for what: by place. What has numbers are lists and regions, and, each for
+/// itself, interfaces.
 ///
 /// A number whose words are gone is free again only after the policy that had it: until the new
 /// program is in its place, the old one counts under it.
-#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
-pub struct Numbering {
-    places: Vec<Option<Words>>,
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Numbering<W = Words> {
+    places: Vec<Option<W>>,
     #[serde(skip)]
     used: BTreeSet<u16>,
     #[serde(skip)]
     fresh: BTreeSet<u16>,
 }
 
-impl Numbering {
+impl<W> Default for Numbering<W> {
+    fn default() -> Self {
+        Self { places: Vec::new(), used: BTreeSet::new(), fresh: BTreeSet::new() }
+    }
+}
+
+impl<W: Clone + PartialEq> Numbering<W> {
     /// The number that stands for these words, theirs of before or one that is free; `None` when
     /// all are taken.
-    pub(super) fn number(&mut self, words: &Words) -> Option<Number> {
+    pub(super) fn number(&mut self, words: &W) -> Option<Number> {
         let known = self.places.iter().position(|place| place.as_ref() == Some(words));
         let place = known.unwrap_or_else(|| self.free());
         let number = Number::new(u16::try_from(place).ok()?)?;
@@ -67,8 +74,9 @@ impl Numbering {
     #[must_use]
     pub fn settled(self) -> Self {
         let Self { places, used, .. } = self;
-        let keep = |(place, words): (u16, Option<Words>)| words.filter(|_| used.contains(&place));
-        Self { places: (0..).zip(places).map(keep).collect(), ..Self::default() }
+        let keep = |(place, words): (u16, Option<W>)| words.filter(|_| used.contains(&place));
+        let places = (0..).zip(places).map(keep).collect();
+        Self { places, used: BTreeSet::new(), fresh: BTreeSet::new() }
     }
 
     /// Numbers that stand for something else than before: their counts begin anew.
@@ -87,9 +95,20 @@ impl Numbering {
     }
 
     /// Every number with its words, in ascending order.
-    pub fn entries(&self) -> impl Iterator<Item = (u16, &Words)> {
+    pub fn entries(&self) -> impl Iterator<Item = (u16, &W)> {
         (0..).zip(&self.places).filter_map(|(place, words)| Some((place, words.as_ref()?)))
     }
+}
+
+/// The numbers under which the kernel counts, as they are kept on disk.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub(super) struct Numberings {
+    /// Of what admits.
+    #[serde(flatten)]
+    pub(super) labels: Numbering,
+    /// Of interfaces, by name.
+    #[serde(default)]
+    pub(super) interfaces: Numbering<String>,
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod labels;
 mod pin;
 mod program;
 mod state;
+mod watch;
 
 pub use attach::{Change, Targets, attach, attachments, remove};
 pub use counters::counters;
@@ -20,8 +21,14 @@ pub use error::{Obstacle, XdpError};
 pub use image::{Inexpressible, plan};
 pub use labels::{Numbering, Words};
 pub use pin::DIRECTORY;
-pub use state::{Admitted, Attachment, Counters, Hook};
+pub use state::{Admitted, Attachment, Counters, Hook, OfInterface, Refusal};
+pub use watch::Watch;
 
 /// The program, as `cargo xtask build` has built it.
 pub static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/agent-fw.o"));
+
+/// The program, in a build that has one.
+pub fn object() -> Option<&'static [u8]> {
+    Some(OBJECT)
+}

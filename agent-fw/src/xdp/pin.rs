@@ -61,7 +61,7 @@ impl MapName {
     /// Its name among the pins, with the version of its layout.
     const fn pinned(self) -> &'static str {
         match self {
-            Self::Tally => "tally-1",
+            Self::Tally => "tally-2",
             Self::Labels => "labels-1",
             Self::Samples => "samples-1",
         }

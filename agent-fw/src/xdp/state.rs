@@ -4,7 +4,8 @@ use crate::configuration::XdpMode;
 use crate::host::interface::{Interface, XdpPlace};
 use crate::policy::PolicyHash;
 use std::fmt;
-use std::time::Duration;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
 
 /// Where on an interface a program is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,6 +88,21 @@ pub struct Attachment {
     pub gate: bool,
 }
 
+/// What the program of one interface has counted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OfInterface {
+    /// The interface.
+    pub name: String,
+    /// Packets of admitted sources.
+    pub admitted: u64,
+    /// Packets that were dropped.
+    pub refused: u64,
+    /// Packets of other sources that were left to the host's other rules.
+    pub left: u64,
+    /// Packets that were passed on undecided.
+    pub undecided: u64,
+}
+
 /// What the programs of all interfaces have counted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Counters {
@@ -98,6 +114,25 @@ pub struct Counters {
     pub undecided: Vec<(String, u64)>,
     /// Packets of admitted sources.
     pub admitted: Vec<Admitted>,
+    /// The same by interface.
+    pub interfaces: Vec<OfInterface>,
+}
+
+/// A packet that was refused.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// When, to a tick of the kernel's timer.
+    pub time: SystemTime,
+    /// Its source.
+    pub source: IpAddr,
+    /// Its destination: this host.
+    pub destination: IpAddr,
+    /// The MAC address that it came from: the sender's, or the last router's.
+    pub source_mac: String,
+    /// The interface that it came in by.
+    pub interface: String,
+    /// Whether its port could not be read, as in a first fragment that ends before it.
+    pub hidden_port: bool,
 }
 
 /// Packets that a list or region admitted.
