@@ -1,9 +1,11 @@
-//! Nanoseconds a packet, in one run: an empty program, this one, and the same with an LPM trie.
+//! Nanoseconds a packet, in one run: an empty program, this one, and the same with an LPM trie; and
+//! what it takes to load a million prefixes. Fails if a bound is not met.
 //!
 //! Needs root, and the objects that `cargo xtask build` makes. What is printed is the least of
 //! several rounds, less what the empty program costs, or the one that only draws an address.
 
 #![allow(clippy::cast_possible_truncation, reason = "random bits are cut to size")]
+#![allow(clippy::cast_precision_loss, reason = "bytes, to be printed as megabytes")]
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -13,10 +15,12 @@ use agent_fw_ebpf::table::Range;
 use agent_fw_ebpf::{Image, Label, Plan, load};
 use aya::maps::Array;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::programs::{TestRunOptions, Xdp};
+use aya::programs::{TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, TestRun as _};
+use nix::sched::{CloneFlags, unshare};
 
 const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/agent-fw-bench.o");
+const PRODUCT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/agent-fw.o");
 const REPEAT: u32 = 300_000;
 const ROUNDS: usize = 9;
 
@@ -31,17 +35,96 @@ fn main() -> Outcome<()> {
         eprintln!("{OBJECT} is not there: run `cargo xtask build` first");
         process::exit(3);
     };
-    println!("ns a packet; the table, the LPM trie, and how many times faster");
-    other_packets(&object)?;
+    // Nothing is attached to an interface of this host's.
+    unshare(CloneFlags::CLONE_NEWNET)?;
+    let mut bounds = Bounds::default();
+    println!("ns a packet above an empty program, addresses drawn at random; the LPM trie's;");
+    println!("how many times faster");
+    other_packets(&object, &mut bounds)?;
+    let mut v4_at_100_000 = 0.0;
     for spread in [Spread::Scattered, Spread::Half] {
         for count in [16, 1_000, 100_000, 1_000_000] {
-            decision_v4(&object, spread, count)?;
+            let [table, lpm] = decision_v4(&object, spread, count)?;
+            let (most, least) = match count {
+                16 => (10.0, 0.0),
+                1_000 => (10.0, 5.0),
+                100_000 => (14.0, 20.0),
+                _ => (48.0, 25.0),
+            };
+            bounds.at_most("", table, most);
+            bounds.at_least(lpm / table, least);
+            if matches!(spread, Spread::Scattered) && count == 100_000 {
+                v4_at_100_000 = table;
+            }
         }
     }
     for count in [16, 1_000, 100_000, 1_000_000] {
-        decision_v6(&object, count)?;
+        let [table, lpm] = decision_v6(&object, count)?;
+        if count == 100_000 {
+            bounds.at_most("times IPv4's", table / v4_at_100_000, 3.0);
+            bounds.at_least(lpm / table, 5.0);
+        }
+    }
+    loading(&mut bounds)?;
+    println!("{} of {} bounds are not met", bounds.missed, bounds.all);
+    process::exit(i32::from(bounds.missed > 0));
+}
+
+/// What was held against what this project has set itself.
+#[derive(Default)]
+struct Bounds {
+    all: usize,
+    missed: usize,
+}
+
+impl Bounds {
+    fn at_most(&mut self, what: &str, value: f64, most: f64) {
+        self.note(value <= most, &format!("at most {most}"), &format!("{value:.1} {what}"));
+    }
+
+    fn at_least(&mut self, ratio: f64, least: f64) {
+        if least > 0.0 {
+            self.note(ratio >= least, &format!("at least {least} times"), &format!("{ratio:.1}"));
+        }
+    }
+
+    fn note(&mut self, met: bool, bound: &str, value: &str) {
+        self.all += 1;
+        self.missed += usize::from(!met);
+        println!("    {bound}: {}, {}", value.trim_end(), if met { "met" } else { "NOT MET" });
+    }
+}
+
+/// A million prefixes, from the parsed list to an attached program.
+fn loading(bounds: &mut Bounds) -> Outcome<()> {
+    let product = fs::read(PRODUCT)?;
+    for (name, spread) in [("scattered", Spread::Scattered), ("half of all", Spread::Half)] {
+        let prefixes = prefixes_v4(spread, 1_000_000);
+        let before = kernel_bytes()?;
+        let start = Instant::now();
+        let image = Image::new(&Plan { v4: ranges_v4(&prefixes), ..plan() })?;
+        let mut ebpf = load(&image, &product, EbpfLoader::new())?;
+        let program: &mut Xdp = ebpf.program_mut("agent_fw_xdp").ok_or("no program")?.try_into()?;
+        program.load()?;
+        program.attach("lo", XdpMode::Skb)?;
+        let took = start.elapsed().as_secs_f64() * 1e3;
+        println!("1000000 IPv4 prefixes, {name}, to an attached program: {took:.0} ms");
+        bounds.at_most("ms", took, 150.0);
+        let bytes = kernel_bytes()?.saturating_sub(before);
+        bounds.at_most("MB in the kernel", bytes as f64 / 1e6, 64.0);
     }
     Ok(())
+}
+
+/// What this process's maps and programs take, as the kernel accounts for them.
+fn kernel_bytes() -> Outcome<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir("/proc/self/fdinfo")? {
+        let text = fs::read_to_string(entry?.path()).unwrap_or_default();
+        let of_bpf = text.lines().filter_map(|line| line.strip_prefix("memlock:"));
+        bytes += of_bpf.filter_map(|bytes| bytes.trim().parse::<u64>().ok()).sum::<u64>();
+    }
+    Ok(bytes)
 }
 
 /// How listed prefixes lie in the address space.
@@ -57,7 +140,7 @@ enum Spread {
 const REGISTRIES: [u64; 8] = [0x2001, 0x2400, 0x2404, 0x2600, 0x2607, 0x2803, 0x2a02, 0x2a0a];
 
 /// What does not concern the agent, above an empty program.
-fn other_packets(object: &[u8]) -> Outcome<()> {
+fn other_packets(object: &[u8], bounds: &mut Bounds) -> Outcome<()> {
     let plan = Plan { v4: ranges_v4(&prefixes_v4(Spread::Scattered, 1000)), ..plan() };
     let mut ebpf = load(&Image::new(&plan)?, object, EbpfLoader::new())?;
     let mut udp = frame_v4(4118);
@@ -73,11 +156,12 @@ fn other_packets(object: &[u8]) -> Outcome<()> {
     for (name, frame) in cases {
         let [empty, ours] = measure(&mut ebpf, ["empty", "as_is"], &frame)?;
         println!("{name:32} {:6.1}   (empty {empty:.1})", ours - empty);
+        bounds.at_most("", ours - empty, 2.0);
     }
     Ok(())
 }
 
-fn decision_v4(object: &[u8], spread: Spread, count: usize) -> Outcome<()> {
+fn decision_v4(object: &[u8], spread: Spread, count: usize) -> Outcome<[f64; 2]> {
     let prefixes = prefixes_v4(spread, count);
     let ranges = ranges_v4(&prefixes);
     let (mut ebpf, loading) = loaded(object, &Plan { v4: ranges, ..plan() }, count)?;
@@ -88,10 +172,11 @@ fn decision_v4(object: &[u8], spread: Spread, count: usize) -> Outcome<()> {
     }
     let costs = measure(&mut ebpf, ["draw_v4", "table_v4", "lpm_v4"], &frame_v4(4118))?;
     report(&format!("IPv4, {count} {spread:?}"), costs, &loading);
-    Ok(())
+    let [draw, table, lpm] = costs;
+    Ok([table - draw, lpm - draw])
 }
 
-fn decision_v6(object: &[u8], count: usize) -> Outcome<()> {
+fn decision_v6(object: &[u8], count: usize) -> Outcome<[f64; 2]> {
     let prefixes = prefixes_v6(count);
     let ranges = ranges_v6(&prefixes);
     let (mut ebpf, loading) = loaded(object, &Plan { v6: ranges, ..plan() }, count)?;
@@ -106,14 +191,15 @@ fn decision_v6(object: &[u8], count: usize) -> Outcome<()> {
     Array::<_, [u64; 9]>::try_from(map)?.set(0, drawn, 0)?;
     let costs = measure(&mut ebpf, ["draw_v6", "table_v6", "lpm_v6"], &frame_v6(4118))?;
     report(&format!("IPv6, {count}"), costs, &loading);
-    Ok(())
+    let [draw, table, lpm] = costs;
+    Ok([table - draw, lpm - draw])
 }
 
 fn report(name: &str, [draw, table, lpm]: [f64; 3], loading: &Loading) {
     let (table, lpm) = (table - draw, lpm - draw);
     println!(
-        "{name:32} {table:6.1} {lpm:8.1} {:6.1}x   (drawing {draw:.1}; built in {:.1?}, loaded in \
-         {:.1?}, {} KiB)",
+        "{name:32} {table:6.1} {lpm:8.1} {:6.1}x   (drawing {draw:.1})\n    tables: built in {:.1?}, \
+         filled in {:.1?}, {} KiB",
         lpm / table,
         loading.built,
         loading.loaded,

@@ -71,11 +71,22 @@ impl fmt::Display for Road {
 pub(crate) fn build(workspace: &Path) -> Result<Object> {
     let toolchain = Toolchain::find_or_install()?;
     eprintln!("xtask: building the BPF objects with {}", toolchain.road);
-    let linker = linker(workspace, &toolchain)?;
-    compile(workspace, &toolchain, &linker)?;
+    // A directory of its own, so that this build does not wait for the one that runs this task.
+    build_into(workspace, &toolchain, &workspace.join("target/ebpf"), &workspace.join("target/bpf"))
+}
+
+/// Builds in one directory, and puts the objects into another.
+fn build_into(
+    workspace: &Path,
+    toolchain: &Toolchain,
+    target: &Path,
+    place: &Path,
+) -> Result<Object> {
+    let linker = linker(workspace, toolchain)?;
+    compile(workspace, toolchain, &linker, target)?;
     Ok(Object {
-        path: deliver(workspace, &toolchain, &PRODUCT)?,
-        bench: deliver(workspace, &toolchain, &BENCH)?,
+        path: deliver(target, toolchain, &PRODUCT, place)?,
+        bench: deliver(target, toolchain, &BENCH, place)?,
         road: toolchain.road,
     })
 }
@@ -224,14 +235,14 @@ fn apt_get() -> Result<Command> {
     Ok(apt_get)
 }
 
-fn compile(workspace: &Path, toolchain: &Toolchain, linker: &Path) -> Result<()> {
+fn compile(workspace: &Path, toolchain: &Toolchain, linker: &Path, target: &Path) -> Result<()> {
     let mut cargo = toolchain.road.cargo();
     cargo
         .current_dir(workspace)
         .args(["build", "--release", "--locked", "--package", PACKAGE, "--bins"])
         .args(["--target", TARGET])
         .arg("--target-dir")
-        .arg(target_dir(workspace));
+        .arg(target);
     // What the cargo that runs this task has set is meant for the host.
     for name in ["RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTUP_TOOLCHAIN"] {
         cargo.env_remove(name);
@@ -279,10 +290,9 @@ fn cargo_home() -> Result<PathBuf> {
 }
 
 /// Puts an object, without the debug information that no kernel reads, where it is looked for.
-fn deliver(workspace: &Path, toolchain: &Toolchain, binary: &Binary) -> Result<PathBuf> {
-    let built = target_dir(workspace).join(TARGET).join("release").join(binary.name);
-    let place = workspace.join("target/bpf");
-    fs::create_dir_all(&place).with_context(|| format!("cannot create {}", place.display()))?;
+fn deliver(target: &Path, toolchain: &Toolchain, binary: &Binary, place: &Path) -> Result<PathBuf> {
+    let built = target.join(TARGET).join("release").join(binary.name);
+    fs::create_dir_all(place).with_context(|| format!("cannot create {}", place.display()))?;
     let object = place.join(binary.file);
     let strip = toolchain.llvm_prefix().join("bin/llvm-strip");
     if strip.is_file() {
@@ -292,11 +302,6 @@ fn deliver(workspace: &Path, toolchain: &Toolchain, binary: &Binary) -> Result<P
             .with_context(|| format!("cannot copy {} to {}", built.display(), object.display()))?;
     }
     Ok(object)
-}
-
-/// A directory of its own, so that this build does not wait for the one that runs this task.
-fn target_dir(workspace: &Path) -> PathBuf {
-    workspace.join("target/ebpf")
 }
 
 fn run(command: &mut Command) -> Result<()> {
@@ -314,4 +319,36 @@ fn output(command: &mut Command) -> Result<String> {
         bail!("{command:?} failed ({})", output.status);
     }
     String::from_utf8(output.stdout).with_context(|| format!("{command:?} printed no text"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::process::Command;
+
+    use super::{PACKAGE, TARGET, Toolchain, build_into, run};
+    use crate::process::workspace;
+
+    #[test]
+    fn a_second_build_gives_the_same_bytes() {
+        let (first, again) =
+            (workspace().join("target/ebpf"), workspace().join("target/ebpf-again"));
+        let toolchain = Toolchain::find_or_install().expect("`cargo xtask build` has found one");
+        // What it depends on is not built again, which would take a minute.
+        let _ = fs::remove_dir_all(&again);
+        run(Command::new("cp").arg("--archive").arg(first).arg(&again)).expect("it was built");
+        let mut clean = toolchain.road.cargo();
+        clean.current_dir(workspace()).args(["clean", "--release", "--package", PACKAGE]);
+        clean.args(["--target", TARGET, "--target-dir"]).arg(&again);
+        run(&mut clean).expect("there is something to clean");
+        let second = build_into(workspace(), &toolchain, &again, &again).expect("it is built");
+        for object in [second.path, second.bench] {
+            let name = object.file_name().expect("a file has a name");
+            let first = fs::read(workspace().join("target/bpf").join(name));
+            let first = first.expect("`cargo xtask build` has built it");
+            let same = first == fs::read(&object).expect("it was just built");
+            assert!(same, "{name:?} differs; if sources changed, `cargo xtask build` goes first");
+        }
+        let _ = fs::remove_dir_all(&again);
+    }
 }

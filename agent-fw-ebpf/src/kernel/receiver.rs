@@ -18,7 +18,9 @@ const KNOWN_FOR_TICKS: u64 = 25;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// `bpf_fib_lookup`: the routes do not forward to this destination, it is local or broadcast.
+/// `bpf_fib_lookup`: the routes do not forward to this destination, it is local or broadcast. IPv6
+/// has this answer, too, where the source is multicast, loopback or link-local, whatever the
+/// destination: the stack drops the first two at its door, and never forwards from the third.
 const NOT_FORWARDED: i64 = 4;
 /// `bpf_fib_lookup`: the interface does not forward at all.
 const FORWARDING_DISABLED: i64 = 5;

@@ -232,6 +232,17 @@ fn what_is_not_for_this_host_passes() {
             Err(Undecided::NotForThisHost),
         ),
         ("here", v4(UNLISTED).tcp(PORT), REFUSED),
+        // No route forwards from these, and what the stack does not take in may go.
+        (
+            "from multicast, IPv6",
+            Frame::new().ipv6(0xff02 << 112 | 1, ELSEWHERE_V6).tcp(PORT),
+            REFUSED,
+        ),
+        (
+            "from a link-local address",
+            Frame::new().ipv6(0xfe80 << 112 | 1, ELSEWHERE_V6).tcp(PORT),
+            REFUSED,
+        ),
     ];
     check(&plan(), &cases);
 }
@@ -325,15 +336,28 @@ fn the_program_does_not_grow_unnoticed() {
     let macs = Some(BTreeSet::from([Mac::new(PEER)]));
     let deep = vec![Range { first: 5, last: 9, label: label(0) }];
     let full = Plan { labels: vec![macs, None], v6: deep, sample_interval_ns: 1, ..plan() };
-    for (name, plan, most) in [
-        ("no sources", Plan { v4: Vec::new(), v6: Vec::new(), ..plan() }, 15_000),
-        ("IPv4", Plan { v6: Vec::new(), ..plan() }, 40_000),
-        ("IPv4 and IPv6", plan(), 80_000),
-        ("everything", full, 130_000),
+    let none = Plan { v4: Vec::new(), v6: Vec::new(), ..plan() };
+    let v4 = Plan { v6: Vec::new(), ..plan() };
+    for (name, plan, [xdp, tc]) in [
+        ("no sources", none, [(14_500, 13_000), (8_800, 13_000)]),
+        ("IPv4", v4, [(29_000, 15_500), (11_700, 15_500)]),
+        ("IPv4 and IPv6", plan(), [(74_000, 18_000), (20_000, 18_000)]),
+        ("everything", full, [(115_000, 23_000), (34_000, 22_300)]),
     ] {
-        let (verified, bytes) = Program::new(&plan).size();
-        println!("{name}: {verified} instructions verified, {bytes} bytes");
-        assert!(verified <= most, "{name}: {verified} instructions verified");
-        assert!(bytes <= 24 * 1024, "{name}: {bytes} bytes");
+        let program = Program::new(&plan);
+        for (hook, (most_verified, most_bytes)) in [(Hook::Xdp, xdp), (Hook::Tc, tc)] {
+            let (verified, bytes) = program.size(hook);
+            println!("{name}, {hook:?}: {verified} instructions verified, {bytes} bytes");
+            // Verifiers differ: the bounds are those of Linux 6.18, a quarter above what was seen.
+            let most_verified = if is_6_18() { most_verified } else { 300_000 };
+            let most_bytes = if is_6_18() { most_bytes } else { 2 * most_bytes };
+            assert!(verified <= most_verified, "{name}, {hook:?}: {verified} verified");
+            assert!(bytes <= most_bytes, "{name}, {hook:?}: {bytes} bytes");
+        }
     }
+}
+
+fn is_6_18() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    release.starts_with("6.18")
 }

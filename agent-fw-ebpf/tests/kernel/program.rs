@@ -84,8 +84,12 @@ impl Program {
     }
 
     /// What the verifier went through, and the program's size in bytes.
-    pub(crate) fn size(&self) -> (u32, u32) {
-        let program = self.ebpf.program("agent_fw_xdp").expect("it was loaded");
+    pub(crate) fn size(&self, hook: Hook) -> (u32, u32) {
+        let name = match hook {
+            Hook::Xdp => "agent_fw_xdp",
+            Hook::Tc => "agent_fw_tc",
+        };
+        let program = self.ebpf.program(name).expect("it was loaded");
         let info = program.info().expect("it was loaded");
         let known = info.verified_instruction_count().zip(info.size_translated());
         known.expect("a kernel from 5.16 tells")
@@ -164,8 +168,12 @@ impl Host for Model {
             return Err(Undecided::OtherHost);
         }
         let V6 { high, low } = recipient.destination.to_v6();
+        // From these the kernel does not forward, nor take in what is multicast or loopback.
+        let V6 { high: from, low: from_low } = recipient.source.to_v6();
+        let is_never_forwarded = !A::IS_V4
+            && (from >> 56 == 0xff || from >> 54 == 0xfe80 >> 6 || (from, from_low) == (0, 1));
         let routed = (high >> 16 == 0x2001_0db8_ffff && !A::IS_V4)
             || (A::IS_V4 && low as u32 >> 8 == 0x00c6_3364);
-        if routed { Err(Undecided::NotForThisHost) } else { Ok(()) }
+        if routed && !is_never_forwarded { Err(Undecided::NotForThisHost) } else { Ok(()) }
     }
 }

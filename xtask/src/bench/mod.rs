@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 
 use agent_fw_lab::Lab;
 
-use crate::process::{as_root, exit_code, is_root, status};
+use crate::process::{as_root, cargo, exit_code, find, is_root, status};
 use crate::product;
 use crate::setup::{self, Group};
 
@@ -23,7 +23,10 @@ use report::Machine;
 
 /// What a user can ask of the benchmark.
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
+    #[command(subcommand)]
+    subject: Option<Subject>,
     /// Leave out what takes a million prefixes
     #[arg(long)]
     quick: bool,
@@ -35,9 +38,19 @@ pub(crate) struct Options {
     again: bool,
 }
 
+/// What else can be measured.
+#[derive(clap::Subcommand)]
+enum Subject {
+    /// The XDP program: ns a packet beside an empty program and an LPM trie, and loading
+    Xdp,
+}
+
 /// Measures, prints, and fails if a bound is not met. Run by an ordinary user it starts itself
 /// again as root.
 pub(crate) fn bench(options: &Options) -> Result<ExitCode> {
+    if let Some(Subject::Xdp) = options.subject {
+        return xdp();
+    }
     setup::ensure(&[Group::Test])?;
     let given = std::env::var_os("AGENT_FW").map(Into::into);
     let binary = given.map_or_else(product::build, Ok)?;
@@ -57,6 +70,23 @@ pub(crate) fn bench(options: &Options) -> Result<ExitCode> {
     }
     let met = comparisons.iter().all(subject::Comparison::meets_its_bounds);
     Ok(if met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The packages that load BPF objects measure them, too: this builds the objects, and runs that.
+fn xdp() -> Result<ExitCode> {
+    setup::ensure(&[Group::Test])?;
+    product::build()?;
+    let machine = Machine::look()?;
+    println!("{machine}");
+    let mut cargo = cargo();
+    cargo.args(["bench", "--package", "agent-fw-ebpf", "--features", "aya", "--bench", "lookup"]);
+    if !is_root() {
+        let sudo = find("sudo").context("loading BPF programs needs root, and there is no sudo")?;
+        eprintln!("xtask: loading BPF programs needs root: using sudo for it");
+        let runner = format!("target.'cfg(unix)'.runner=['{}']", sudo.display());
+        cargo.args(["--config", &runner]);
+    }
+    Ok(exit_code(status(&mut cargo)?))
 }
 
 /// Runs this program as root, with the binary that the user has built.
