@@ -25,6 +25,7 @@ tests![
     a_listed_connection_goes_on_through_60_updates_of_the_program_and_nobody_is_let_in,
     counters_of_the_program_go_on_through_updates,
     each_interface_has_its_own_counters,
+    what_an_older_version_has_pinned_is_taken_over,
     the_program_stays_while_its_interface_goes_down_and_up,
     an_interface_that_was_deleted_is_in_nobodys_way,
     another_program_cannot_take_the_place_of_ours,
@@ -245,6 +246,28 @@ fn each_interface_has_its_own_counters() -> Result<()> {
         ensure!(counts("branch0")? == (0, dropped), "{:?}", counts("branch0")?);
         ensure!(counts("manager0")? == (0, 0), "{:?}", counts("manager0")?);
         Ok(())
+    })
+}
+
+fn what_an_older_version_has_pinned_is_taken_over() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        install(&flags("xdp", "manager0", &[]))?;
+        let pin = |name: &str| format!("{PINS}/{name}");
+        // As an older one has left it: counters whose layout was another, and a pin of its own.
+        std::fs::rename(pin("tally-2"), pin("tally-1"))?;
+        std::fs::rename(pin("samples-1"), pin("events-0"))?;
+        agent_fw(["apply"])?.success()?;
+        ensure!(attached("manager0")?.is_some(), "no program");
+        for (name, stays) in [("tally-1", false), ("events-0", false), ("tally-2", true)] {
+            ensure!(Path::new(&pin(name)).exists() == stays, "{name}");
+        }
+        expect(&manager, Outcome::Talked, &LISTED[..1])?;
+        expect(&manager, Outcome::Silent, &UNLISTED[..1])?;
+        ensure!(status()?.1 == Some(0));
+        agent_fw(["uninstall"])?.success()?;
+        is_clean("manager0")
     })
 }
 

@@ -16,6 +16,8 @@ use anyhow::{Context, Result, bail, ensure};
 const TARGET: &str = "bpfel-unknown-none";
 const PACKAGE: &str = "agent-fw-ebpf";
 const LINKER_VERSION: &str = "0.13.0";
+/// The versions of LLVM that it can be built with.
+const LINKER_LLVM: std::ops::RangeInclusive<u32> = 21..=23;
 
 /// Frames hold integers at odd places; the architectures that agent-fw runs on read them so.
 const CPU_FEATURES: &str = "+allows-misaligned-mem-access";
@@ -100,8 +102,13 @@ struct Toolchain {
 
 impl Toolchain {
     fn find_or_install() -> Result<Self> {
-        if let Some(road) = Road::find() {
-            return Self::on(road);
+        for road in [Road::Nightly, Road::Debian].into_iter().filter(|road| road.is_open()) {
+            let toolchain = Self::on(road)?;
+            if toolchain.is_linkable() {
+                return Ok(toolchain);
+            }
+            let llvm = toolchain.llvm;
+            eprintln!("xtask: not with {road}: bpf-linker would need llvm-{llvm}-dev for it");
         }
         ensure!(
             Path::new("/usr/bin/apt-get").is_file(),
@@ -115,12 +122,16 @@ impl Toolchain {
 
     fn on(road: Road) -> Result<Self> {
         let version = output(road.rustc().arg("-vV"))?;
-        let llvm = version
-            .lines()
-            .find_map(|line| line.strip_prefix("LLVM version: "))
-            .and_then(|version| version.split('.').next()?.parse().ok())
-            .context("rustc does not tell its LLVM's version")?;
+        let llvm = llvm_version(&version).context("rustc does not tell its LLVM's version")?;
         Ok(Self { road, llvm })
+    }
+
+    /// Whether bpf-linker knows this LLVM, and its headers are here or can be installed.
+    fn is_linkable(&self) -> bool {
+        let package = format!("llvm-{}-dev", self.llvm);
+        LINKER_LLVM.contains(&self.llvm)
+            && (self.llvm_prefix().join("include/llvm-c").exists()
+                || output(Command::new("apt-cache").args(["show", &package])).is_ok())
     }
 
     fn llvm_prefix(&self) -> PathBuf {
@@ -128,11 +139,13 @@ impl Toolchain {
     }
 }
 
-impl Road {
-    fn find() -> Option<Self> {
-        [Self::Nightly, Self::Debian].into_iter().find(|road| road.is_open())
-    }
+/// The major version of LLVM, in what `rustc -vV` prints.
+fn llvm_version(version: &str) -> Option<u32> {
+    let llvm = version.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
+    llvm.split('.').next()?.parse().ok()
+}
 
+impl Road {
     /// Whether the compiler is there, and `core` for BPF with it.
     fn is_open(self) -> bool {
         let Ok(sysroot) = output(self.rustc().args(["--print", "sysroot"])) else { return false };
@@ -326,8 +339,28 @@ mod tests {
     use std::fs;
     use std::process::Command;
 
-    use super::{PACKAGE, TARGET, Toolchain, build_into, run};
+    use super::{PACKAGE, Road, TARGET, Toolchain, build_into, llvm_version, run};
     use crate::process::workspace;
+
+    #[test]
+    fn the_version_of_llvm_is_read() {
+        let said = "rustc 1.97.0-nightly (0123456 2026-05-01)\nrelease: 1.97.0-nightly\n\
+                    LLVM version: 22.1.2\n";
+        assert_eq!(llvm_version(said), Some(22));
+        assert_eq!(llvm_version("rustc 1.97.0-nightly"), None);
+    }
+
+    #[test]
+    fn nightly_compiles_core_and_debian_has_it_compiled() {
+        let words = |road: Road| {
+            let cargo = road.cargo();
+            let program = cargo.get_program().to_string_lossy().into_owned();
+            let args = cargo.get_args().map(|arg| arg.to_string_lossy().into_owned());
+            std::iter::once(program).chain(args).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(words(Road::Nightly), "rustup run nightly cargo -Z build-std=core");
+        assert_eq!(words(Road::Debian), "/usr/bin/cargo");
+    }
 
     #[test]
     fn a_second_build_gives_the_same_bytes() {
