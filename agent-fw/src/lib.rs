@@ -5,6 +5,7 @@ pub mod configuration;
 pub mod host;
 pub mod nft;
 pub mod policy;
+pub mod probe;
 pub mod rule;
 pub mod source;
 pub mod truth;

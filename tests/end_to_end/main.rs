@@ -5,6 +5,7 @@ mod admission;
 mod bystanders;
 mod chance;
 mod disguise;
+mod explain;
 mod lifecycle;
 mod messages;
 mod mutation;
@@ -51,6 +52,7 @@ fn main() {
         admission::TESTS,
         bystanders::TESTS,
         disguise::TESTS,
+        explain::TESTS,
         lifecycle::TESTS,
         messages::TESTS,
         ruleset::TESTS,

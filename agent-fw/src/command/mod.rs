@@ -2,11 +2,13 @@
 
 mod apply;
 mod compile;
+mod explain;
 mod install;
 mod kernel;
 mod outcome;
 mod regions;
 mod report;
+mod road;
 mod status;
 mod uninstall;
 mod verify;
@@ -64,6 +66,7 @@ enum Command {
     Status(status::Status),
     Verify(verify::Verify),
     Watch(watch::Watch),
+    Explain(explain::Explain),
     #[command(subcommand)]
     Regions(regions::Regions),
 }
@@ -96,6 +99,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Status(status) => status.run(),
         Command::Verify(verify) => verify.run(),
         Command::Watch(watch) => watch.run(),
+        Command::Explain(explain) => explain.run(),
         Command::Regions(regions) => regions.run(),
     };
     match result {

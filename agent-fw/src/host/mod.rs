@@ -5,7 +5,7 @@ pub mod file;
 pub mod interface;
 pub mod lock;
 pub mod privilege;
-mod route;
+pub(crate) mod route;
 pub mod traffic;
 
 use std::path::{Path, PathBuf};

@@ -12,13 +12,18 @@ const RECEIVE_BYTES: usize = 64 * 1024;
 const HEADER_BYTES: usize = 16;
 
 /// Every object of the kind that the request is for: what follows the header of each message.
-pub(super) fn dump(kind: u16, request: &[u8]) -> nix::Result<Vec<Vec<u8>>> {
+pub(crate) fn dump(kind: u16, request: &[u8]) -> nix::Result<Vec<Vec<u8>>> {
     exchange(kind, libc::NLM_F_DUMP, request)
 }
 
 /// Asks for something to be done, and waits until it is.
-pub(super) fn order(kind: u16, flags: i32, request: &[u8]) -> nix::Result<()> {
+pub(crate) fn order(kind: u16, flags: i32, request: &[u8]) -> nix::Result<()> {
     exchange(kind, libc::NLM_F_ACK | flags, request).map(drop)
+}
+
+/// Asks for one object.
+pub(crate) fn get(kind: u16, request: &[u8]) -> nix::Result<Vec<Vec<u8>>> {
+    exchange(kind, libc::NLM_F_ACK, request)
 }
 
 fn exchange(kind: u16, flags: i32, request: &[u8]) -> nix::Result<Vec<Vec<u8>>> {
@@ -71,7 +76,7 @@ fn message<'a>(bytes: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
 }
 
 /// An attribute: its length, its type, and its value, padded.
-pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+pub(crate) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(4 + value.len()).unwrap_or_default();
     let mut bytes = length.to_ne_bytes().to_vec();
     bytes.extend(kind.to_ne_bytes());
@@ -84,7 +89,7 @@ pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
 const ATTRIBUTE_FLAGS: u16 = 3 << 14;
 
 /// The attributes in a run of netlink attributes: each its type, without flags, and its value.
-pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let [a, b, c, d, ..] = *bytes else { return None };
         let length = usize::from(u16::from_ne_bytes([a, b]));
@@ -95,11 +100,11 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
     })
 }
 
-pub(super) fn number(value: &[u8]) -> Option<u32> {
+pub(crate) fn number(value: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(*value.first_chunk()?))
 }
 
-pub(super) fn text(value: &[u8]) -> String {
+pub(crate) fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
 }
 

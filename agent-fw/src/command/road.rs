@@ -1,0 +1,143 @@
+//! The road of a packet, in words and in JSON.
+
+use super::report::{self, say};
+use crate::probe::{Action, Case, Conclusion, Decider, Decision, Driver, Road, Verdict};
+use serde_json::{Value, json};
+
+/// The packet, in a line.
+pub(super) fn packet(case: &Case) -> String {
+    let Case { syn, mac, interface, .. } = case;
+    let (from, to, port) = (syn.source, syn.destination, syn.port);
+    format!("TCP from {from} (MAC address {mac}) to {to} port {port}, by {}", interface.name)
+}
+
+/// Prints the road, a line a station.
+pub(super) fn print(case: &Case, road: &Road) {
+    report::remark(&packet(case));
+    if let Some(driver) = &road.driver {
+        station("XDP", &driver_in_words(driver));
+    }
+    // What the program does not let pass meets no chain.
+    let met = if road.conclusion == Conclusion::AtDriver { &[][..] } else { &road.decisions };
+    for (index, decision) in met.iter().enumerate() {
+        if index == road.before_routing && road.is_local {
+            station("routing", "to this host");
+        }
+        let Decision { at, base, .. } = decision;
+        let hook = base.as_ref().map_or("", |base| base.hook);
+        let priority = base.as_ref().map_or(String::new(), |base| format!(" {}", base.priority));
+        station(&format!("{hook}{priority}"), &format!("{at}: {}", decided(decision)));
+    }
+    if road.before_routing == met.len() && road.is_local && !met.is_empty() {
+        station("routing", "to this host");
+    }
+    for missing in &road.missing {
+        station("not known", missing);
+    }
+    if let Some(back) = &case.back_by {
+        station("note", &format!("the answer would go out by {back}"));
+    }
+    match &road.conclusion {
+        Conclusion::Reaches => report::good("reaches", "the port: the next is the socket"),
+        _ => report::bad("does not reach the port:", conclusion(road)),
+    }
+}
+
+fn station(place: &str, text: &str) {
+    let (first, others) = (format!("  {place:<16} "), " ".repeat(19));
+    say!("{}", report::wrapped(&first, &others, text));
+}
+
+fn driver_in_words(driver: &Driver) -> String {
+    let Driver { place, program, action } = driver;
+    let does = match action {
+        Ok(Action::Passes) => "lets it pass",
+        Ok(Action::Drops) => "drops it",
+        Ok(Action::SendsAway) => "sends it elsewhere",
+        Err(_) => "could not be asked",
+    };
+    format!("{place} program {program} {does}")
+}
+
+fn verdict(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Accept => "accept",
+        Verdict::Drop => "drop",
+        Verdict::Queue => "queue",
+        Verdict::Continue | Verdict::Return | Verdict::Jump(_) => "continue",
+    }
+}
+
+/// What a base chain said, and by which rule.
+fn decided(decision: &Decision) -> String {
+    let said = verdict(&decision.verdict);
+    match &decision.decider {
+        Decider::Policy => format!("{said} (its policy)"),
+        Decider::Rule { at, handle, text } => {
+            let text = text.clone().unwrap_or_else(|| format!("rule with handle {handle}"));
+            let within =
+                if at == &decision.at { String::new() } else { format!("in {}: ", at.chain) };
+            format!("{said} ({within}{text})")
+        }
+    }
+}
+
+/// What became of the packet, in one line.
+pub(super) fn conclusion(road: &Road) -> String {
+    match &road.conclusion {
+        Conclusion::Reaches => "reaches the port".to_owned(),
+        Conclusion::AtDriver => match &road.driver {
+            Some(driver) => driver_in_words(driver),
+            None => "dropped by XDP".to_owned(),
+        },
+        Conclusion::Dropped(index) => road.decisions.get(*index).map_or_else(String::new, dropped),
+        Conclusion::Vanished(place) => format!("dropped {place}"),
+        Conclusion::Unroutable(why) => format!("refused {why}"),
+        Conclusion::Forwarded => "it is for another host: this one would forward it".to_owned(),
+    }
+}
+
+fn dropped(decision: &Decision) -> String {
+    match &decision.decider {
+        Decider::Policy => format!("dropped by the policy of chain {}", decision.at),
+        Decider::Rule { at, handle, text } => {
+            let text = text.clone().unwrap_or_else(|| format!("handle {handle}"));
+            format!("dropped by rule `{text}` in {at}")
+        }
+    }
+}
+
+/// The road as data.
+pub(super) fn to_json(case: &Case, road: &Road) -> Value {
+    let decisions = road.decisions.iter().map(|decision| {
+        let Decision { at, base, .. } = decision;
+        let (rule, chain, handle) = match &decision.decider {
+            Decider::Policy => (None, &at.chain, None),
+            Decider::Rule { at, handle, text } => (text.clone(), &at.chain, Some(*handle)),
+        };
+        json!({
+            "base_chain": at.to_string(),
+            "hook": base.as_ref().map(|base| base.hook),
+            "priority": base.as_ref().map(|base| base.priority),
+            "verdict": verdict(&decision.verdict),
+            "by_policy": decision.decider == Decider::Policy,
+            "chain": chain,
+            "handle": handle,
+            "rule": rule,
+        })
+    });
+    json!({
+        "source": case.syn.source,
+        "mac": case.mac.to_string(),
+        "destination": case.syn.destination,
+        "port": case.syn.port.0,
+        "interface": case.interface.name,
+        "answer_by": case.back_by,
+        "xdp": road.driver.as_ref().map(driver_in_words),
+        "decisions": decisions.collect::<Vec<_>>(),
+        "to_this_host": road.is_local,
+        "reaches": road.conclusion == Conclusion::Reaches,
+        "conclusion": conclusion(road),
+        "missing": road.missing,
+    })
+}

@@ -1,0 +1,227 @@
+//! Asks the running kernel whether a packet gets through: a marked SYN is sent in by the real
+//! interface, traced through every chain of every table, and caught before any socket.
+//!
+//! What it takes (a device, a table) belongs to this process: the kernel removes it with it.
+
+mod base;
+mod driver;
+mod frame;
+mod netfilter;
+mod road;
+mod rule_text;
+mod snare;
+mod tap;
+mod trace;
+mod way;
+
+pub use base::Base;
+pub use driver::Action;
+pub use frame::Syn;
+pub use road::{Conclusion, Decider, Decision, Driver, Road};
+pub use trace::{Place, Verdict};
+
+use crate::host::interface::{self, Interface};
+use crate::policy::{MacAddr, Port};
+use anyhow::{Context as _, anyhow, bail};
+use netfilter::Connection;
+use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use nix::unistd::Pid;
+use snare::{Mark, Snare};
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+use tap::Tap;
+use trace::Event;
+
+/// How long the packet is waited for. It takes microseconds, but for a machine that is very busy;
+/// waited to the end is only where something takes all packets away.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The sender's MAC address where this host knows none: one for documentation (RFC 7042).
+const STRANGER: MacAddr = MacAddr([0x02, 0x00, 0x5e, 0x00, 0x53, 0x01]);
+
+/// What is asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Question {
+    /// Where the packet comes from.
+    pub source: IpAddr,
+    /// The MAC address that it comes from; without one, the neighbour's.
+    pub mac: Option<MacAddr>,
+    /// Where it goes; without, this host's address towards the source.
+    pub destination: Option<IpAddr>,
+    /// The port.
+    pub port: Port,
+    /// The interface that it comes in by; without, the one towards the source.
+    pub interface: Option<String>,
+}
+
+/// A question with everything that it left open.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Case {
+    /// The packet.
+    pub syn: Syn,
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// The interface.
+    pub interface: Interface,
+    /// The answer would go out by this interface, where that is another.
+    pub back_by: Option<String>,
+}
+
+impl Case {
+    /// Settles what a question leaves open.
+    pub fn of(question: &Question) -> anyhow::Result<Self> {
+        let all = interface::list()?;
+        let source = question.source;
+        let way = way::back_to(source);
+        let name_of = |index: u32| {
+            all.iter().find(|interface| interface.index == index).map(|i| i.name.clone())
+        };
+        let interface = match (&question.interface, &way) {
+            (Some(name), _) => all.iter().find(|interface| interface.name == *name),
+            (None, Ok(way)) => all.iter().find(|interface| interface.index == way.interface),
+            (None, Err(errno)) => bail!(
+                "this host has no route to {source} ({errno}), so that it would not answer; \
+                 --interface says by which interface the packet comes in"
+            ),
+        };
+        let interface = interface.cloned().with_context(|| {
+            let name = question.interface.as_deref().unwrap_or("towards the source");
+            format!("there is no interface {name}")
+        })?;
+        if interface.name == "lo" {
+            bail!("{source} is this host itself: loopback is never filtered");
+        }
+        let destination = match (question.destination, &way) {
+            (Some(address), _) => address,
+            (None, Ok(way)) => way.own.with_context(|| {
+                format!("this host has no address towards {source}; --to names one")
+            })?,
+            (None, Err(_)) => bail!("--to is needed: this host has no route to {source}"),
+        };
+        if destination.is_ipv4() != source.is_ipv4() {
+            bail!("{source} and {destination} are of two versions of IP");
+        }
+        let known = way.as_ref().ok().and_then(|way| way::mac_of(way.neighbour, interface.index));
+        let back = way.ok().map(|way| way.interface).filter(|index| *index != interface.index);
+        let random = RandomState::new().hash_one(std::process::id());
+        let [a, b, c, d, e, f, ..] = random.to_ne_bytes();
+        let syn = Syn {
+            source,
+            // One of those that connections begin from.
+            source_port: Port(u16::from_ne_bytes([a, b]) | 0x8000),
+            destination,
+            port: question.port,
+            sequence: u32::from_ne_bytes([c, d, e, f]),
+        };
+        let mac = question.mac.or(known).unwrap_or(STRANGER);
+        Ok(Self { syn, mac, interface, back_by: back.and_then(name_of) })
+    }
+}
+
+/// Asks the kernel.
+pub fn ask(case: &Case) -> anyhow::Result<Road> {
+    let Case { syn, mac, interface, .. } = case;
+    if !interface.is_up {
+        bail!("interface {} is down", interface.name);
+    }
+    let own = interface.mac.filter(|_| interface.is_ethernet).with_context(|| {
+        format!(
+            "interface {} has no MAC address; only Ethernet interfaces can be asked about",
+            interface.name
+        )
+    })?;
+    let frame = syn.frame(*mac, MacAddr(own)).context("addresses of two versions of IP")?;
+    let driver = driver(interface, &frame);
+    let after = Syn { sequence: syn.sequence.wrapping_add(1), ..*syn };
+    let after = after.frame(*mac, MacAddr(own)).context("addresses of two versions of IP")?;
+    let mut listener = Connection::to_hear_traces()?;
+    let snare = Snare::set(&interface.name, syn)?;
+    let mut tap = Tap::make(MacAddr(own))?;
+    tap.lead_into(interface.index)?;
+    let events = {
+        let _here = Pinned::to_this_cpu();
+        tap.send(&frame)?;
+        // Behind the first, on the same CPU: when it has come, the first one's trace is complete.
+        tap.send(&after)?;
+        follow(&mut listener, syn.sequence)?
+    };
+    let sees_entrance = snare.sees_entrance;
+    drop(tap);
+    let routing = way::of_incoming(syn.source, syn.destination, interface.index);
+    let bases = base::list(&mut Connection::open()?)?;
+    drop(snare);
+    let observed = road::Observed { events, driver, routing, sees_entrance };
+    Ok(Road::of(observed, &bases, &mut Connection::open()?))
+}
+
+/// Removes what an older kernel may have kept of an `explain` that was killed.
+pub fn clear() {
+    snare::clear();
+}
+
+/// What the interface's XDP program does with the frame.
+fn driver(interface: &Interface, frame: &[u8]) -> Option<Driver> {
+    let attached = interface.xdp?;
+    let action = driver::ask(attached.program, frame, interface.index);
+    let action = action.map_err(|error| error.to_string());
+    Some(Driver { place: attached.place.to_string(), program: attached.program, action })
+}
+
+/// This thread on one CPU, for as long as it lives: packets that it sends keep their order.
+struct Pinned(Option<CpuSet>);
+
+impl Pinned {
+    fn to_this_cpu() -> Self {
+        let this = Pid::from_raw(0);
+        let before = sched_getaffinity(this).ok();
+        let mut only = CpuSet::new();
+        let pinned = sched_getcpu()
+            .and_then(|cpu| only.set(cpu))
+            .and_then(|()| sched_setaffinity(this, &only));
+        Self(before.filter(|_| pinned.is_ok()))
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            // Where that fails, this process stays on one CPU, which harms nobody.
+            let _ = sched_setaffinity(Pid::from_raw(0), before);
+        }
+    }
+}
+
+/// The events of the packet with this sequence number, until the next one has come.
+fn follow(listener: &mut Connection, sequence: u32) -> anyhow::Result<Vec<Event>> {
+    let deadline = Instant::now() + PATIENCE;
+    let (mut ours, mut after) = (BTreeSet::new(), BTreeSet::new());
+    let mut events = Vec::new();
+    loop {
+        let heard = listener.hear(deadline)?;
+        for event in heard.iter().filter_map(Event::parse) {
+            if event.sequence == Some(sequence) {
+                ours.insert(event.packet);
+            }
+            if event.sequence == Some(sequence.wrapping_add(1)) {
+                after.insert(event.packet);
+            }
+            let is_end = after.contains(&event.packet)
+                && Mark::of_chain(&event.place.chain) == Some(Mark::Arrived)
+                && event.place.table == snare::TABLE;
+            if is_end {
+                return Ok(events);
+            }
+            if ours.contains(&event.packet) && !after.contains(&event.packet) {
+                events.push(event);
+            }
+        }
+        if Instant::now() >= deadline {
+            return Ok(events);
+        }
+        if events.len() > 100_000 {
+            return Err(anyhow!("the packet's trace does not end"));
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! The table that marks the packet, tells how far it came, and catches it before any socket.
+//!
+//! The kernel removes it when this process ends, however it ends: its owner is our socket.
+
+use super::frame::Syn;
+use super::netfilter::{Connection, Kind, named, nested, numbered};
+use crate::host::route::attribute;
+use anyhow::Context as _;
+use nix::errno::Errno;
+use std::net::IpAddr;
+
+/// The table, in the family `inet`.
+pub(super) const TABLE: &str = "agent_fw_probe";
+/// `NFPROTO_INET`.
+const INET: u8 = 1;
+
+/// How far the packet came.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Mark {
+    /// The interface's own hook, `ingress`.
+    Entered,
+    /// The hook `prerouting`.
+    Arrived,
+    /// The end of that hook: the next is routing.
+    Unrouted,
+    /// The hook `input`: it is for this host.
+    Routed,
+    /// The end of the hook `input`: the agent's socket is next.
+    Through,
+    /// The hook `forward`: it is for another host.
+    Away,
+}
+
+struct Chain {
+    mark: Mark,
+    name: &'static str,
+    hook: u32,
+    priority: i32,
+}
+
+/// `NF_INET_PRE_ROUTING` and so on; the last chain comes before connection tracking confirms a
+/// connection, so that no entry stays.
+const CHAINS: [Chain; 5] = [
+    Chain { mark: Mark::Arrived, name: "arrived", hook: 0, priority: i32::MIN },
+    Chain { mark: Mark::Unrouted, name: "unrouted", hook: 0, priority: i32::MAX },
+    Chain { mark: Mark::Routed, name: "routed", hook: 1, priority: i32::MIN },
+    Chain { mark: Mark::Through, name: "through", hook: 1, priority: i32::MAX - 1 },
+    Chain { mark: Mark::Away, name: "away", hook: 2, priority: i32::MIN },
+];
+const ENTRANCE: Chain = Chain { mark: Mark::Entered, name: "entered", hook: 5, priority: i32::MIN };
+const OUTPUT: Chain = Chain { mark: Mark::Through, name: "answers", hook: 3, priority: i32::MIN };
+
+impl Mark {
+    /// The mark of one of the table's chains.
+    pub(super) fn of_chain(name: &str) -> Option<Self> {
+        let all = CHAINS.iter().chain([&ENTRANCE]);
+        all.into_iter().find(|chain| chain.name == name).map(|chain| chain.mark)
+    }
+}
+
+/// The table, as long as it is held.
+pub(super) struct Snare {
+    connection: Connection,
+    /// Whether packets are marked at the interface's own hook already.
+    pub(super) sees_entrance: bool,
+}
+
+impl Snare {
+    /// Sets it up for packets that come in by this interface with this sequence number, or the
+    /// next, and for what would answer them.
+    pub(super) fn set(interface: &str, syn: &Syn) -> anyhow::Result<Self> {
+        let mut connection = Connection::open()?;
+        for is_owned in [true, false] {
+            for sees_entrance in [true, false] {
+                match connection.transact(&parts(interface, syn, is_owned, sees_entrance)) {
+                    Ok(()) => return Ok(Self { connection, sees_entrance }),
+                    Err(Errno::EPERM) => {
+                        return Err(Errno::EPERM).context("cannot add a table to nf_tables");
+                    }
+                    Err(_) => {}
+                }
+            }
+        }
+        let last = connection.transact(&parts(interface, syn, false, false));
+        last.context("cannot add a table to nf_tables")?;
+        Ok(Self { connection, sees_entrance: false })
+    }
+}
+
+impl Drop for Snare {
+    fn drop(&mut self) {
+        // Should that fail, the kernel does it when the socket is closed.
+        let _ = self.connection.transact(&[(Kind::DeleteTable, INET, named(1, TABLE))]);
+    }
+}
+
+/// Removes a table that an older kernel, which knows no owners, has kept of a process that was
+/// killed.
+pub(super) fn clear() {
+    if let Ok(mut connection) = Connection::open() {
+        let _ = connection.transact(&[(Kind::DeleteTable, INET, named(1, TABLE))]);
+    }
+}
+
+fn parts(
+    interface: &str,
+    syn: &Syn,
+    is_owned: bool,
+    sees_entrance: bool,
+) -> Vec<(Kind, u8, Vec<u8>)> {
+    /// `NFTA_TABLE_FLAGS`, `NFT_TABLE_F_OWNER`.
+    const FLAGS: u16 = 2;
+    const OWNER: u32 = 2;
+    let flags = if is_owned { numbered(FLAGS, OWNER) } else { Vec::new() };
+    let mut parts = vec![(Kind::NewTable, INET, [named(1, TABLE), flags].concat())];
+    let entrance = sees_entrance.then_some(&ENTRANCE);
+    for chain in CHAINS.iter().chain(entrance) {
+        let device = (chain.mark == Mark::Entered).then_some(interface);
+        parts.push((Kind::NewChain, INET, new_chain(chain, device)));
+        let end = matches!(chain.mark, Mark::Through | Mark::Away);
+        for sequence in [syn.sequence, syn.sequence.wrapping_add(1)] {
+            let is_probe = sequence == syn.sequence;
+            let mut rule = vec![tcp(), sequence_is(4, sequence), trace()];
+            // The second packet only tells that the first has come to its end.
+            if end || !is_probe && chain.mark != Mark::Entered {
+                rule.push(vec![verdict(DROP)]);
+            }
+            parts.push((Kind::NewRule, INET, new_rule(chain.name, &rule.concat())));
+        }
+    }
+    parts.push((Kind::NewChain, INET, new_chain(&OUTPUT, None)));
+    for rule in answers(syn) {
+        parts.push((Kind::NewRule, INET, new_rule(OUTPUT.name, &rule)));
+    }
+    parts
+}
+
+/// What a rule that rejects would send out: a reset, or an ICMP error that quotes the packet.
+fn answers(syn: &Syn) -> [Vec<Vec<u8>>; 2] {
+    const ICMP: u8 = 1;
+    const ICMP_V6: u8 = 58;
+    let acknowledged = syn.sequence.wrapping_add(1);
+    let (icmp, quoted) = match syn.source {
+        // Eight bytes of ICMP, the quoted IP header, then as in the packet.
+        IpAddr::V4(_) => (ICMP, 8 + 20 + 4),
+        IpAddr::V6(_) => (ICMP_V6, 8 + 40 + 4),
+    };
+    [
+        [tcp(), sequence_is(8, acknowledged), vec![verdict(DROP)]].concat(),
+        [protocol(icmp), sequence_is(quoted, syn.sequence), vec![verdict(DROP)]].concat(),
+    ]
+}
+
+fn new_chain(chain: &Chain, device: Option<&str>) -> Vec<u8> {
+    let mut hook = vec![numbered(1, chain.hook), attribute(2, &chain.priority.to_be_bytes())];
+    hook.extend(device.map(|name| named(3, name)));
+    [
+        named(1, TABLE),
+        named(3, chain.name),
+        nested(4, &hook),
+        // The policy: accept.
+        numbered(5, 1),
+        named(7, "filter"),
+    ]
+    .concat()
+}
+
+fn new_rule(chain: &str, expressions: &[Vec<u8>]) -> Vec<u8> {
+    let list: Vec<Vec<u8>> =
+        expressions.iter().map(|inside| nested(1, &[inside.clone()])).collect();
+    [named(1, TABLE), named(2, chain), nested(4, &list)].concat()
+}
+
+const REGISTER: u32 = 1;
+const VERDICT_REGISTER: u32 = 0;
+const DROP: u32 = 0;
+
+fn expression(name: &str, data: &[Vec<u8>]) -> Vec<u8> {
+    [named(1, name), nested(2, data)].concat()
+}
+
+/// The packet is TCP.
+fn tcp() -> Vec<Vec<u8>> {
+    protocol(6)
+}
+
+fn protocol(number: u8) -> Vec<Vec<u8>> {
+    /// `NFT_META_L4PROTO`.
+    const PROTOCOL: u32 = 16;
+    let load = expression("meta", &[numbered(2, PROTOCOL), numbered(1, REGISTER)]);
+    vec![load, equals(&[number])]
+}
+
+/// Four bytes of the transport header are this.
+fn sequence_is(offset: u32, value: u32) -> Vec<Vec<u8>> {
+    /// `NFT_PAYLOAD_TRANSPORT_HEADER`.
+    const TRANSPORT: u32 = 2;
+    let place =
+        [numbered(1, REGISTER), numbered(2, TRANSPORT), numbered(3, offset), numbered(4, 4)];
+    vec![expression("payload", &place), equals(&value.to_be_bytes())]
+}
+
+fn equals(data: &[u8]) -> Vec<u8> {
+    /// `NFT_CMP_EQ`.
+    const EQUAL: u32 = 0;
+    let data = nested(3, &[attribute(1, data)]);
+    expression("cmp", &[numbered(1, REGISTER), numbered(2, EQUAL), data])
+}
+
+/// The kernel is to tell every step of the packet from here on.
+fn trace() -> Vec<Vec<u8>> {
+    /// `NFT_META_NFTRACE`.
+    const TRACE: u32 = 12;
+    let one = nested(2, &[attribute(1, &[1])]);
+    vec![
+        expression("immediate", &[numbered(1, REGISTER), one]),
+        expression("meta", &[numbered(2, TRACE), numbered(3, REGISTER)]),
+    ]
+}
+
+fn verdict(code: u32) -> Vec<u8> {
+    let verdict = nested(2, &[nested(2, &[numbered(1, code)])]);
+    expression("immediate", &[numbered(1, VERDICT_REGISTER), verdict])
+}

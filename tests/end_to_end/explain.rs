@@ -1,0 +1,346 @@
+//! `agent-fw explain`: what it says of a source is what a real connection meets, and asking leaves
+//! no trace.
+
+use crate::chance::Chance;
+use crate::scene::{AGENT, PATIENCE, address, connect_from, install};
+use crate::tests;
+use agent_fw::policy::Port;
+use agent_fw::probe::{self, Case, Conclusion, Question};
+use agent_fw_lab::{
+    Finished, Lab, Listener, Outcome, Peer, Wire, agent_fw, agent_fw_path, command, connect, feed,
+    run,
+};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use std::net::IpAddr;
+use std::process::Stdio;
+use std::time::Duration;
+
+tests![
+    explain_says_of_random_host_rulesets_what_real_connections_meet,
+    explain_names_the_rule_of_another_firewall_that_drops_a_listed_source,
+    explain_sends_nothing_wakes_nobody_and_leaves_nothing,
+    killed_at_any_moment_explain_leaves_nothing,
+    explain_asks_the_xdp_program_and_sees_the_reverse_path_filter,
+    explain_all_tries_every_listed_range_and_a_stranger,
+];
+
+fn explain(source: &str) -> Result<(Value, Finished)> {
+    let finished = agent_fw(["explain", "--json", "--from", source])?;
+    let value = serde_json::from_str(&finished.stdout)
+        .with_context(|| format!("explain's answer is no JSON: {finished}"))?;
+    Ok((value, finished))
+}
+
+/// What a host's tables, devices and tracked connections are.
+fn state() -> Result<(String, String, String)> {
+    let count = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count")?;
+    Ok((run(["nft", "list", "tables"])?, run(["ip", "-brief", "link"])?, count))
+}
+
+fn explain_names_the_rule_of_another_firewall_that_drops_a_listed_source() -> Result<()> {
+    Lab::run(|lab| {
+        let peer = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        for source in ["34.205.5.1", "34.205.5.2", "34.205.5.3"] {
+            peer.add_address(address(source))?;
+        }
+        install(&["--allow-from", "region:us-1"])?;
+        let rules = "table inet host {\n\
+             chain inner {\nip saddr 34.205.5.2 counter drop comment \"not that one\"\n}\n\
+             chain input {\ntype filter hook input priority 0; policy drop;\n\
+             ct state established,related accept\n\
+             tcp dport { 22, 4000-5000 } jump inner\n\
+             ip saddr 34.205.5.1 accept\n}\n}\n";
+        feed(["nft", "-f", "-"], rules)?;
+        for (source, outcome, part) in [
+            ("34.205.5.1", Outcome::Talked, "reaches the port"),
+            (
+                "34.205.5.2",
+                Outcome::Silent,
+                "rule `ip saddr 34.205.5.2 counter drop comment \"not that one\"` in inet host inner",
+            ),
+            ("34.205.5.3", Outcome::Silent, "the policy of chain inet host input"),
+        ] {
+            let met = connect_from(&peer, address(source), AGENT)?;
+            ensure!(met == outcome, "{source}: {met}");
+            let (value, finished) = explain(source)?;
+            let said = value["conclusion"].as_str().context("a conclusion")?;
+            ensure!(said.contains(part), "{source}: {said}");
+            ensure!((finished.code == Some(0)) == (outcome == Outcome::Talked), "{finished}");
+            let bases: Vec<_> = value["decisions"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|decision| (decision["base_chain"].as_str(), decision["priority"].as_i64()))
+                .collect();
+            let due =
+                [(Some("inet agent_fw gate"), Some(-300)), (Some("inet host input"), Some(0))];
+            ensure!(bases == due, "{bases:?}");
+            let plain = agent_fw(["explain", "--from", source])?;
+            ensure!(plain.stdout.lines().all(|line| line.chars().count() <= 80), "{plain}");
+        }
+        Ok(())
+    })
+}
+
+fn explain_sends_nothing_wakes_nobody_and_leaves_nothing() -> Result<()> {
+    Lab::run(|lab| {
+        let peer = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        install(&["--allow-from", "region:us-1"])?;
+        run(["ip", "route", "add", "default", "via", &peer.v4().to_string()])?;
+        // Whatever would answer, by a socket or by a rule.
+        let rules = "table inet host {\nchain input {\n\
+             type filter hook input priority 0;\nct state new\n\
+             ip saddr 34.205.5.7 reject with tcp reset\nip saddr 34.205.5.8 reject\n}\n}\n";
+        feed(["nft", "-f", "-"], rules)?;
+        let wire = peer.enter(|| Wire::open(peer.own_interface()))??;
+        let before = state()?;
+        for source in ["34.205.5.1", "34.205.5.7", "34.205.5.8", "198.51.100.7"] {
+            explain(source)?;
+        }
+        ensure!(state()? == before, "{before:?} became {:?}", state()?);
+        let sockets = run(["ss", "--tcp", "--numeric", "--no-header", "state", "syn-recv"])?;
+        ensure!(sockets.is_empty(), "a socket was woken: {sockets}");
+        // IPv4 to any of the sources would be seen here; a SYN of this host shows that it could.
+        let v4 = |frame: &[u8]| (frame.get(12..14) == Some(&[8, 0])).then_some(());
+        let seen = wire.find(Duration::from_millis(300), v4)?;
+        ensure!(seen.is_none(), "a packet left the host");
+        connect(peer.host_v4().into(), (peer.v4(), AGENT).into(), PATIENCE)?;
+        ensure!(wire.find(Duration::from_secs(5), v4)?.is_some(), "the wire hears nothing");
+        Ok(())
+    })
+}
+
+fn killed_at_any_moment_explain_leaves_nothing() -> Result<()> {
+    Lab::run(|lab| {
+        let peer = lab.peer("manager")?;
+        peer.add_address(address("34.205.5.1"))?;
+        let before = state()?;
+        for delay in 0..40 {
+            let mut child = command([agent_fw_path()])
+                .args(["explain", "--from", "34.205.5.1"])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()?;
+            std::thread::sleep(Duration::from_millis(delay));
+            child.kill()?;
+            child.wait()?;
+        }
+        // The kernel takes a device of a process that was killed away in its own time.
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while state()? != before {
+            ensure!(std::time::Instant::now() < deadline, "{before:?} became {:?}", state()?);
+        }
+        let (value, _) = explain("34.205.5.1")?;
+        ensure!(value["reaches"] == true, "{value:#}");
+        Ok(())
+    })
+}
+
+fn explain_asks_the_xdp_program_and_sees_the_reverse_path_filter() -> Result<()> {
+    Lab::run(|lab| {
+        let peer = lab.peer("manager")?;
+        let other = lab.peer("other")?;
+        for source in ["34.205.5.1", "198.51.100.7"] {
+            peer.add_address(address(source))?;
+        }
+        let flags = ["--allow-from", "region:us-1", "--backend", "xdp", "--interface", "manager0"];
+        install(&flags)?;
+        let (value, _) = explain("34.205.5.1")?;
+        ensure!(value["reaches"] == true, "{value:#}");
+        ensure!(value["xdp"].as_str().is_some_and(|xdp| xdp.contains("lets it pass")), "{value:#}");
+        let (value, finished) = explain("198.51.100.7")?;
+        ensure!(finished.code == Some(1), "{finished}");
+        ensure!(value["conclusion"].as_str().is_some_and(|c| c.contains("drops it")), "{value:#}");
+        // From the wrong side: the way back is by manager0.
+        lab.host().set_sysctl("net/ipv4/conf/other0/rp_filter", "1")?;
+        let to = other.host_v4().to_string();
+        let wrong =
+            ["explain", "--json", "--from", "34.205.5.1", "--interface", "other0", "--to", &to];
+        let refused = agent_fw(wrong)?;
+        ensure!(refused.code == Some(1) && refused.stdout.contains("rp_filter"), "{refused}");
+        lab.host().set_sysctl("net/ipv4/conf/other0/rp_filter", "0")?;
+        let passes = agent_fw(wrong)?;
+        ensure!(
+            passes.code == Some(0) && passes.stdout.contains("\"answer_by\": \"manager0\""),
+            "{passes}"
+        );
+        Ok(())
+    })
+}
+
+fn explain_all_tries_every_listed_range_and_a_stranger() -> Result<()> {
+    Lab::run(|lab| {
+        let peer = lab.peer("manager")?;
+        let nothing = agent_fw(["explain", "--all"])?;
+        ensure!(nothing.code == Some(2) && nothing.stderr.contains("no policy"), "{nothing}");
+        run(["ip", "route", "add", "default", "via", &peer.v4().to_string()])?;
+        install(&["--allow-from", "region:us-1"])?;
+        let all = agent_fw(["explain", "--all", "--json"])?;
+        let value: Value = serde_json::from_str(&all.stdout)?;
+        ensure!(all.code == Some(0) && value["as_promised"] == true, "{all}");
+        let answers = value["answers"].as_array().context("answers")?;
+        let admitted = answers.iter().filter(|answer| answer["admitted"] == true).count();
+        ensure!(answers.len() == 3 && admitted == 2, "{value:#}");
+        feed(
+            ["nft", "-f", "-"],
+            "table inet host {\nchain input {\n\
+             type filter hook input priority 0;\nip saddr 18.97.19.0/27 drop\n}\n}\n",
+        )?;
+        let all = agent_fw(["explain", "--all"])?;
+        let words = all.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+        ensure!(all.code == Some(1) && words.contains("ip saddr 18.97.19.0/27 drop"), "{all}");
+        Ok(())
+    })
+}
+
+/// Rulesets and sources of each.
+const RULESETS: usize = 16;
+const SOURCES: usize = 20;
+
+fn explain_says_of_random_host_rulesets_what_real_connections_meet() -> Result<()> {
+    let rulesets = std::env::var("AGENT_FW_RULESETS").ok().and_then(|text| text.parse().ok());
+    let rulesets = rulesets.unwrap_or(RULESETS);
+    let mut chance = Chance::new(4120);
+    Lab::run(|lab| {
+        let peer = lab.peer("world")?;
+        let _agents = (Listener::bind(AGENT)?, Listener::bind(AGENT + 1)?);
+        let sources: Vec<IpAddr> = (0..SOURCES)
+            .map(|n| {
+                address(&if n % 4 == 3 { format!("2001:db8::{n}") } else { format!("192.0.2.{n}") })
+            })
+            .collect();
+        sources.iter().try_for_each(|source| peer.add_address(*source))?;
+        let (mut through, mut stopped) = (0, 0);
+        for round in 0..rulesets {
+            let ruleset = ruleset(&mut chance);
+            feed(["nft", "-f", "-"], &ruleset).with_context(|| ruleset.clone())?;
+            let met = connect_all(&peer, &sources)?;
+            for (source, outcome) in sources.iter().zip(met) {
+                let question = Question {
+                    source: *source,
+                    mac: None,
+                    destination: Some(peer.host_address(*source, AGENT).ip()),
+                    port: Port(AGENT),
+                    interface: Some(peer.interface()),
+                };
+                let road = probe::ask(&Case::of(&question)?)?;
+                let reaches = road.conclusion == Conclusion::Reaches;
+                ensure!(
+                    reaches == (outcome == Outcome::Talked),
+                    "ruleset {round}: {source}: {outcome}, but {road:?}\n{ruleset}"
+                );
+                *(if reaches { &mut through } else { &mut stopped }) += 1;
+            }
+        }
+        println!(
+            "{rulesets} rulesets, {through} sources through, {stopped} stopped: no disagreement"
+        );
+        ensure!(through > rulesets && stopped > rulesets, "too little variety");
+        Ok(())
+    })
+}
+
+/// Real connections from all of the sources at once.
+fn connect_all(peer: &Peer, sources: &[IpAddr]) -> Result<Vec<Outcome>> {
+    std::thread::scope(|scope| {
+        let connecting: Vec<_> = sources
+            .iter()
+            .map(|source| {
+                let agent = peer.host_address(*source, AGENT);
+                scope.spawn(move || peer.enter(|| connect(*source, agent, PATIENCE))?)
+            })
+            .collect();
+        let ended = connecting.into_iter().map(|thread| thread.join());
+        ended.map(|outcome| outcome.ok().context("a connection panicked")?).collect()
+    })
+}
+
+/// A host's ruleset: tables, priorities, policies, sets, jumps, NAT, marks, connection tracking.
+fn ruleset(chance: &mut Chance) -> String {
+    let mut text = "flush ruleset\n".to_owned();
+    for number in 0..1 + chance.below(3) {
+        let family = *chance.pick(&["inet", "inet", "ip", "ip6"]);
+        text += &format!("table {family} host{number} {{\n");
+        let (a, b) = (chance.below(SOURCES), chance.below(SOURCES));
+        text += &format!(
+            "set some {{\ntype ipv4_addr\nflags interval\n\
+             elements = {{ 192.0.2.{}-192.0.2.{} }}\n}}\n",
+            a.min(b),
+            a.max(b)
+        );
+        text += &format!(
+            "chain inner {{\n{}{}}}\n",
+            rule(chance, family, false),
+            rule(chance, family, false)
+        );
+        for hook in ["prerouting", "input"] {
+            if chance.once_in(4) {
+                continue;
+            }
+            let priority = *chance.pick(&[-310, -250, -150, -10, 0, 10, 100]);
+            let policy = if hook == "input" && chance.once_in(3) { "drop" } else { "accept" };
+            text += &format!(
+                "chain {hook} {{\ntype filter hook {hook} priority {priority}; policy {policy};\n"
+            );
+            // Neighbours have to be found, and connections have to go on.
+            text += "meta l4proto ipv6-icmp accept\n";
+            if priority > -200 {
+                text += "ct state established,related accept\n";
+            } else {
+                text += "tcp flags & (syn | ack) != syn accept\n";
+            }
+            for _ in 0..chance.below(5) {
+                text += &rule(chance, family, true);
+            }
+            text += "}\n";
+        }
+        if chance.once_in(3) {
+            let port = AGENT + 1;
+            text += &format!(
+                "chain nat {{\ntype nat hook prerouting priority -100;\n{} tcp dport {AGENT} redirect to :{port}\n}}\n",
+                from(chance, family)
+            );
+        }
+        text += "}\n";
+    }
+    text
+}
+
+fn from(chance: &mut Chance, family: &str) -> String {
+    let (a, b) = (chance.below(SOURCES), chance.below(SOURCES));
+    let v4 = family != "ip6";
+    let v6 = family != "ip";
+    match chance.below(6) {
+        0 if v4 => "ip saddr @some".to_owned(),
+        1 if v4 => "ip saddr != @some".to_owned(),
+        2 if v4 => format!("ip saddr 192.0.2.{a}"),
+        3 if v4 => format!("ip saddr {{ 192.0.2.{a}, 192.0.2.{} }}", (b + 1) % SOURCES + SOURCES),
+        4 if v6 => format!("ip6 saddr 2001:db8::{}", a / 4 * 4 + 3),
+        _ => String::new(),
+    }
+}
+
+fn rule(chance: &mut Chance, family: &str, may_jump: bool) -> String {
+    let source = from(chance, family);
+    let condition = *chance.pick(&[
+        "tcp dport 4118",
+        "tcp dport { 4118, 4119 }",
+        "tcp dport 4119",
+        "tcp dport 22",
+        "meta mark 7",
+        "meta l4proto tcp",
+    ]);
+    let action = *chance.pick(&[
+        "accept",
+        "accept",
+        "drop",
+        "counter drop",
+        "meta mark set 7",
+        "return",
+        if may_jump { "jump inner" } else { "continue" },
+    ]);
+    format!("{source} {condition} {action}\n")
+}
