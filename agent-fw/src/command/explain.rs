@@ -5,7 +5,7 @@ use super::report::{self, say};
 use super::status::wanted;
 use super::{Patience, road};
 use crate::host::{lock, privilege};
-use crate::policy::{MacAddr, Packet, Policy, Port, Transport, Verdict};
+use crate::policy::{MacAddr, Packet, Policy, Port, Range, Transport, Verdict};
 use crate::probe::{self, Case, Conclusion, Question, Road};
 use anyhow::anyhow;
 use serde_json::{Value, json};
@@ -127,7 +127,7 @@ pub(super) fn samples(policy: &Policy) -> Samples {
     for admission in policy.admissions() {
         let mac = match &admission.macs {
             crate::policy::MacMatch::Any => None,
-            crate::policy::MacMatch::Only(macs) => macs.ranges().first().map(|r| r.first()),
+            crate::policy::MacMatch::Only(macs) => macs.ranges().first().map(Range::first),
         };
         let v4 = admission.addresses.v4.ranges();
         let v6 = admission.addresses.v6.ranges();
@@ -151,7 +151,7 @@ pub(super) fn samples(policy: &Policy) -> Samples {
 }
 
 fn decide(policy: &Policy, source: IpAddr, mac: Option<MacAddr>) -> Verdict {
-    let port = policy.ports().ranges().first().map_or(Port::AGENT, |range| range.first());
+    let port = policy.ports().ranges().first().map_or(Port::AGENT, Range::first);
     policy.decide(&Packet { loopback: false, source, mac, transport: Transport::Tcp(port) })
 }
 

@@ -167,7 +167,7 @@ fn new_chain(chain: &Chain, device: Option<&str>) -> Vec<u8> {
 
 fn new_rule(chain: &str, expressions: &[Vec<u8>]) -> Vec<u8> {
     let list: Vec<Vec<u8>> =
-        expressions.iter().map(|inside| nested(1, &[inside.clone()])).collect();
+        expressions.iter().map(|inside| nested(1, std::slice::from_ref(inside))).collect();
     [named(1, TABLE), named(2, chain), nested(4, &list)].concat()
 }
 
