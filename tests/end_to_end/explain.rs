@@ -2,6 +2,7 @@
 //! no trace.
 
 use crate::chance::Chance;
+use crate::random_host::{SOURCES, ruleset};
 use crate::scene::{AGENT, PATIENCE, address, connect_from, install};
 use crate::tests;
 use agent_fw::policy::Port;
@@ -198,7 +199,6 @@ fn explain_all_tries_every_listed_range_and_a_stranger() -> Result<()> {
 
 /// Rulesets and sources of each.
 const RULESETS: usize = 16;
-const SOURCES: usize = 20;
 
 fn explain_says_of_random_host_rulesets_what_real_connections_meet() -> Result<()> {
     let rulesets = std::env::var("AGENT_FW_RULESETS").ok().and_then(|text| text.parse().ok());
@@ -253,94 +253,7 @@ fn connect_all(peer: &Peer, sources: &[IpAddr]) -> Result<Vec<Outcome>> {
                 scope.spawn(move || peer.enter(|| connect(*source, agent, PATIENCE))?)
             })
             .collect();
-        let ended = connecting.into_iter().map(|thread| thread.join());
+        let ended = connecting.into_iter().map(std::thread::ScopedJoinHandle::join);
         ended.map(|outcome| outcome.ok().context("a connection panicked")?).collect()
     })
-}
-
-/// A host's ruleset: tables, priorities, policies, sets, jumps, NAT, marks, connection tracking.
-fn ruleset(chance: &mut Chance) -> String {
-    let mut text = "flush ruleset\n".to_owned();
-    for number in 0..1 + chance.below(3) {
-        let family = *chance.pick(&["inet", "inet", "ip", "ip6"]);
-        text += &format!("table {family} host{number} {{\n");
-        let (a, b) = (chance.below(SOURCES), chance.below(SOURCES));
-        text += &format!(
-            "set some {{\ntype ipv4_addr\nflags interval\n\
-             elements = {{ 192.0.2.{}-192.0.2.{} }}\n}}\n",
-            a.min(b),
-            a.max(b)
-        );
-        text += &format!(
-            "chain inner {{\n{}{}}}\n",
-            rule(chance, family, false),
-            rule(chance, family, false)
-        );
-        for hook in ["prerouting", "input"] {
-            if chance.once_in(4) {
-                continue;
-            }
-            let priority = *chance.pick(&[-310, -250, -150, -10, 0, 10, 100]);
-            let policy = if hook == "input" && chance.once_in(3) { "drop" } else { "accept" };
-            text += &format!(
-                "chain {hook} {{\ntype filter hook {hook} priority {priority}; policy {policy};\n"
-            );
-            // Neighbours have to be found, and connections have to go on.
-            text += "meta l4proto ipv6-icmp accept\n";
-            if priority > -200 {
-                text += "ct state established,related accept\n";
-            } else {
-                text += "tcp flags & (syn | ack) != syn accept\n";
-            }
-            for _ in 0..chance.below(5) {
-                text += &rule(chance, family, true);
-            }
-            text += "}\n";
-        }
-        if chance.once_in(3) {
-            let port = AGENT + 1;
-            text += &format!(
-                "chain nat {{\ntype nat hook prerouting priority -100;\n{} tcp dport {AGENT} redirect to :{port}\n}}\n",
-                from(chance, family)
-            );
-        }
-        text += "}\n";
-    }
-    text
-}
-
-fn from(chance: &mut Chance, family: &str) -> String {
-    let (a, b) = (chance.below(SOURCES), chance.below(SOURCES));
-    let v4 = family != "ip6";
-    let v6 = family != "ip";
-    match chance.below(6) {
-        0 if v4 => "ip saddr @some".to_owned(),
-        1 if v4 => "ip saddr != @some".to_owned(),
-        2 if v4 => format!("ip saddr 192.0.2.{a}"),
-        3 if v4 => format!("ip saddr {{ 192.0.2.{a}, 192.0.2.{} }}", (b + 1) % SOURCES + SOURCES),
-        4 if v6 => format!("ip6 saddr 2001:db8::{}", a / 4 * 4 + 3),
-        _ => String::new(),
-    }
-}
-
-fn rule(chance: &mut Chance, family: &str, may_jump: bool) -> String {
-    let source = from(chance, family);
-    let condition = *chance.pick(&[
-        "tcp dport 4118",
-        "tcp dport { 4118, 4119 }",
-        "tcp dport 4119",
-        "tcp dport 22",
-        "meta mark 7",
-        "meta l4proto tcp",
-    ]);
-    let action = *chance.pick(&[
-        "accept",
-        "accept",
-        "drop",
-        "counter drop",
-        "meta mark set 7",
-        "return",
-        if may_jump { "jump inner" } else { "continue" },
-    ]);
-    format!("{source} {condition} {action}\n")
 }

@@ -9,6 +9,7 @@ mod explain;
 mod lifecycle;
 mod messages;
 mod mutation;
+mod random_host;
 mod ruleset;
 mod scene;
 mod specification;
