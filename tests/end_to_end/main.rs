@@ -5,10 +5,12 @@ mod admission;
 mod bystanders;
 mod chance;
 mod disguise;
+mod doctor;
 mod explain;
 mod lifecycle;
 mod messages;
 mod mutation;
+mod openness;
 mod random_host;
 mod ruleset;
 mod scene;
@@ -53,9 +55,11 @@ fn main() {
         admission::TESTS,
         bystanders::TESTS,
         disguise::TESTS,
+        doctor::TESTS,
         explain::TESTS,
         lifecycle::TESTS,
         messages::TESTS,
+        openness::TESTS,
         ruleset::TESTS,
         specification::TESTS,
         tc::TESTS,

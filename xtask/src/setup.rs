@@ -95,6 +95,15 @@ const NEEDS: &[Need] = &[
     },
     Need {
         group: Group::Test,
+        probe: Probe::Program("iptables-legacy"),
+        why: "is another firewall of a test's host",
+        apt: &["iptables"],
+        dnf: &["iptables-legacy", "iptables-nft"],
+        pacman: &["iptables"],
+        apk: &["iptables-legacy", "iptables"],
+    },
+    Need {
+        group: Group::Test,
         probe: Probe::Program("systemctl"),
         why: "enables the boot unit of a test's host",
         apt: &["systemd"],

@@ -36,6 +36,7 @@ impl Apply {
         report::remark(&format!("the kernel enforces policy {hash}"));
         if !compiled.lowered.policy.closes() {
             report::promises(&compiled.lowered);
+            report::open_is_not_tested(&compiled.lowered);
         }
         Ok(Outcome::Done)
     }

@@ -5,11 +5,11 @@ use super::report::{self, say};
 use super::status::wanted;
 use super::{Patience, road};
 use crate::host::{lock, privilege};
-use crate::policy::{MacAddr, Packet, Policy, Port, Range, Transport, Verdict};
-use crate::probe::{self, Case, Conclusion, Question, Road};
+use crate::policy::{MacAddr, MacMatch, Packet, Policy, Port, Range, Transport, Verdict};
+use crate::probe::{self, Case, Conclusion, Question, Road, Session};
 use anyhow::anyhow;
 use serde_json::{Value, json};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Asks the kernel whether a source reaches the agent's port, and if not, which rule stops it
 ///
@@ -81,15 +81,16 @@ impl Explain {
         };
         let policy = &compiled.lowered.policy;
         let port = Port(self.port.unwrap_or(configuration.port));
-        let samples = samples(policy);
+        let samples = samples(policy, MOST);
         let left_out = samples.left_out;
+        let mut sessions = Sessions::default();
         let answers: Vec<Answer> = samples
             .sources
             .into_iter()
             .map(|(source, mac)| {
                 let question = self.question(source, port);
                 let question = Question { mac: self.mac.or(mac), ..question };
-                Answer::to(&question, policy)
+                Answer::to(&question, policy, &mut sessions)
             })
             .collect();
         let is_good = answers.iter().all(Answer::is_as_promised);
@@ -120,26 +121,31 @@ pub(super) struct Samples {
 /// Ranges that are tried, of each family; more take too long.
 const MOST: usize = 32;
 
-/// One source of each admitted range, and one that is not admitted.
-pub(super) fn samples(policy: &Policy) -> Samples {
+/// One source of each admitted range, of `most` of each family, and one that is not admitted.
+pub(super) fn samples(policy: &Policy, most: usize) -> Samples {
     let mut sources = Vec::new();
     let mut left_out = 0;
     for admission in policy.admissions() {
         let mac = match &admission.macs {
-            crate::policy::MacMatch::Any => None,
-            crate::policy::MacMatch::Only(macs) => macs.ranges().first().map(Range::first),
+            MacMatch::Any => None,
+            MacMatch::Only(macs) => macs.ranges().first().map(Range::first),
         };
         let v4 = admission.addresses.v4.ranges();
         let v6 = admission.addresses.v6.ranges();
-        left_out += v4.len().saturating_sub(MOST) + v6.len().saturating_sub(MOST);
-        // Neither a network's own address nor its last one, where there are others.
-        sources.extend(v4.iter().take(MOST).map(|range| {
+        left_out += v4.len().saturating_sub(most) + v6.len().saturating_sub(most);
+        // Neither a network's own address nor its last one, where there are others; in a range as
+        // large as all addresses, one for documentation.
+        sources.extend(v4.iter().take(most).map(|range| {
             let (first, last) = (u32::from(range.first()), u32::from(range.last()));
-            (IpAddr::V4((first + u32::from(last - first > 1)).into()), mac)
+            let plain = Ipv4Addr::from(first + u32::from(last - first > 1));
+            let known = Ipv4Addr::new(198, 51, 100, 7);
+            (IpAddr::V4(if range.contains(known) { known } else { plain }), mac)
         }));
-        sources.extend(v6.iter().take(MOST).map(|range| {
+        sources.extend(v6.iter().take(most).map(|range| {
             let (first, last) = (u128::from(range.first()), u128::from(range.last()));
-            (IpAddr::V6((first + u128::from(last - first > 1)).into()), mac)
+            let plain = Ipv6Addr::from(first + u128::from(last - first > 1));
+            let known = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7);
+            (IpAddr::V6(if range.contains(known) { known } else { plain }), mac)
         }));
     }
     // For documentation (RFC 5737): nobody's. Another where that one is admitted.
@@ -155,6 +161,23 @@ fn decide(policy: &Policy, source: IpAddr, mac: Option<MacAddr>) -> Verdict {
     policy.decide(&Packet { loopback: false, source, mac, transport: Transport::Tcp(port) })
 }
 
+/// What it takes to ask, made anew when the interface is another: the kernel can have one at a
+/// time.
+#[derive(Default)]
+pub(super) struct Sessions(Option<(u32, Session)>);
+
+impl Sessions {
+    fn ask(&mut self, case: &Case) -> anyhow::Result<Road> {
+        let index = case.interface.index;
+        if let Some((_, session)) = self.0.as_mut().filter(|(of, _)| *of == index) {
+            return session.ask(case);
+        }
+        self.0 = None;
+        let (_, session) = self.0.insert((index, Session::at(&case.interface)?));
+        session.ask(case)
+    }
+}
+
 /// What was found for one source.
 pub(super) struct Answer {
     pub(super) source: IpAddr,
@@ -164,16 +187,17 @@ pub(super) struct Answer {
 
 impl Answer {
     /// Asks the kernel.
-    pub(super) fn to(question: &Question, policy: &Policy) -> Self {
+    pub(super) fn to(question: &Question, policy: &Policy, sessions: &mut Sessions) -> Self {
         let source = question.source;
         let case = Case::of(question);
         let mac = case.as_ref().ok().map(|case| case.mac).or(question.mac);
         let due = decide(policy, source, mac);
-        let found = case.and_then(|case| Ok((case.clone(), probe::ask(&case)?)));
+        let found = case.and_then(|case| Ok((case.clone(), sessions.ask(&case)?)));
         Self { source, due, found }
     }
 
-    fn reaches(&self) -> Option<bool> {
+    /// Whether the source gets through; `None` where that could not be tried.
+    pub(super) fn reaches(&self) -> Option<bool> {
         let (_, road) = self.found.as_ref().ok()?;
         Some(road.conclusion == Conclusion::Reaches)
     }

@@ -3,7 +3,7 @@
 use super::kernel::Held;
 use super::outcome::{Failure, Outcome, Result};
 use super::words::{Words, compile, installed};
-use super::{Patience, report};
+use super::{Patience, openness, report};
 use crate::configuration::{Backend, Compiled, Configuration, is_edited};
 use crate::host::{self, boot, file, lock, privilege};
 use crate::nft::{Image, Live, Nftables, differences};
@@ -27,13 +27,16 @@ pub(super) struct Install {
     /// Leave the boot unit alone
     #[arg(long)]
     no_boot: bool,
+    /// Do not ask the kernel in the end whether admitted sources get through
+    #[arg(long)]
+    untested: bool,
     #[command(flatten)]
     patience: Patience,
 }
 
 impl Install {
     pub(super) fn run(self) -> Result<Outcome> {
-        let meant = self.words.say_any();
+        let (meant, untested) = (self.words.say_any(), self.untested);
         let mut configuration = self.words.configuration()?;
         privilege::require_net_admin("install")?;
         let lists = configuration.keep_lists().map_err(Failure::Input)?;
@@ -56,7 +59,7 @@ impl Install {
                 boot::enable()?;
             }
             report::remark("no change: the kernel and policy.toml are as they should be");
-            report::promises(&compiled.lowered);
+            promises(&configuration, &compiled, untested);
             return Ok(Outcome::Done);
         }
         let mut steps = Steps { nftables, undo: Vec::new(), kept_edit: None };
@@ -70,8 +73,18 @@ impl Install {
             report::remark(&format!("your edited policy.toml is kept as {}", kept.display()));
         }
         report::programs(&configuration, &xdp::attachments()?, None);
-        report::promises(&compiled.lowered);
+        promises(&configuration, &compiled, untested);
         Ok(Outcome::Done)
+    }
+}
+
+/// Both promises, apart: "closed" is enforced, "open" depends on the rest of the host.
+fn promises(configuration: &Configuration, compiled: &Compiled, untested: bool) {
+    report::promises(&compiled.lowered);
+    if untested {
+        report::open_is_not_tested(&compiled.lowered);
+    } else {
+        openness::test(configuration, compiled);
     }
 }
 

@@ -2,9 +2,11 @@
 
 mod apply;
 mod compile;
+mod doctor;
 mod explain;
 mod install;
 mod kernel;
+mod openness;
 mod outcome;
 mod regions;
 mod report;
@@ -67,6 +69,7 @@ enum Command {
     Verify(verify::Verify),
     Watch(watch::Watch),
     Explain(explain::Explain),
+    Doctor(doctor::Doctor),
     #[command(subcommand)]
     Regions(regions::Regions),
 }
@@ -100,6 +103,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Verify(verify) => verify.run(),
         Command::Watch(watch) => watch.run(),
         Command::Explain(explain) => explain.run(),
+        Command::Doctor(doctor) => doctor.run(),
         Command::Regions(regions) => regions.run(),
     };
     match result {

@@ -138,7 +138,7 @@ pub(super) fn programs(
     }
 }
 
-/// Both promises: what is closed, and to whom the port is open as far as agent-fw goes.
+/// What is closed, and to whom the port is open as far as agent-fw goes.
 pub(super) fn promises(lowered: &Lowered) {
     let policy = &lowered.policy;
     let port = policy.ports();
@@ -155,8 +155,14 @@ pub(super) fn promises(lowered: &Lowered) {
         good("closed:", format_args!("TCP port {port} is closed to all but these sources"));
     }
     sources(lowered);
-    caution("open:", "not tested. A rule of another firewall on this host may still drop");
-    say!("  packets of admitted sources: agent-fw cannot overrule it");
+}
+
+/// The other promise, where it is not tested.
+pub(super) fn open_is_not_tested(lowered: &Lowered) {
+    if !lowered.policy.admissions().is_empty() {
+        caution("open:", "not tested here; `agent-fw explain --all` asks the kernel, whose other");
+        say!("  rules may still drop packets of admitted sources");
+    }
 }
 
 /// The admitted sources, by the words that admitted them.

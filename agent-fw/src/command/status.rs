@@ -88,6 +88,7 @@ impl Findings {
             && self.agree()
         {
             report::promises(&compiled.lowered);
+            report::open_is_not_tested(&compiled.lowered);
         }
         if let Some((configuration, _)) = &self.wanted {
             report::programs(configuration, &self.held.programs, self.counters.as_ref());

@@ -1,5 +1,6 @@
 //! This host, apart from its packets: files, locks, privileges, the boot unit.
 
+pub mod agent;
 pub mod boot;
 pub mod file;
 pub mod interface;

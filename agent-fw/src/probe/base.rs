@@ -31,6 +31,16 @@ pub(super) fn list(connection: &mut Connection) -> anyhow::Result<BTreeMap<Place
     Ok(chains.iter().filter_map(base).collect())
 }
 
+/// Every chain, base or not.
+pub(super) fn chains(connection: &mut Connection) -> anyhow::Result<Vec<Place>> {
+    let chains = connection.dump(Kind::GetChain, 0, &[])?;
+    let place = |message: &super::netfilter::Message| {
+        let (table, chain) = (message.text(1)?, message.text(3)?);
+        Some(Place { family: message.family, table, chain })
+    };
+    Ok(chains.iter().filter_map(place).collect())
+}
+
 fn name_of(family: u8, hook: u32) -> &'static str {
     const NETDEV: u8 = 5;
     match hook {

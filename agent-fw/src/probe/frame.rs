@@ -27,16 +27,15 @@ const OFFSET_AND_FLAGS: [u8; 2] = [5 << 4, 2];
 impl Syn {
     /// The frame from one MAC address to another; `None` where the addresses are of two families.
     pub fn frame(&self, from: MacAddr, to: MacAddr) -> Option<Vec<u8>> {
-        let link = [to.0, from.0].concat();
+        let kind = if self.source.is_ipv4() { ETHERTYPE_V4 } else { ETHERTYPE_V6 };
+        Some([&to.0[..], &from.0, &kind, &self.packet()?].concat())
+    }
+
+    /// The packet, from its IP header on.
+    pub fn packet(&self) -> Option<Vec<u8>> {
         match (self.source, self.destination) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                let ip = self.v4(source, destination);
-                Some([&link[..], &ETHERTYPE_V4, &ip].concat())
-            }
-            (IpAddr::V6(source), IpAddr::V6(destination)) => {
-                let ip = self.v6(source, destination);
-                Some([&link[..], &ETHERTYPE_V6, &ip].concat())
-            }
+            (IpAddr::V4(source), IpAddr::V4(destination)) => Some(self.v4(source, destination)),
+            (IpAddr::V6(source), IpAddr::V6(destination)) => Some(self.v6(source, destination)),
             _ => None,
         }
     }

@@ -5,8 +5,10 @@
 
 mod base;
 mod driver;
+mod firewall;
 mod frame;
 mod netfilter;
+mod outbound;
 mod road;
 mod rule_text;
 mod snare;
@@ -16,7 +18,9 @@ mod way;
 
 pub use base::Base;
 pub use driver::Action;
+pub use firewall::Firewall;
 pub use frame::Syn;
+pub use outbound::Outbound;
 pub use road::{Conclusion, Decider, Decision, Driver, Road};
 pub use trace::{Place, Verdict};
 
@@ -105,55 +109,85 @@ impl Case {
         }
         let known = way.as_ref().ok().and_then(|way| way::mac_of(way.neighbour, interface.index));
         let back = way.ok().map(|way| way.interface).filter(|index| *index != interface.index);
-        let random = RandomState::new().hash_one(std::process::id());
-        let [a, b, c, d, e, f, ..] = random.to_ne_bytes();
+        let [a, b, ..] = RandomState::new().hash_one(source).to_ne_bytes();
         let syn = Syn {
             source,
             // One of those that connections begin from.
             source_port: Port(u16::from_ne_bytes([a, b]) | 0x8000),
             destination,
             port: question.port,
-            sequence: u32::from_ne_bytes([c, d, e, f]),
+            // The session's.
+            sequence: 0,
         };
         let mac = question.mac.or(known).unwrap_or(STRANGER);
         Ok(Self { syn, mac, interface, back_by: back.and_then(name_of) })
     }
 }
 
-/// Asks the kernel.
-pub fn ask(case: &Case) -> anyhow::Result<Road> {
-    let Case { syn, mac, interface, .. } = case;
-    if !interface.is_up {
-        bail!("interface {} is down", interface.name);
+/// All that it takes to ask about packets that come in by one interface.
+pub struct Session {
+    interface: Interface,
+    own: MacAddr,
+    sequence: u32,
+    listener: Connection,
+    // Goes before the device: no packet that is still on its way escapes.
+    tap: Tap,
+    snare: Snare,
+}
+
+impl Session {
+    /// Sets it up.
+    pub fn at(interface: &Interface) -> anyhow::Result<Self> {
+        let name = &interface.name;
+        if !interface.is_up {
+            bail!("interface {name} is down");
+        }
+        let own = interface.mac.filter(|_| interface.is_ethernet).with_context(|| {
+            format!("interface {name} has no MAC address; only Ethernet can be asked about")
+        })?;
+        let random = RandomState::new().hash_one(std::process::id()).to_ne_bytes();
+        let [a, b, c, d, ..] = random;
+        let sequence = u32::from_ne_bytes([a, b, c, d]);
+        let listener = Connection::to_hear_traces()?;
+        let snare = Snare::set(name, sequence)?;
+        let tap = Tap::make(MacAddr(own))?;
+        tap.lead_into(interface.index)?;
+        let interface = interface.clone();
+        Ok(Self { interface, own: MacAddr(own), sequence, listener, tap, snare })
     }
-    let own = interface.mac.filter(|_| interface.is_ethernet).with_context(|| {
-        format!(
-            "interface {} has no MAC address; only Ethernet interfaces can be asked about",
-            interface.name
-        )
-    })?;
-    let frame = syn.frame(*mac, MacAddr(own)).context("addresses of two versions of IP")?;
-    let driver = driver(interface, &frame);
-    let after = Syn { sequence: syn.sequence.wrapping_add(1), ..*syn };
-    let after = after.frame(*mac, MacAddr(own)).context("addresses of two versions of IP")?;
-    let mut listener = Connection::to_hear_traces()?;
-    let snare = Snare::set(&interface.name, syn)?;
-    let mut tap = Tap::make(MacAddr(own))?;
-    tap.lead_into(interface.index)?;
-    let events = {
-        let _here = Pinned::to_this_cpu();
-        tap.send(&frame)?;
-        // Behind the first, on the same CPU: when it has come, the first one's trace is complete.
-        tap.send(&after)?;
-        follow(&mut listener, syn.sequence)?
-    };
-    let sees_entrance = snare.sees_entrance;
-    drop(tap);
-    let routing = way::of_incoming(syn.source, syn.destination, interface.index);
-    let bases = base::list(&mut Connection::open()?)?;
-    drop(snare);
-    let observed = road::Observed { events, driver, routing, sees_entrance };
-    Ok(Road::of(observed, &bases, &mut Connection::open()?))
+
+    /// Asks the kernel.
+    pub fn ask(&mut self, case: &Case) -> anyhow::Result<Road> {
+        let syn = Syn { sequence: self.sequence, ..case.syn };
+        let after = Syn { sequence: self.sequence.wrapping_add(1), ..syn };
+        let frame = |syn: Syn| {
+            syn.frame(case.mac, self.own).context("the addresses are of two versions of IP")
+        };
+        let (frame, after) = (frame(syn)?, frame(after)?);
+        let driver = driver(&self.interface, &frame);
+        let events = {
+            let _here = Pinned::to_this_cpu();
+            self.tap.send(&frame)?;
+            // Behind the first, on the same CPU: when it has come, the first one's trace is
+            // complete.
+            self.tap.send(&after)?;
+            follow(&mut self.listener, &syn)?
+        };
+        let mut connection = Connection::open()?;
+        let observed = road::Observed {
+            events,
+            driver,
+            routing: way::of_incoming(syn.source, syn.destination, self.interface.index),
+            sees_entrance: self.snare.sees_entrance,
+        };
+        let bases = base::list(&mut connection)?;
+        Ok(Road::of(observed, &bases, &mut connection))
+    }
+}
+
+/// Asks the kernel about one packet.
+pub fn ask(case: &Case) -> anyhow::Result<Road> {
+    Session::at(&case.interface)?.ask(case)
 }
 
 /// Removes what an older kernel may have kept of an `explain` that was killed.
@@ -193,22 +227,26 @@ impl Drop for Pinned {
     }
 }
 
-/// The events of the packet with this sequence number, until the next one has come.
-fn follow(listener: &mut Connection, sequence: u32) -> anyhow::Result<Vec<Event>> {
+/// The events of this packet, until the one with the next sequence number has come.
+fn follow(listener: &mut Connection, syn: &Syn) -> anyhow::Result<Vec<Event>> {
     let deadline = Instant::now() + PATIENCE;
+    let next = syn.sequence.wrapping_add(1);
     let (mut ours, mut after) = (BTreeSet::new(), BTreeSet::new());
     let mut events = Vec::new();
     loop {
         let heard = listener.hear(deadline)?;
         for event in heard.iter().filter_map(Event::parse) {
-            if event.sequence == Some(sequence) {
-                ours.insert(event.packet);
-            }
-            if event.sequence == Some(sequence.wrapping_add(1)) {
-                after.insert(event.packet);
+            match event.flow {
+                Some((port, number)) if port == syn.source_port.0 && number == syn.sequence => {
+                    ours.insert(event.packet);
+                }
+                Some((port, number)) if port == syn.source_port.0 && number == next => {
+                    after.insert(event.packet);
+                }
+                _ => {}
             }
             let is_end = after.contains(&event.packet)
-                && Mark::of_chain(&event.place.chain) == Some(Mark::Arrived)
+                && Mark::of_chain(&event.place.chain).is_some_and(Mark::ends_the_second)
                 && event.place.table == snare::TABLE;
             if is_end {
                 return Ok(events);

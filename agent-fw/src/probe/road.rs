@@ -202,6 +202,9 @@ fn conclusion(
             Ok(()) => "by routing, or by a rule that nf_tables does not trace".to_owned(),
         });
     }
+    if marks.contains(&Mark::Leaving) {
+        return Conclusion::Vanished(format!("on its way out, {}", untraced()));
+    }
     if marks.contains(&Mark::Arrived) {
         return Conclusion::Vanished(format!("in the hook prerouting, {}", untraced()));
     }
@@ -218,15 +221,18 @@ fn conclusion(
     )
 }
 
-/// What drops packets without a trace.
-fn untraced() -> String {
+/// Whether iptables-legacy has tables here: its rules drop packets without a trace.
+pub(super) fn has_iptables_legacy() -> bool {
     let names = ["/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names"];
-    let legacy = names.iter().any(|path| {
+    names.iter().any(|path| {
         std::fs::read_to_string(Path::new(path)).is_ok_and(|text| !text.trim().is_empty())
-    });
-    if legacy {
-        "by a rule of iptables-legacy, which does not trace; see `iptables-legacy-save`".to_owned()
+    })
+}
+
+fn untraced() -> &'static str {
+    if has_iptables_legacy() {
+        "by a rule of iptables-legacy, which does not trace; see `iptables-legacy-save`"
     } else {
-        "by something that nf_tables does not trace".to_owned()
+        "by something that nf_tables does not trace"
     }
 }

@@ -2,12 +2,10 @@
 //!
 //! The kernel removes it when this process ends, however it ends: its owner is our socket.
 
-use super::frame::Syn;
 use super::netfilter::{Connection, Kind, named, nested, numbered};
 use crate::host::route::attribute;
 use anyhow::Context as _;
 use nix::errno::Errno;
-use std::net::IpAddr;
 
 /// The table, in the family `inet`.
 pub(super) const TABLE: &str = "agent_fw_probe";
@@ -29,6 +27,8 @@ pub(super) enum Mark {
     Through,
     /// The hook `forward`: it is for another host.
     Away,
+    /// The hook `output`: this host sends it.
+    Leaving,
 }
 
 struct Chain {
@@ -48,13 +48,23 @@ const CHAINS: [Chain; 5] = [
     Chain { mark: Mark::Away, name: "away", hook: 2, priority: i32::MIN },
 ];
 const ENTRANCE: Chain = Chain { mark: Mark::Entered, name: "entered", hook: 5, priority: i32::MIN };
+/// The way of what this host sends: the last chain comes before connection tracking confirms.
+const LEAVING: [Chain; 2] = [
+    Chain { mark: Mark::Leaving, name: "leaving", hook: 3, priority: i32::MIN },
+    Chain { mark: Mark::Through, name: "left", hook: 4, priority: i32::MAX - 1 },
+];
 const OUTPUT: Chain = Chain { mark: Mark::Through, name: "answers", hook: 3, priority: i32::MIN };
 
 impl Mark {
+    /// Whether the second packet, which follows the probe, ends here.
+    pub(super) fn ends_the_second(self) -> bool {
+        matches!(self, Self::Arrived | Self::Leaving)
+    }
+
     /// The mark of one of the table's chains.
     pub(super) fn of_chain(name: &str) -> Option<Self> {
-        let all = CHAINS.iter().chain([&ENTRANCE]);
-        all.into_iter().find(|chain| chain.name == name).map(|chain| chain.mark)
+        let mut all = CHAINS.iter().chain([&ENTRANCE]).chain(&LEAVING);
+        all.find(|chain| chain.name == name).map(|chain| chain.mark)
     }
 }
 
@@ -68,11 +78,11 @@ pub(super) struct Snare {
 impl Snare {
     /// Sets it up for packets that come in by this interface with this sequence number, or the
     /// next, and for what would answer them.
-    pub(super) fn set(interface: &str, syn: &Syn) -> anyhow::Result<Self> {
+    pub(super) fn set(interface: &str, sequence: u32) -> anyhow::Result<Self> {
         let mut connection = Connection::open()?;
         for is_owned in [true, false] {
             for sees_entrance in [true, false] {
-                match connection.transact(&parts(interface, syn, is_owned, sees_entrance)) {
+                match connection.transact(&parts(interface, sequence, is_owned, sees_entrance)) {
                     Ok(()) => return Ok(Self { connection, sees_entrance }),
                     Err(Errno::EPERM) => {
                         return Err(Errno::EPERM).context("cannot add a table to nf_tables");
@@ -81,9 +91,23 @@ impl Snare {
                 }
             }
         }
-        let last = connection.transact(&parts(interface, syn, false, false));
+        let last = connection.transact(&parts(interface, sequence, false, false));
         last.context("cannot add a table to nf_tables")?;
         Ok(Self { connection, sees_entrance: false })
+    }
+}
+
+impl Snare {
+    /// Sets it up for packets that this host sends.
+    pub(super) fn set_outbound(sequence: u32) -> anyhow::Result<Self> {
+        let mut connection = Connection::open()?;
+        let mut set = |is_owned| {
+            let mut parts = vec![table(is_owned)];
+            parts.extend(LEAVING.iter().flat_map(|chain| trap(chain, None, sequence)));
+            connection.transact(&parts)
+        };
+        set(true).or_else(|_| set(false)).context("cannot add a table to nf_tables")?;
+        Ok(Self { connection, sees_entrance: true })
     }
 }
 
@@ -102,52 +126,58 @@ pub(super) fn clear() {
     }
 }
 
-fn parts(
-    interface: &str,
-    syn: &Syn,
-    is_owned: bool,
-    sees_entrance: bool,
-) -> Vec<(Kind, u8, Vec<u8>)> {
-    /// `NFTA_TABLE_FLAGS`, `NFT_TABLE_F_OWNER`.
-    const FLAGS: u16 = 2;
-    const OWNER: u32 = 2;
-    let flags = if is_owned { numbered(FLAGS, OWNER) } else { Vec::new() };
-    let mut parts = vec![(Kind::NewTable, INET, [named(1, TABLE), flags].concat())];
+/// A part of a transaction.
+type Part = (Kind, u8, Vec<u8>);
+
+fn parts(interface: &str, sequence: u32, is_owned: bool, sees_entrance: bool) -> Vec<Part> {
+    let mut parts = vec![table(is_owned)];
     let entrance = sees_entrance.then_some(&ENTRANCE);
     for chain in CHAINS.iter().chain(entrance) {
         let device = (chain.mark == Mark::Entered).then_some(interface);
-        parts.push((Kind::NewChain, INET, new_chain(chain, device)));
-        let end = matches!(chain.mark, Mark::Through | Mark::Away);
-        for sequence in [syn.sequence, syn.sequence.wrapping_add(1)] {
-            let is_probe = sequence == syn.sequence;
-            let mut rule = vec![tcp(), sequence_is(4, sequence), trace()];
-            // The second packet only tells that the first has come to its end.
-            if end || !is_probe && chain.mark != Mark::Entered {
-                rule.push(vec![verdict(DROP)]);
-            }
-            parts.push((Kind::NewRule, INET, new_rule(chain.name, &rule.concat())));
-        }
+        parts.extend(trap(chain, device, sequence));
     }
     parts.push((Kind::NewChain, INET, new_chain(&OUTPUT, None)));
-    for rule in answers(syn) {
+    for rule in answers(sequence) {
         parts.push((Kind::NewRule, INET, new_rule(OUTPUT.name, &rule)));
     }
     parts
 }
 
+fn table(is_owned: bool) -> Part {
+    /// `NFTA_TABLE_FLAGS`, `NFT_TABLE_F_OWNER`.
+    const FLAGS: u16 = 2;
+    const OWNER: u32 = 2;
+    let flags = if is_owned { numbered(FLAGS, OWNER) } else { Vec::new() };
+    (Kind::NewTable, INET, [named(1, TABLE), flags].concat())
+}
+
+/// A chain that traces the probe and the packet behind it, and catches what may go no further.
+fn trap(chain: &Chain, device: Option<&str>, sequence: u32) -> Vec<Part> {
+    let mut parts = vec![(Kind::NewChain, INET, new_chain(chain, device))];
+    let end = matches!(chain.mark, Mark::Through | Mark::Away);
+    for (is_probe, number) in [(true, sequence), (false, sequence.wrapping_add(1))] {
+        let mut rule = vec![tcp(), sequence_is(4, number), trace()];
+        // The second packet only tells that the first has come to its end.
+        if end || !is_probe && chain.mark != Mark::Entered {
+            rule.push(vec![verdict(DROP)]);
+        }
+        parts.push((Kind::NewRule, INET, new_rule(chain.name, &rule.concat())));
+    }
+    parts
+}
+
 /// What a rule that rejects would send out: a reset, or an ICMP error that quotes the packet.
-fn answers(syn: &Syn) -> [Vec<Vec<u8>>; 2] {
+fn answers(sequence: u32) -> [Vec<Vec<u8>>; 3] {
     const ICMP: u8 = 1;
     const ICMP_V6: u8 = 58;
-    let acknowledged = syn.sequence.wrapping_add(1);
-    let (icmp, quoted) = match syn.source {
-        // Eight bytes of ICMP, the quoted IP header, then as in the packet.
-        IpAddr::V4(_) => (ICMP, 8 + 20 + 4),
-        IpAddr::V6(_) => (ICMP_V6, 8 + 40 + 4),
-    };
+    // Eight bytes of ICMP, the quoted IP header, then as in the packet.
+    const IN_ICMP: u32 = 8 + 20 + 4;
+    const IN_ICMP_V6: u32 = 8 + 40 + 4;
+    let drop = || vec![verdict(DROP)];
     [
-        [tcp(), sequence_is(8, acknowledged), vec![verdict(DROP)]].concat(),
-        [protocol(icmp), sequence_is(quoted, syn.sequence), vec![verdict(DROP)]].concat(),
+        [tcp(), sequence_is(8, sequence.wrapping_add(1)), drop()].concat(),
+        [protocol(ICMP), sequence_is(IN_ICMP, sequence), drop()].concat(),
+        [protocol(ICMP_V6), sequence_is(IN_ICMP_V6, sequence), drop()].concat(),
     ]
 }
 

@@ -7,8 +7,8 @@ use super::netfilter::{Message, find, long, number, text};
 pub(super) struct Event {
     /// The packet's number.
     pub(super) packet: u32,
-    /// The TCP sequence number, in the first event of each chain.
-    pub(super) sequence: Option<u32>,
+    /// The TCP source port and sequence number, in the first event of each chain.
+    pub(super) flow: Option<(u16, u32)>,
     pub(super) place: Place,
     pub(super) step: Step,
 }
@@ -92,8 +92,11 @@ impl Event {
             _ => return None,
         };
         let header = message.find(TRANSPORT_HEADER);
-        let sequence = header.and_then(|header| number(header.get(4..)?));
-        Some(Self { packet: message.number(ID)?, sequence, place, step })
+        let flow = header.and_then(|header| {
+            let port = u16::from_be_bytes(*header.first_chunk()?);
+            Some((port, number(header.get(4..)?)?))
+        });
+        Some(Self { packet: message.number(ID)?, flow, place, step })
     }
 }
 

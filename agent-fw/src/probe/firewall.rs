@@ -1,0 +1,191 @@
+//! Which firewall's rule stops a packet, and how an exception is made through that firewall's own
+//! interface.
+
+use super::base;
+use super::netfilter::Connection;
+use super::road::{Conclusion, Road};
+use super::trace::Place;
+use crate::policy::Port;
+
+/// A firewall of this host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Firewall {
+    /// firewalld, with either backend.
+    Firewalld,
+    /// ufw.
+    Ufw,
+    /// Rules of the program iptables in nf_tables.
+    Iptables,
+    /// Rules of iptables-legacy, which nf_tables does not trace.
+    IptablesLegacy,
+    /// A ruleset of nft, with the base chain that dropped the packet.
+    Nftables(Place),
+}
+
+impl std::fmt::Display for Firewall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Firewalld => "firewalld",
+            Self::Ufw => "ufw",
+            Self::Iptables => "iptables",
+            Self::IptablesLegacy => "iptables-legacy",
+            Self::Nftables(_) => "nftables",
+        })
+    }
+}
+
+impl Firewall {
+    /// The firewall that stopped a packet; `None` where no other one did.
+    pub fn that_stopped(road: &Road) -> anyhow::Result<Option<Self>> {
+        let chains = base::chains(&mut Connection::open()?)?;
+        Ok(match &road.conclusion {
+            Conclusion::Dropped(index) => {
+                let decision = road.decisions.get(*index);
+                decision.and_then(|decision| Self::of(&decision.at, &chains))
+            }
+            Conclusion::Vanished(_) if super::road::has_iptables_legacy() => {
+                Some(if is_ufw_on() { Self::Ufw } else { Self::IptablesLegacy })
+            }
+            _ => None,
+        })
+    }
+
+    /// The firewall that a base chain belongs to, by what else is in its table.
+    fn of(base: &Place, chains: &[Place]) -> Option<Self> {
+        let is_beside = |place: &&Place| place.family == base.family && place.table == base.table;
+        let has = |name: &str| chains.iter().filter(is_beside).any(|p| p.chain.starts_with(name));
+        // The names by which iptables calls its tables and chains, whatever backend it has.
+        let is_iptables = ["filter", "mangle", "raw", "security"].contains(&base.table.as_str())
+            && ["INPUT", "PREROUTING"].contains(&base.chain.as_str());
+        Some(match base.table.as_str() {
+            crate::nft::TABLE => return None,
+            "firewalld" => Self::Firewalld,
+            _ if is_iptables && (has("ufw-") || has("ufw6-")) => Self::Ufw,
+            _ if is_iptables && (has("IN_public") || has("INPUT_ZONES")) => Self::Firewalld,
+            _ if is_iptables => Self::Iptables,
+            _ => Self::Nftables(base.clone()),
+        })
+    }
+
+    /// What to type, so that this firewall lets packets of these addresses to the port through:
+    /// an address, a prefix, or a range.
+    pub fn exception(&self, addresses: &str, is_v4: bool, port: Port) -> Vec<String> {
+        match self {
+            Self::Firewalld => {
+                let family = if is_v4 { "ipv4" } else { "ipv6" };
+                vec![
+                    format!(
+                        "firewall-cmd --permanent --add-rich-rule='rule family=\"{family}\" source \
+                         address=\"{addresses}\" port port=\"{port}\" protocol=\"tcp\" accept'"
+                    ),
+                    "firewall-cmd --reload".to_owned(),
+                ]
+            }
+            Self::Ufw => {
+                vec![format!("ufw insert 1 allow proto tcp from {addresses} to any port {port}")]
+            }
+            Self::Iptables | Self::IptablesLegacy => {
+                let program = match (is_v4, self) {
+                    (true, Self::Iptables) => "iptables",
+                    (true, _) => "iptables-legacy",
+                    (false, Self::Iptables) => "ip6tables",
+                    (false, _) => "ip6tables-legacy",
+                };
+                let source = if addresses.contains('-') {
+                    format!("-m iprange --src-range {addresses}")
+                } else {
+                    format!("-s {addresses}")
+                };
+                vec![format!("{program} -I INPUT -p tcp {source} --dport {port} -j ACCEPT")]
+            }
+            Self::Nftables(base) => {
+                let header = if is_v4 { "ip" } else { "ip6" };
+                let rule = format!("{header} saddr {addresses} tcp dport {port} accept");
+                vec![format!("nft insert rule {base} {rule}")]
+            }
+        }
+    }
+
+    /// How the exception lasts, where that takes more.
+    pub fn lasting(&self) -> Option<String> {
+        match self {
+            Self::Firewalld | Self::Ufw => None,
+            Self::Iptables | Self::IptablesLegacy => Some(
+                "it lasts until the next boot; netfilter-persistent save keeps it (package \
+                 iptables-persistent)"
+                    .to_owned(),
+            ),
+            Self::Nftables(base) => Some(match line_of(base) {
+                Some(line) => format!(
+                    "it lasts until the ruleset is loaded again; {NFTABLES} has this chain from \
+                     line {line} on: put the rule behind its line `type filter …`"
+                ),
+                None => "it lasts until the ruleset is loaded again; put the rule at the \
+                         beginning of this chain where your ruleset is kept"
+                    .to_owned(),
+            }),
+        }
+    }
+}
+
+/// Where distributions keep nft's ruleset.
+const NFTABLES: &str = "/etc/nftables.conf";
+
+/// The line at which the chain begins in the ruleset's file.
+fn line_of(base: &Place) -> Option<usize> {
+    let text = std::fs::read_to_string(NFTABLES).ok()?;
+    find_chain(&text, base)
+}
+
+fn find_chain(text: &str, base: &Place) -> Option<usize> {
+    let mut is_in_table = false;
+    for (index, line) in text.lines().enumerate() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["table", .., name, "{"] => is_in_table = *name == base.table,
+            ["chain", name, ..] if is_in_table && *name == base.chain => return Some(index + 1),
+            _ => {}
+        }
+    }
+    None
+}
+
+fn is_ufw_on() -> bool {
+    let text = std::fs::read_to_string("/etc/ufw/ufw.conf").unwrap_or_default();
+    text.lines().any(|line| line.trim().eq_ignore_ascii_case("enabled=yes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(family: u8, table: &str, chain: &str) -> Place {
+        Place { family, table: table.to_owned(), chain: chain.to_owned() }
+    }
+
+    #[test]
+    fn firewalls_are_known_by_what_is_in_their_tables() {
+        let input = place(2, "filter", "INPUT");
+        let of = |chains: &[Place]| Firewall::of(&input, chains);
+        assert_eq!(of(std::slice::from_ref(&input)), Some(Firewall::Iptables));
+        let ufw = [input.clone(), place(2, "filter", "ufw-before-input")];
+        assert_eq!(of(&ufw), Some(Firewall::Ufw));
+        // ufw's chains in another family's table say nothing of this one.
+        assert_eq!(of(&[place(10, "filter", "ufw6-before-input")]), Some(Firewall::Iptables));
+        let firewalld = [input.clone(), place(2, "filter", "INPUT_ZONES")];
+        assert_eq!(of(&firewalld), Some(Firewall::Firewalld));
+        let named = place(1, "firewalld", "filter_INPUT");
+        assert_eq!(Firewall::of(&named, &[]), Some(Firewall::Firewalld));
+        let host = place(1, "host", "input");
+        assert_eq!(Firewall::of(&host, &[]), Some(Firewall::Nftables(host.clone())));
+        assert_eq!(Firewall::of(&place(1, "agent_fw", "gate"), &[]), None);
+    }
+
+    #[test]
+    fn a_chain_is_found_in_the_rulesets_file() {
+        let text = "#!/usr/sbin/nft -f\nflush ruleset\ntable ip nat {\n\tchain input {\n\t}\n}\n\
+                    table inet host {\n\tchain input {\n\t\ttype filter hook input priority 0;\n";
+        assert_eq!(find_chain(text, &place(1, "host", "input")), Some(8));
+        assert_eq!(find_chain(text, &place(1, "host", "forward")), None);
+    }
+}

@@ -1,0 +1,119 @@
+//! `agent-fw doctor`: each check sees what is there, and says what to do.
+
+use crate::scene::{AGENT, PATIENCE, address, install};
+use crate::tests;
+use agent_fw_lab::{Lab, Listener, Outcome, Wire, agent_fw, connect, feed, run};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use std::time::Duration;
+
+tests![
+    doctor_is_content_with_a_host_on_which_all_is_well,
+    doctor_names_what_is_wrong_and_what_to_do,
+    doctor_asks_about_outbound_443_and_sends_nothing,
+];
+
+/// What doctor says, and its exit code.
+fn doctor() -> Result<(Value, Option<i32>)> {
+    let finished = agent_fw(["doctor", "--json"])?;
+    let value = serde_json::from_str(&finished.stdout)
+        .with_context(|| format!("doctor's answer is no JSON: {finished}"))?;
+    Ok((value, finished.code))
+}
+
+/// The checks that came out so.
+fn checks<'a>(value: &'a Value, health: &str) -> Vec<(&'a str, &'a str)> {
+    let all = value["checks"].as_array().into_iter().flatten();
+    let of_health = all.filter(|check| check["health"] == health);
+    of_health
+        .filter_map(|check| Some((check["check"].as_str()?, check["seen"].as_str()?)))
+        .collect()
+}
+
+fn doctor_is_content_with_a_host_on_which_all_is_well() -> Result<()> {
+    Lab::run(|lab| {
+        let peer = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        run(["ip", "route", "add", "default", "via", &peer.v4().to_string()])?;
+        install(&["--allow-from", "region:us-1"])?;
+        let (value, code) = doctor()?;
+        ensure!(code == Some(0) && value["well"] == true, "{value:#}");
+        let good = checks(&value, "good");
+        for name in ["the policy is enforced", "the agent and its port", "outbound TCP 443"] {
+            ensure!(good.iter().any(|(known, _)| *known == name), "{name}: {value:#}");
+        }
+        let admitted = good.iter().filter(|(name, _)| *name == "an admitted source").count();
+        ensure!(admitted == 2, "{value:#}");
+        ensure!(good.iter().any(|(name, _)| *name == "a source that is not admitted"), "{value:#}");
+        let plain = agent_fw(["doctor"])?;
+        ensure!(plain.code == Some(0), "{plain}");
+        ensure!(plain.stdout.lines().all(|line| line.chars().count() <= 80), "{plain}");
+        Ok(())
+    })
+}
+
+fn doctor_names_what_is_wrong_and_what_to_do() -> Result<()> {
+    Lab::run(|lab| {
+        let peer = lab.peer("manager")?;
+        let (value, code) = doctor()?;
+        ensure!(code == Some(1), "{value:#}");
+        ensure!(
+            checks(&value, "bad").iter().any(|(_, seen)| seen.contains("no policy")),
+            "{value:#}"
+        );
+        run(["ip", "route", "add", "default", "via", &peer.v4().to_string()])?;
+        install(&["--allow-from", "region:us-1"])?;
+        // Nothing listens; another firewall drops one of the subnets; the table was changed.
+        feed(
+            ["nft", "-f", "-"],
+            "table inet host {\nchain input {\n\
+             type filter hook input priority 0;\nip saddr 18.97.19.0/27 drop\n}\n}\n",
+        )?;
+        run(["nft", "add", "rule", "inet", "agent_fw", "gate", "udp", "dport", "53", "drop"])?;
+        let (value, code) = doctor()?;
+        ensure!(code == Some(1), "{value:#}");
+        let bad = checks(&value, "bad");
+        for part in ["nothing listens on TCP 4118", "ip saddr 18.97.19.0/27 drop", "kernel differs"]
+        {
+            ensure!(bad.iter().any(|(_, seen)| seen.contains(part)), "{part}: {value:#}");
+        }
+        ensure!(bad.len() == 3, "{value:#}");
+        let advised = |check: &&Value| check["health"] == "bad" && check["advice"].is_string();
+        let all = value["checks"].as_array().context("checks")?;
+        ensure!(all.iter().filter(advised).count() == 3, "advice is missing: {value:#}");
+        Ok(())
+    })
+}
+
+fn doctor_asks_about_outbound_443_and_sends_nothing() -> Result<()> {
+    Lab::run(|lab| {
+        let peer = lab.peer("manager")?;
+        let _outside = peer.enter(|| Listener::bind(443))??;
+        peer.add_address(address("198.51.100.7"))?;
+        let wire = peer.enter(|| Wire::open(peer.own_interface()))??;
+        let outbound = || -> Result<(String, String)> {
+            let (value, _) = doctor()?;
+            let all = value["checks"].as_array().context("checks")?;
+            let check = all.iter().find(|check| check["check"] == "outbound TCP 443");
+            let check = check.context("the check")?;
+            let word = |key: &str| check[key].as_str().unwrap_or_default().to_owned();
+            Ok((word("health"), word("seen")))
+        };
+        let outside = (address("198.51.100.7"), 443).into();
+        let (health, seen) = outbound()?;
+        ensure!(health == "good", "{seen}");
+        let v4 = |frame: &[u8]| (frame.get(12..14) == Some(&[8, 0])).then_some(());
+        ensure!(wire.find(Duration::from_millis(200), v4)?.is_none(), "a packet left the host");
+        ensure!(connect(peer.host_v4().into(), outside, PATIENCE)? == Outcome::Talked);
+        feed(
+            ["nft", "-f", "-"],
+            "table inet host {\nchain output {\n\
+             type filter hook output priority 0; policy drop;\n\
+             ct state established accept\ntcp dport 80 accept\n}\n}\n",
+        )?;
+        let (health, seen) = outbound()?;
+        ensure!(health == "bad" && seen.contains("the policy of chain inet host output"), "{seen}");
+        ensure!(connect(peer.host_v4().into(), outside, PATIENCE)? == Outcome::Silent);
+        Ok(())
+    })
+}
