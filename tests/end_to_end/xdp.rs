@@ -162,11 +162,9 @@ pub(crate) fn under_traffic(peer: &Peer, work: impl FnOnce() -> Result<()>) -> R
 fn update(count: usize) -> Result<()> {
     for round in 0..count {
         match round % 3 {
-            0 => {
-                install(&flags("xdp", "manager0", &["--untested", "--allow-from", "192.0.2.0/24"]))?
-            }
+            0 => install(&flags("xdp", "manager0", &["--allow-from", "192.0.2.0/24"]))?,
             1 => agent_fw(["apply"])?.success()?,
-            _ => install(&flags("xdp", "manager0", &["--untested"]))?,
+            _ => install(&flags("xdp", "manager0", &[]))?,
         };
         ensure!(attached("manager0")?.is_some(), "no program after update {round}");
     }

@@ -9,7 +9,8 @@ use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::poll::PollFlags;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send,
+    setsockopt, socket, sockopt,
 };
 
 use crate::packet::Segment;
@@ -17,6 +18,9 @@ use crate::wait::ready;
 
 /// The largest frame that an interface with segmentation offload can hand up.
 const LARGEST_FRAME: usize = 65_536 + 64;
+
+/// Thousands of frames that wait to be asked for.
+const BUFFER: usize = 16 << 20;
 
 /// One interface, at the level of Ethernet. From its opening on it keeps the frames that
 /// pass, in both directions, until they are asked for.
@@ -31,6 +35,8 @@ impl Wire {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll)
             .context("cannot make a packet socket")?;
+        // A reader on a busy machine comes late: nothing is to be lost meanwhile.
+        setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).context("cannot enlarge a buffer")?;
         bind(socket.as_raw_fd(), &link_address(interface)?)
             .with_context(|| format!("cannot open interface {interface}"))?;
         // Between these two steps the socket heard every interface.
