@@ -10,6 +10,7 @@ tests![
     what_install_advises_opens_a_plain_nftables_ruleset,
     what_install_advises_opens_iptables_in_nf_tables,
     what_install_advises_opens_iptables_legacy,
+    what_install_advises_opens_ufw_and_stays_when_it_is_reloaded,
     install_sees_that_a_stranger_gets_in_where_no_program_is,
 ];
 
@@ -43,11 +44,20 @@ fn install_says_that_an_admitted_source_gets_through() -> Result<()> {
 }
 
 /// Puts up a firewall, installs, types what it says, and looks whether that is true.
-fn advice_opens(firewall: &str, put_up: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+fn advice_opens(firewall: &str, put_up: impl FnOnce(&Lab) -> Result<()> + Send) -> Result<()> {
+    advice_opens_and(firewall, put_up, || Ok(()))
+}
+
+/// The same, with what is done afterwards and may change nothing.
+fn advice_opens_and(
+    firewall: &str,
+    put_up: impl FnOnce(&Lab) -> Result<()> + Send,
+    afterwards: impl FnOnce() -> Result<()> + Send,
+) -> Result<()> {
     Lab::run(|lab| {
         let peer = manager(lab)?;
         let _agent = Listener::bind(AGENT)?;
-        put_up()?;
+        put_up(lab)?;
         ensure!(connect_from(&peer, address(SOURCE), AGENT)? == Outcome::Silent);
         let said = install(&US)?;
         for part in ["not open: 34.205.5.1 is dropped", "cannot overrule", firewall] {
@@ -60,13 +70,18 @@ fn advice_opens(firewall: &str, put_up: impl FnOnce() -> Result<()> + Send) -> R
         ensure!(connect_from(&peer, peer.v4().into(), AGENT)? == Outcome::Silent, "open to all");
         let again = install(&US)?;
         ensure!(again.contains("open: tried with 1 admitted source"), "{again}");
+        afterwards()?;
         ensure!(agent_fw(["explain", "--from", SOURCE])?.code == Some(0));
+        ensure!(connect_from(&peer, address(SOURCE), AGENT)? == Outcome::Talked, "afterwards");
+        // The exception is the other firewall's: it stays.
+        agent_fw(["uninstall"])?.success()?;
+        ensure!(connect_from(&peer, address(SOURCE), AGENT)? == Outcome::Talked, "uninstalled");
         Ok(())
     })
 }
 
 fn what_install_advises_opens_a_plain_nftables_ruleset() -> Result<()> {
-    advice_opens("nftables", || {
+    advice_opens("nftables", |_| {
         let rules = "table inet host {\nchain input {\ntype filter hook input priority 0; \
                      policy drop;\nct state established,related accept\niif lo accept\n}\n}\n";
         std::fs::write("/etc/nftables.conf", rules)?;
@@ -82,11 +97,19 @@ fn iptables(program: &str) -> Result<()> {
 }
 
 fn what_install_advises_opens_iptables_in_nf_tables() -> Result<()> {
-    advice_opens("iptables -I INPUT", || iptables("iptables-nft"))
+    advice_opens("iptables -I INPUT", |_| iptables("iptables-nft"))
 }
 
 fn what_install_advises_opens_iptables_legacy() -> Result<()> {
-    advice_opens("iptables-legacy -I INPUT", || iptables("iptables-legacy"))
+    advice_opens("iptables-legacy -I INPUT", |_| iptables("iptables-legacy"))
+}
+
+fn what_install_advises_opens_ufw_and_stays_when_it_is_reloaded() -> Result<()> {
+    let put_up = |lab: &Lab| {
+        lab.overlay("/var/lib")?;
+        run(["ufw", "--force", "enable"]).map(drop)
+    };
+    advice_opens_and("ufw prepend allow", put_up, || run(["ufw", "reload"]).map(drop))
 }
 
 fn install_sees_that_a_stranger_gets_in_where_no_program_is() -> Result<()> {

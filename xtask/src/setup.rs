@@ -104,6 +104,16 @@ const NEEDS: &[Need] = &[
     },
     Need {
         group: Group::Test,
+        // Installed, it does nothing until it is enabled.
+        probe: Probe::Program("ufw"),
+        why: "is another firewall of a test's host",
+        apt: &["ufw"],
+        dnf: &["ufw"],
+        pacman: &["ufw"],
+        apk: &["ufw"],
+    },
+    Need {
+        group: Group::Test,
         probe: Probe::Program("systemctl"),
         why: "enables the boot unit of a test's host",
         apt: &["systemd"],

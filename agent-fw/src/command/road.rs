@@ -1,6 +1,7 @@
 //! The road of a packet, in words and in JSON.
 
 use super::report::{self, say};
+use crate::host::agent;
 use crate::probe::{Action, Case, Conclusion, Decider, Decision, Driver, Road, Verdict};
 use serde_json::{Value, json};
 
@@ -36,6 +37,9 @@ pub(super) fn print(case: &Case, road: &Road) {
     }
     if let Some(back) = &case.back_by {
         station("note", &format!("the answer would go out by {back}"));
+    }
+    if road.is_local && agent::listeners(case.syn.port).is_empty() {
+        station("note", &format!("nothing listens on TCP {} now", case.syn.port));
     }
     match &road.conclusion {
         Conclusion::Reaches => report::good("reaches", "the port: the next is the socket"),
@@ -133,6 +137,7 @@ pub(super) fn to_json(case: &Case, road: &Road) -> Value {
         "port": case.syn.port.0,
         "interface": case.interface.name,
         "answer_by": case.back_by,
+        "listening": !agent::listeners(case.syn.port).is_empty(),
         "xdp": road.driver.as_ref().map(driver_in_words),
         "decisions": decisions.collect::<Vec<_>>(),
         "to_this_host": road.is_local,

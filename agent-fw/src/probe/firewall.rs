@@ -3,15 +3,15 @@
 
 use super::base;
 use super::netfilter::Connection;
-use super::road::{Conclusion, Road};
+use super::road::{Conclusion, Decider, Road};
 use super::trace::Place;
 use crate::policy::Port;
 
 /// A firewall of this host.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Firewall {
-    /// firewalld, with either backend.
-    Firewalld,
+    /// firewalld, with either backend, and the zone that the packet came to.
+    Firewalld(Option<String>),
     /// ufw.
     Ufw,
     /// Rules of the program iptables in nf_tables.
@@ -25,7 +25,7 @@ pub enum Firewall {
 impl std::fmt::Display for Firewall {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Firewalld => "firewalld",
+            Self::Firewalld(_) => "firewalld",
             Self::Ufw => "ufw",
             Self::Iptables => "iptables",
             Self::IptablesLegacy => "iptables-legacy",
@@ -41,7 +41,15 @@ impl Firewall {
         Ok(match &road.conclusion {
             Conclusion::Dropped(index) => {
                 let decision = road.decisions.get(*index);
-                decision.and_then(|decision| Self::of(&decision.at, &chains))
+                decision.and_then(|decision| {
+                    let firewall = Self::of(&decision.at, &chains)?;
+                    Some(match (firewall, &decision.decider) {
+                        (Self::Firewalld(_), Decider::Rule { at, .. }) => {
+                            Self::Firewalld(zone(&at.chain).map(str::to_owned))
+                        }
+                        (firewall, _) => firewall,
+                    })
+                })
             }
             Conclusion::Vanished(_) if super::road::has_iptables_legacy() => {
                 Some(if is_ufw_on() { Self::Ufw } else { Self::IptablesLegacy })
@@ -59,9 +67,9 @@ impl Firewall {
             && ["INPUT", "PREROUTING"].contains(&base.chain.as_str());
         Some(match base.table.as_str() {
             crate::nft::TABLE => return None,
-            "firewalld" => Self::Firewalld,
+            "firewalld" => Self::Firewalld(None),
             _ if is_iptables && (has("ufw-") || has("ufw6-")) => Self::Ufw,
-            _ if is_iptables && (has("IN_public") || has("INPUT_ZONES")) => Self::Firewalld,
+            _ if is_iptables && (has("IN_public") || has("INPUT_ZONES")) => Self::Firewalld(None),
             _ if is_iptables => Self::Iptables,
             _ => Self::Nftables(base.clone()),
         })
@@ -71,18 +79,19 @@ impl Firewall {
     /// an address, a prefix, or a range.
     pub fn exception(&self, addresses: &str, is_v4: bool, port: Port) -> Vec<String> {
         match self {
-            Self::Firewalld => {
+            Self::Firewalld(zone) => {
                 let family = if is_v4 { "ipv4" } else { "ipv6" };
+                let zone = zone.as_ref().map_or(String::new(), |zone| format!(" --zone={zone}"));
                 vec![
                     format!(
-                        "firewall-cmd --permanent --add-rich-rule='rule family=\"{family}\" source \
+                        "firewall-cmd --permanent{zone} --add-rich-rule='rule family=\"{family}\" source \
                          address=\"{addresses}\" port port=\"{port}\" protocol=\"tcp\" accept'"
                     ),
                     "firewall-cmd --reload".to_owned(),
                 ]
             }
             Self::Ufw => {
-                vec![format!("ufw insert 1 allow proto tcp from {addresses} to any port {port}")]
+                vec![format!("ufw prepend allow proto tcp from {addresses} to any port {port}")]
             }
             Self::Iptables | Self::IptablesLegacy => {
                 let program = match (is_v4, self) {
@@ -109,7 +118,7 @@ impl Firewall {
     /// How the exception lasts, where that takes more.
     pub fn lasting(&self) -> Option<String> {
         match self {
-            Self::Firewalld | Self::Ufw => None,
+            Self::Firewalld(_) | Self::Ufw => None,
             Self::Iptables | Self::IptablesLegacy => Some(
                 "it lasts until the next boot; netfilter-persistent save keeps it (package \
                  iptables-persistent)"
@@ -126,6 +135,16 @@ impl Firewall {
             }),
         }
     }
+}
+
+/// The zone whose chain this is, as firewalld calls it: `filter_IN_public`, `IN_public_allow`.
+fn zone(chain: &str) -> Option<&str> {
+    let (_, rest) = chain.split_once("IN_")?;
+    let parts = ["_pre", "_log", "_deny", "_allow", "_post"];
+    let zone = parts.iter().find_map(|part| rest.strip_suffix(part)).unwrap_or(rest);
+    // A name that could be something else to a shell is not written out.
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    (!zone.is_empty() && zone.chars().all(is_plain)).then_some(zone)
 }
 
 /// Where distributions keep nft's ruleset.
@@ -173,12 +192,21 @@ mod tests {
         // ufw's chains in another family's table say nothing of this one.
         assert_eq!(of(&[place(10, "filter", "ufw6-before-input")]), Some(Firewall::Iptables));
         let firewalld = [input.clone(), place(2, "filter", "INPUT_ZONES")];
-        assert_eq!(of(&firewalld), Some(Firewall::Firewalld));
+        assert_eq!(of(&firewalld), Some(Firewall::Firewalld(None)));
         let named = place(1, "firewalld", "filter_INPUT");
-        assert_eq!(Firewall::of(&named, &[]), Some(Firewall::Firewalld));
+        assert_eq!(Firewall::of(&named, &[]), Some(Firewall::Firewalld(None)));
         let host = place(1, "host", "input");
         assert_eq!(Firewall::of(&host, &[]), Some(Firewall::Nftables(host.clone())));
         assert_eq!(Firewall::of(&place(1, "agent_fw", "gate"), &[]), None);
+    }
+
+    #[test]
+    fn the_zone_is_read_from_firewallds_names() {
+        for chain in ["filter_IN_public", "IN_public", "filter_IN_public_allow", "IN_public_post"] {
+            assert_eq!(zone(chain), Some("public"), "{chain}");
+        }
+        assert_eq!(zone("filter_INPUT"), None);
+        assert_eq!(zone("IN_a;b"), None);
     }
 
     #[test]
