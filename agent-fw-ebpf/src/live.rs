@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use crate::config::{Config, Known};
 use crate::decision::{is_agents, mac_key};
 use crate::ethernet::Mac;
+use crate::image::Image;
 use crate::label::Label;
 use crate::table::{
     FilterPage, Listed, LowPage, NodePage, Pages, ROOT_BITS, Range, Shape, Tables, V4Page, V6Page,
@@ -68,6 +69,27 @@ pub struct Decisions {
     pub gate: bool,
     /// What no table of ours has, in words.
     pub faults: BTreeSet<String>,
+}
+
+impl From<&Image> for Live {
+    /// What the kernel has once the image is loaded.
+    fn from(image: &Image) -> Self {
+        let (v4, v6) = (image.v4.as_ref(), image.v6.as_ref());
+        Self {
+            config: *image.config(),
+            v4_filter: v4.map_or_else(Vec::new, |table| table.filter.clone()),
+            v4_nodes: v4.map_or_else(Vec::new, |table| table.nodes.clone()),
+            v4_words: v4.map_or_else(Vec::new, |table| table.words.clone()),
+            v6_filter: v6.map_or_else(Vec::new, |table| table.filter.clone()),
+            v6_nodes: v6.map_or_else(Vec::new, |table| table.nodes.clone()),
+            v6_words: v6.map_or_else(Vec::new, |table| table.words.clone()),
+            v6_deep: v6.map_or_else(Vec::new, |table| table.deep.clone()),
+            v6_lows: v6.map_or_else(Vec::new, |table| table.lows.clone()),
+            mac_sets: image.mac_sets.clone(),
+            macs: image.macs.clone(),
+            ports: image.ports.to_vec(),
+        }
+    }
 }
 
 impl Live {

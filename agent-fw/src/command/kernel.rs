@@ -1,7 +1,8 @@
 //! What the kernel holds of a policy, table and programs, beside what it should hold.
 
-use crate::configuration::{Backend, Compiled, Configuration};
+use crate::configuration::{Backend, Compiled, Configuration, XdpMode};
 use crate::nft::{Live, Nftables, differences};
+use crate::policy::PolicyHash;
 use crate::xdp::{self, Attachment, Targets};
 
 /// What the kernel holds.
@@ -53,21 +54,62 @@ impl Held {
         &self,
         configuration: &Configuration,
         compiled: &Compiled,
-    ) -> Option<String> {
+    ) -> Vec<String> {
         let Configuration { backend, interfaces, xdp_mode, .. } = configuration;
         if !backend.has_programs() {
             let names: Vec<&str> =
                 self.programs.iter().map(|at| at.interface.name.as_str()).collect();
-            let names = names.join(", ");
-            return (!names.is_empty())
-                .then(|| format!("XDP programs are superfluous: on {names}"));
+            let superfluous = format!("XDP programs are superfluous: on {}", names.join(", "));
+            return if names.is_empty() { Vec::new() } else { vec![superfluous] };
         }
         let targets = match Targets::find(interfaces) {
             Ok(targets) => targets,
-            Err(error) => return Some(error.to_string()),
+            Err(error) => return vec![error.to_string()],
         };
         let hash = compiled.lowered.policy.hash();
-        let served = targets.are_served_by(&self.programs, *xdp_mode, hash, backend.has_table());
-        (!served).then(|| "the XDP programs are not as they should be, or not where".to_owned())
+        let gate = backend.has_table();
+        if targets.are_served_by(&self.programs, *xdp_mode, hash, gate) {
+            return Vec::new();
+        }
+        let wanted: Vec<&str> = targets.names().collect();
+        let missing = wanted.iter().filter_map(|name| self.fault_at(name, *xdp_mode, hash, gate));
+        let others = self.programs.iter().map(|at| at.interface.name.as_str());
+        let superfluous = others
+            .filter(|name| !wanted.contains(name))
+            .map(|name| format!("the XDP program on {name} is superfluous"));
+        let mut found: Vec<String> = missing.chain(superfluous).collect();
+        if found.is_empty() {
+            found.push("some interface has several of agent-fw's XDP programs".to_owned());
+        }
+        found
+    }
+
+    /// What is wrong with the program of an interface that should have this one.
+    fn fault_at(
+        &self,
+        name: &str,
+        mode: XdpMode,
+        policy: PolicyHash,
+        gate: bool,
+    ) -> Option<String> {
+        let Some(at) = self.programs.iter().find(|at| at.interface.name == name) else {
+            return Some(format!("{name} has no XDP program of agent-fw's"));
+        };
+        let hook = at.hook;
+        if !hook.serves(mode) {
+            return Some(format!("the program on {name} is {hook}, should be {mode}"));
+        }
+        match at.policy {
+            None => Some(format!("the program on {name} has no pin that tells its policy")),
+            Some(other) if other != policy => {
+                Some(format!("the program on {name} is that of policy {other}"))
+            }
+            Some(_) if at.gate != gate => {
+                let found =
+                    if at.gate { "behind which the table stands" } else { "to stand alone" };
+                Some(format!("the program on {name} is one {found}, which is not so"))
+            }
+            Some(_) => None,
+        }
     }
 }
