@@ -7,9 +7,13 @@ use crate::configuration::{Compiled, Configuration};
 use crate::policy::{AddressSet, Notation, Ordinal, Policy, Port, Range, RangeSet, Verdict};
 use crate::probe::{self, Firewall, Question};
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 /// Ranges of each family that are tried: enough to meet another firewall, few enough to be quick.
 const MOST: usize = 4;
+/// After so long no more sources are tried: where something takes all packets away, each takes
+/// seconds.
+const ENOUGH: Duration = Duration::from_secs(2);
 /// Sources that are named where they do not get through.
 const NAMED: usize = 3;
 
@@ -23,9 +27,11 @@ pub(super) fn test(configuration: &Configuration, compiled: &Compiled) {
     probe::clear();
     let port = Port(configuration.port);
     let mut sessions = Sessions::default();
+    let end = Instant::now() + ENOUGH;
     let answers: Vec<Answer> = samples(policy, MOST)
         .sources
         .into_iter()
+        .take_while(|_| Instant::now() < end)
         .map(|(source, mac)| {
             let question = Question { source, mac, destination: None, port, interface: None };
             Answer::to(&question, policy, &mut sessions)
