@@ -234,9 +234,10 @@ impl Config {
     }
 }
 
+/// A value of which the compiler knows nothing.
 #[inline(always)]
 #[expect(unsafe_code, reason = "the compiler must not know the value")]
-fn constant<T: Copy>(value: &T) -> T {
+pub(crate) fn constant<T: Copy>(value: &T) -> T {
     // SAFETY: a reference is readable.
     unsafe { ptr::from_ref(value).read_volatile() }
 }

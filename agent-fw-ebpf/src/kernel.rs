@@ -9,7 +9,7 @@ pub use frame::Context;
 use maps::Maps;
 use receiver::Receiver;
 
-use crate::config::Config;
+use crate::config::{Config, constant};
 use crate::decision::{Undecided, Verdict, try_decide};
 use crate::label::Label;
 use crate::table::Tables;
@@ -68,8 +68,11 @@ fn count_reason(context: &impl Context, reason: Undecided) {
     if reason.is_unconcerned() && !CONFIG.count_unconcerned() {
         return;
     }
+    // The compiler knows the reasons and would leave out the check of the bounds; the verifier of
+    // kernel 6.1 wants to see it.
+    let at = constant(&Tally::of_reason(reason));
     if let Some(tally) = maps::tally(&CONFIG, context)
-        && let Some(count) = tally.counts.get_mut(Tally::of_reason(reason))
+        && let Some(count) = tally.counts.get_mut(at)
     {
         *count += 1;
     }

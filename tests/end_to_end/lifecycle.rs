@@ -2,7 +2,7 @@
 
 use crate::scene::{AGENT, expect, install, status, try_install};
 use crate::tests;
-use agent_fw_lab::{Lab, Listener, Outcome, agent_fw, agent_fw_path, command, feed, run};
+use agent_fw_lab::{Lab, Listener, Outcome, agent_fw, agent_fw_path, command, feed, rounds, run};
 use anyhow::{Context as _, Result, ensure};
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -111,8 +111,9 @@ fn kill_9_at_any_moment_of_install_leaves_the_old_or_the_new_policy() -> Result<
         let new_hash = status()?.0["kernel_policy"].clone();
         ensure!(old_hash != new_hash);
 
+        let kills = rounds(KILLS);
         let (mut left_old, mut left_new) = (0, 0);
-        for kill in 0..KILLS {
+        for kill in 0..kills {
             install(&old)?;
             let mut child = command([agent_fw_path()])
                 .args(new)
@@ -120,7 +121,7 @@ fn kill_9_at_any_moment_of_install_leaves_the_old_or_the_new_policy() -> Result<
                 .stderr(Stdio::null())
                 .spawn()?;
             // From its first instruction to well after its usual end.
-            std::thread::sleep(duration * kill * 2 / KILLS);
+            std::thread::sleep(duration * kill * 2 / kills);
             child.kill()?;
             child.wait()?;
             let (found, _) = status()?;
@@ -143,8 +144,12 @@ fn kill_9_at_any_moment_of_install_leaves_the_old_or_the_new_policy() -> Result<
             agent_fw(["apply"])?.success()?;
             ensure!(status()?.1 == Some(0), "after kill {kill}: {:#}", status()?.0);
         }
-        println!("{KILLS} kills: {left_old} left the old policy, {left_new} the new one");
-        ensure!(left_old > 5 && left_new > 5, "the kills did not meet both sides of the change");
+        println!("{kills} kills: {left_old} left the old policy, {left_new} the new one");
+        let few = kills / 12;
+        ensure!(
+            left_old > few && left_new > few,
+            "the kills did not meet both sides of the change"
+        );
         Ok(())
     })
 }

@@ -3,7 +3,7 @@
 use crate::scene::{AGENT, PATIENCE, address, admitted, install, status};
 use crate::tests;
 use agent_fw_lab::packet::{Ethernet, Ipv4, Segment, Tcp};
-use agent_fw_lab::{Conversation, Lab, Listener, Outcome, Peer, Wire, agent_fw, feed, run};
+use agent_fw_lab::{Conversation, Lab, Listener, Outcome, Peer, Wire, agent_fw, feed, rounds, run};
 use anyhow::{Context as _, Result, ensure};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -70,6 +70,7 @@ fn a_listed_connection_goes_on_through_1000_updates_and_nothing_is_lost_or_let_i
         let peer = lab.peer("manager")?;
         let _agent = Listener::bind(AGENT)?;
         let (listed, unlisted) = (address("34.205.5.1"), Ipv4Addr::new(198, 51, 100, 7));
+        let count = rounds(1000);
         install(&["--allow-from", "region:us-1"])?;
         feed(["nft", "-f", "-"], WITNESS)?;
         peer.add_address(unlisted.into())?;
@@ -78,13 +79,13 @@ fn a_listed_connection_goes_on_through_1000_updates_and_nothing_is_lost_or_let_i
         let (said, tried) = std::thread::scope(|scope| -> Result<(u64, u64)> {
             let talking = scope.spawn(|| peer.enter(|| talk(&mut conversation, &done))?);
             let knocking = scope.spawn(|| peer.enter(|| knock(&peer, unlisted, &done))?);
-            let updated = update(1000);
+            let updated = update(count);
             done.store(true, Ordering::Relaxed);
             let said = talking.join().ok().context("the listed source panicked")??;
             let tried = knocking.join().ok().context("the unlisted source panicked")??;
             updated.map(|()| (said, tried))
         })?;
-        println!("1000 updates, {said} things said and heard, {tried} SYNs refused");
+        println!("{count} updates, {said} things said and heard, {tried} SYNs refused");
         ensure!(said > 1000 && tried > 1000, "too little traffic: {said}, {tried}");
         let counts =
             || -> Result<_> { Ok((witnessed("listed_before")?, witnessed("listed_behind")?)) };
@@ -108,7 +109,7 @@ fn a_listed_connection_goes_on_through_1000_updates_and_nothing_is_lost_or_let_i
 const US: [&str; 2] = ["--allow-from", "region:us-1"];
 
 /// Updates of every kind: the same policy applied again, a larger one, one with an early check.
-fn update(count: usize) -> Result<()> {
+fn update(count: u32) -> Result<()> {
     for round in 0..count {
         match round % 4 {
             0 => install(&[&US[..], &["--allow-from", "192.0.2.0/24"]].concat())?,

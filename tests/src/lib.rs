@@ -31,6 +31,7 @@
 //! listeners, conversations and wires are made inside [`Peer::enter`] and may leave it.
 
 mod command;
+mod effort;
 #[cfg(test)]
 mod filter;
 mod lab;
@@ -42,12 +43,14 @@ mod peer;
 mod ping;
 mod tcp;
 mod udp;
+pub mod vm;
 mod wait;
 mod wire;
 
 pub use command::{
     Finished, agent_fw, agent_fw_path, built_agent_fw_path, command, feed, output, run,
 };
+pub use effort::{EMULATED, rounds};
 pub use lab::Lab;
 pub use mac::MacAddr;
 pub use namespace::Namespace;

@@ -9,6 +9,7 @@ mod process;
 mod product;
 mod setup;
 mod test;
+mod vm;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -42,11 +43,7 @@ enum Task {
         args: Vec<OsString>,
     },
     /// Runs all tests and counts them
-    Test {
-        /// Only the tests whose names contain this
-        #[arg(long, value_name = "WORD")]
-        filter: Option<String>,
-    },
+    Test(test::Options),
     /// Shows in a throwaway network namespace who reaches the port before and after
     Demo {
         /// This is the run as root that an ordinary user's has started
@@ -68,7 +65,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::ensure(&[Group::Build, Group::Test]).map(|()| ExitCode::SUCCESS),
         Task::Build => product::build().map(|_| ExitCode::SUCCESS),
         Task::Install { args } => install::install(&args),
-        Task::Test { filter } => test::test(filter.as_deref()),
+        Task::Test(options) => test::test(&options),
         Task::Demo { again } => demo::demo(again),
         Task::Bench(options) => bench::bench(&options),
         Task::Measure { command } => bench::measure(&command),

@@ -14,6 +14,8 @@ pub(crate) enum Group {
     Build,
     /// The end-to-end tests and the demonstration.
     Test,
+    /// Tests in virtual machines.
+    Vm,
 }
 
 /// One thing that has to be there.
@@ -140,6 +142,24 @@ const NEEDS: &[Need] = &[
         pacman: &["util-linux"],
         apk: &["util-linux-misc"],
     },
+    Need {
+        group: Group::Vm,
+        probe: Probe::Program("mmdebstrap"),
+        why: "makes the Debian of virtual machines",
+        apt: &["mmdebstrap"],
+        dnf: &["mmdebstrap"],
+        pacman: &["mmdebstrap"],
+        apk: &["mmdebstrap"],
+    },
+    Need {
+        group: Group::Vm,
+        probe: Probe::Program("mke2fs"),
+        why: "makes the disks of virtual machines",
+        apt: &["e2fsprogs"],
+        dnf: &["e2fsprogs"],
+        pacman: &["e2fsprogs"],
+        apk: &["e2fsprogs"],
+    },
 ];
 
 /// Makes sure that everything in these groups is there. Says nothing if it is; otherwise
@@ -209,7 +229,7 @@ fn install_with_apt(missing: &[&Need]) -> Result<()> {
     // versions that the server no longer has.
     let mut updated = false;
     if !packages.iter().all(|package| succeeds(Command::new("apt-cache").args(["show", package]))) {
-        run(apt_get()?.arg("update"))?;
+        update_package_lists()?;
         updated = true;
     }
     let install = || -> Result<()> {
@@ -218,11 +238,16 @@ fn install_with_apt(missing: &[&Need]) -> Result<()> {
     match install() {
         Err(error) if !updated => {
             eprintln!("xtask: {error:#}; trying once more with fresh package lists");
-            run(apt_get()?.arg("update"))?;
+            update_package_lists()?;
             install()
         }
         done => done,
     }
+}
+
+/// Fetches the lists of packages anew.
+pub(crate) fn update_package_lists() -> Result<()> {
+    run(apt_get()?.arg("update"))
 }
 
 fn apt_get() -> Result<Command> {

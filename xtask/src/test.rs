@@ -1,49 +1,126 @@
-//! `cargo xtask test`: every test, and one count of them all.
+//! `cargo xtask test`: every test, on this kernel and on stock ones, and one count of them all.
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
+use agent_fw_lab::vm::Kernel;
 use anyhow::{Context, Result};
 
 use crate::process::{cargo, find, is_root};
 use crate::product;
 use crate::setup::{self, Group};
+use crate::vm::{self, Workshop};
 
 /// The packages whose tests need root: they build network namespaces and load BPF programs.
 const ROOTS: [&str; 2] = ["agent-fw-lab", "agent-fw-ebpf"];
 /// Without it, the tests that load the object are left out.
 const LOADER: &str = "agent-fw-ebpf/aya";
 
-/// Runs all tests, or those whose names contain `filter`. Fails if one failed and, where CI
-/// is `true`, if one was skipped.
-pub(crate) fn test(filter: Option<&str>) -> Result<ExitCode> {
-    setup::ensure(&[Group::Test])?;
-    let binary = product::build()?;
+/// Where tests run, and which.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Only the tests whose names contain this
+    #[arg(long, value_name = "WORD")]
+    filter: Option<String>,
+    /// Only on this kernel; repeatable. Without it, on all of them
+    #[arg(long, value_name = "KERNEL")]
+    kernel: Vec<Where>,
+    /// Keep the disks of virtual machines, for a look inside
+    #[arg(long)]
+    keep: bool,
+}
 
-    let mut count = Count::default();
-    let mut succeeded = true;
-    if is_root() {
-        succeeded &=
-            run_tests(cargo_test(&["--workspace", "--features", LOADER], filter), &mut count)?;
-    } else {
-        let [lab, ebpf] = ROOTS;
-        let others = cargo_test(&["--workspace", "--exclude", lab, "--exclude", ebpf], filter);
-        succeeded &= run_tests(others, &mut count)?;
-        if find("sudo").is_some() {
-            eprintln!("xtask: the tests of {lab} and {ebpf} need root: using sudo for them");
-            let agent_fw = format!("AGENT_FW={}", binary.display());
-            let runner = format!("target.'cfg(unix)'.runner=['sudo', 'env', '{agent_fw}']");
-            let selection = ["--config", &runner, "--package", lab, "--package", ebpf];
-            let rooted = cargo_test(&[&selection[..], &["--features", LOADER]].concat(), filter);
-            succeeded &= run_tests(rooted, &mut count)?;
-        } else {
-            for package in ROOTS {
-                count.skip(format!("all tests of {package}: they need root, and there is no sudo"));
-            }
-        }
+/// A kernel that tests run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Where {
+    /// This machine's
+    Host,
+    /// Debian 12's, in a virtual machine
+    #[value(name = "6.1")]
+    V6_1,
+    /// Debian 13's, in a virtual machine
+    #[value(name = "6.12")]
+    V6_12,
+}
+
+impl Options {
+    fn includes(&self, place: Where) -> bool {
+        self.kernel.is_empty() || self.kernel.contains(&place)
     }
 
+    fn kernels(&self) -> Vec<Kernel> {
+        let known = [(Where::V6_1, Kernel::V6_1), (Where::V6_12, Kernel::V6_12)];
+        let wanted = known.into_iter().filter(|(place, _)| self.includes(*place));
+        wanted.map(|(_, kernel)| kernel).collect()
+    }
+}
+
+/// Runs all tests, or those that the options choose. Fails if one failed and, where CI is `true`,
+/// if one was skipped.
+pub(crate) fn test(options: &Options) -> Result<ExitCode> {
+    setup::ensure(&[Group::Test])?;
+    let binary = product::build()?;
+    let mut count = Count::default();
+    let mut succeeded = true;
+    if options.includes(Where::Host) {
+        succeeded &= on_this_kernel(options, &binary, &mut count)?;
+    }
+    let kernels = options.kernels();
+    if let Some(reason) = vm::missing() {
+        for kernel in kernels {
+            count.skip(format!("all tests on kernel {kernel}: {reason}"));
+        }
+    } else if !kernels.is_empty() {
+        succeeded &= in_machines(options, &kernels, &binary, &mut count)?;
+    }
+    Ok(conclude(&count, succeeded))
+}
+
+fn on_this_kernel(options: &Options, binary: &Path, count: &mut Count) -> Result<bool> {
+    let filter = options.filter.as_deref();
+    if is_root() {
+        return run_tests(cargo_test(&["--workspace", "--features", LOADER], filter), count);
+    }
+    let [lab, ebpf] = ROOTS;
+    let others = cargo_test(&["--workspace", "--exclude", lab, "--exclude", ebpf], filter);
+    let mut succeeded = run_tests(others, count)?;
+    if find("sudo").is_some() {
+        eprintln!("xtask: the tests of {lab} and {ebpf} need root: using sudo for them");
+        let agent_fw = format!("AGENT_FW={}", binary.display());
+        let runner = format!("target.'cfg(unix)'.runner=['sudo', 'env', '{agent_fw}']");
+        let selection = ["--config", &runner, "--package", lab, "--package", ebpf];
+        let rooted = cargo_test(&[&selection[..], &["--features", LOADER]].concat(), filter);
+        succeeded &= run_tests(rooted, count)?;
+    } else {
+        for package in ROOTS {
+            count.skip(format!("all tests of {package}: they need root, and there is no sudo"));
+        }
+    }
+    Ok(succeeded)
+}
+
+fn in_machines(
+    options: &Options,
+    kernels: &[Kernel],
+    binary: &Path,
+    count: &mut Count,
+) -> Result<bool> {
+    let workshop = Workshop::ensure()?;
+    let mut succeeded = true;
+    for &kernel in kernels {
+        println!("\nxtask: the same on Debian's kernel {kernel}, in a virtual machine");
+        let filter = options.filter.as_deref();
+        succeeded &= vm::run_suite(&workshop, kernel, binary, filter, options.keep, |line| {
+            println!("{line}");
+            count.read(line);
+        })?;
+    }
+    Ok(succeeded)
+}
+
+fn conclude(count: &Count, succeeded: bool) -> ExitCode {
     let strict = std::env::var_os("CI").is_some_and(|value| value == "true");
     println!();
     for reason in &count.reasons {
@@ -53,11 +130,11 @@ pub(crate) fn test(filter: Option<&str>) -> Result<ExitCode> {
         println!("CI=true: what is skipped counts as failed");
     }
     if !succeeded && count.failed == 0 {
-        println!("cargo test failed for another reason than a failed test: see above");
+        println!("something else than a test failed: see above");
     }
     println!("{count}");
     let good = succeeded && count.failed == 0 && !(strict && count.skipped > 0);
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn cargo_test(selection: &[&str], filter: Option<&str>) -> Command {

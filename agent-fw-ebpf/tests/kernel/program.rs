@@ -1,8 +1,9 @@
 //! The loaded program and the model beside it: both decide on the same frames.
 
+use std::env;
 use std::error::Error;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use agent_fw_ebpf::{
@@ -17,7 +18,12 @@ use nix::unistd::geteuid;
 
 use crate::frame::OURS;
 
-const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/agent-fw.o");
+/// The object under test: `$AGENT_FW_OBJECT`, or the workspace's build.
+fn object() -> PathBuf {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/agent-fw.o");
+    env::var_os("AGENT_FW_OBJECT").map_or(built, PathBuf::from)
+}
+
 /// The interface that a test run comes in by.
 const LOOPBACK: u32 = 1;
 
@@ -37,8 +43,8 @@ pub(crate) fn enter_network() -> bool {
         eprintln!("skipped: needs root");
         return false;
     }
-    if !Path::new(OBJECT).is_file() {
-        eprintln!("skipped: {OBJECT} is not built (cargo xtask build)");
+    if !object().is_file() {
+        eprintln!("skipped: {} is not built (cargo xtask build)", object().display());
         return false;
     }
     if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
@@ -72,7 +78,7 @@ impl Program {
 
     fn try_new(plan: &Plan) -> Result<Self, Box<dyn Error>> {
         let image = Image::new(plan)?;
-        let mut ebpf = load(&image, &fs::read(OBJECT)?, EbpfLoader::new())?;
+        let mut ebpf = load(&image, &fs::read(object())?, EbpfLoader::new())?;
         let xdp: &mut Xdp = ebpf.program_mut("agent_fw_xdp").ok_or("no program")?.try_into()?;
         xdp.load()?;
         let tc: &mut SchedClassifier =

@@ -1,0 +1,223 @@
+//! A machine that runs: QEMU's process, its console, its end.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::{Image, Kernel, Orders, Parts};
+
+/// Memory of a machine, in MiB.
+const MEMORY: &str = "1024";
+
+/// What a machine does when its kernel restarts it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Power {
+    /// It ends, as it does after a panic.
+    Once,
+    /// It boots again.
+    Stays,
+}
+
+/// A machine that has not been started.
+#[derive(Debug)]
+pub struct Machine<'a> {
+    parts: &'a Parts,
+    kernel: Kernel,
+    image: &'a Image,
+    name: String,
+    power: Power,
+    throwaway: bool,
+    init: Vec<String>,
+    tap: Option<(String, String)>,
+    orders: bool,
+}
+
+impl<'a> Machine<'a> {
+    /// A machine of this name, with this disk.
+    #[must_use]
+    pub fn new(parts: &'a Parts, kernel: Kernel, image: &'a Image, name: &str) -> Self {
+        let (name, init, tap) = (name.to_owned(), Vec::new(), None);
+        let power = Power::Once;
+        Self { parts, kernel, image, name, power, throwaway: false, init, tap, orders: false }
+    }
+
+    /// What it writes to its disk is lost at its end.
+    #[must_use]
+    pub fn throwaway(self) -> Self {
+        Self { throwaway: true, ..self }
+    }
+
+    /// What it does when its kernel restarts it.
+    #[must_use]
+    pub fn power(self, power: Power) -> Self {
+        Self { power, ..self }
+    }
+
+    /// Runs this program instead of systemd.
+    #[must_use]
+    pub fn init<S: Into<String>>(self, argv: impl IntoIterator<Item = S>) -> Self {
+        Self { init: argv.into_iter().map(Into::into).collect(), ..self }
+    }
+
+    /// Connects its network card to this tap interface of the calling thread's namespace. The card
+    /// has this MAC address.
+    #[must_use]
+    pub fn tap(self, interface: &str, mac: &str) -> Self {
+        Self { tap: Some((interface.to_owned(), mac.to_owned())), ..self }
+    }
+
+    /// Has a second serial line, by which it takes [`Orders`].
+    #[must_use]
+    pub fn orders(self) -> Self {
+        Self { orders: true, ..self }
+    }
+
+    /// Switches it on.
+    pub fn start(self) -> Result<Console> {
+        let log = self.parts.logs.join(format!("{}.log", self.name));
+        let socket = self.parts.logs.join(format!("{}.orders", self.name));
+        let mut qemu = self.command(&socket)?;
+        let errors = File::create(log.with_extension("qemu")).context("cannot make a log")?;
+        let child = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
+        let mut child = child.spawn().with_context(|| format!("cannot start {qemu:?}"))?;
+        let output = child.stdout.take().context("the console is not connected")?;
+        let lines = follow(output, &log)?;
+        let orders = self.orders.then_some(socket);
+        Ok(Console { child, lines, log, orders })
+    }
+
+    fn command(&self, socket: &Path) -> Result<Command> {
+        let root = &self.parts.qemu;
+        let mut qemu = Command::new(root.join("usr/bin/qemu-system-x86_64"));
+        let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"];
+        let libraries: Vec<OsString> = libraries.iter().map(|l| root.join(l).into()).collect();
+        qemu.env("LD_LIBRARY_PATH", libraries.join(&OsString::from(":")));
+        for firmware in ["usr/share/qemu", "usr/share/seabios"] {
+            qemu.arg("-L").arg(root.join(firmware));
+        }
+        // Emulated: a KVM that is there may be a software one, on which a stock kernel dies.
+        qemu.args(["-accel", "tcg,thread=multi", "-M", "q35", "-cpu", "max", "-m", MEMORY]);
+        qemu.args(["-smp", "2", "-nodefaults", "-no-user-config", "-display", "none"]);
+        qemu.args(["-serial", "stdio", "-device", "virtio-rng-pci"]);
+        let snapshot = if self.throwaway { "on" } else { "off" };
+        let image = self.image.path.display();
+        qemu.arg("-drive")
+            .arg(format!("file={image},format=raw,if=none,id=d0,cache=unsafe,snapshot={snapshot}"));
+        qemu.args(["-device", "virtio-blk-pci,drive=d0"]);
+        if self.power == Power::Once {
+            qemu.arg("-no-reboot");
+        }
+        if self.orders {
+            let socket = socket.display();
+            qemu.arg("-chardev").arg(format!("socket,id=orders,path={socket},server=on,wait=off"));
+            qemu.args(["-serial", "chardev:orders"]);
+        }
+        if let Some((tap, mac)) = &self.tap {
+            let tap = format!("tap,id=n0,ifname={tap},script=no,downscript=no");
+            qemu.arg("-netdev").arg(tap);
+            qemu.arg("-device").arg(format!("virtio-net-pci,netdev=n0,romfile=,mac={mac}"));
+        }
+        qemu.arg("-kernel").arg(self.parts.boot_file("vmlinuz", self.kernel)?);
+        qemu.arg("-initrd").arg(self.parts.boot_file("initrd.img", self.kernel)?);
+        qemu.arg("-append").arg(self.kernel_arguments());
+        Ok(qemu)
+    }
+
+    fn kernel_arguments(&self) -> String {
+        let words = "console=ttyS0 root=/dev/vda rw panic=-1 quiet nokaslr net.ifnames=0";
+        if let [program, arguments @ ..] = self.init.as_slice() {
+            return format!("{words} init={program} -- {}", arguments.join(" "));
+        }
+        // What systemd says is seen on the console.
+        format!("{words} systemd.show_status=1")
+    }
+}
+
+/// A machine that is on. Dropping it cuts its power.
+#[derive(Debug)]
+pub struct Console {
+    child: Child,
+    lines: Receiver<String>,
+    log: PathBuf,
+    orders: Option<PathBuf>,
+}
+
+impl Console {
+    /// The next line of the console; `None` after the last one. Fails if none comes in time.
+    pub fn line(&mut self, deadline: Instant) -> Result<Option<String>> {
+        match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => Ok(Some(line)),
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
+            Err(RecvTimeoutError::Timeout) => {
+                bail!("time is up; its console: {}", self.log.display())
+            }
+        }
+    }
+
+    /// Waits for a line that contains this, and returns it.
+    pub fn wait_for(&mut self, word: &str, patience: Duration) -> Result<String> {
+        let deadline = Instant::now() + patience;
+        while let Some(line) =
+            self.line(deadline).with_context(|| format!("waiting for {word:?}"))?
+        {
+            if line.contains(word) {
+                return Ok(line);
+            }
+        }
+        bail!("the machine ended before it said {word:?}; its console: {}", self.log.display())
+    }
+
+    /// Where what the console said is kept.
+    #[must_use]
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// The line by which it takes orders.
+    pub fn orders(&self) -> Result<Orders> {
+        let path = self.orders.as_ref().context("this machine takes no orders")?;
+        let stream = UnixStream::connect(path).context("the machine's second line is not there")?;
+        Ok(Orders::new(stream))
+    }
+
+    /// Cuts the power: what the kernel had not written to the disk is lost.
+    pub fn cut(mut self) -> Result<()> {
+        self.child.kill().context("cannot end QEMU")?;
+        self.child.wait().context("cannot wait for QEMU")?;
+        Ok(())
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if let Some(orders) = &self.orders {
+            drop(fs::remove_file(orders));
+        }
+    }
+}
+
+/// Reads the console from now on, into a file and a channel.
+fn follow(output: impl std::io::Read + Send + 'static, log: &Path) -> Result<Receiver<String>> {
+    let mut log = File::create(log).with_context(|| format!("cannot make {}", log.display()))?;
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n') {
+            let Ok(line) = line else { break };
+            let text = String::from_utf8_lossy(&line);
+            drop(writeln!(log, "{}", text.trim_end_matches('\r')));
+            // Nobody may be listening any more; the log goes on.
+            drop(sender.send(text.trim_end_matches('\r').to_owned()));
+        }
+    });
+    Ok(lines)
+}

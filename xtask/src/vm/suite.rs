@@ -1,0 +1,151 @@
+//! The end-to-end tests and those of the XDP program, on a stock kernel in a virtual machine.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use agent_fw_lab::EMULATED;
+use agent_fw_lab::vm::{Image, Kernel, Machine, PAYLOAD, Parts, Payload};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::Workshop;
+use crate::process::{cargo, workspace};
+
+/// A boot takes seconds; a machine that hangs is tried once more.
+const BOOT: Duration = Duration::from_mins(2);
+/// The tests take minutes under emulation.
+const TESTS: Duration = Duration::from_mins(25);
+
+/// The test binaries that run there, by the names of their targets.
+const BINARIES: [&str; 2] = ["end_to_end", "kernel"];
+/// Random cases are about the compiler, not the kernel: a sample will do, where each takes ten
+/// times as long.
+const SETTINGS: [&str; 2] = ["AGENT_FW_PACKETS=5000", "AGENT_FW_FRAMES=4000"];
+/// The console is a file as much as a screen.
+const ARGUMENTS: [&str; 1] = ["--color=never"];
+
+/// Runs the tests whose names contain `filter` on this kernel. Each line that they print goes to
+/// `line`. Tells whether all is well.
+pub(crate) fn run(
+    workshop: &Workshop,
+    kernel: Kernel,
+    agent_fw: &Path,
+    filter: Option<&str>,
+    keep: bool,
+    mut line: impl FnMut(&str),
+) -> Result<bool> {
+    let [(_, qemu), (_, debian), (_, logs)] = workshop.environment();
+    let parts = Parts::new(qemu, debian, logs)?;
+    let name = format!("suite-{kernel}");
+    let mut image = Image::make(&parts, &name, &payload(agent_fw, filter)?)?;
+    let mut result = attempt(&parts, kernel, &image, &name, &mut line);
+    if let Ok(None) = result {
+        eprintln!("xtask: the machine did not boot; once more");
+        result = attempt(&parts, kernel, &image, &name, &mut line);
+    }
+    if keep {
+        eprintln!("xtask: kept the disk: {}", image.keep().display());
+    }
+    let log = logs.join(format!("{name}.log"));
+    match result? {
+        Some(good) => Ok(good),
+        None => bail!("the machine with kernel {kernel} did not boot; see {}", log.display()),
+    }
+}
+
+/// Runs the machine once. `None`: it did not come as far as the first test.
+fn attempt(
+    parts: &Parts,
+    kernel: Kernel,
+    image: &Image,
+    name: &str,
+    line: &mut impl FnMut(&str),
+) -> Result<Option<bool>> {
+    let init = [&format!("{PAYLOAD}/guest"), "suite"];
+    let machine = Machine::new(parts, kernel, image, name).throwaway().init(init);
+    let mut console = machine.start()?;
+    if console.wait_for("guest: start", BOOT).is_err() {
+        return Ok(None);
+    }
+    let (deadline, mut good) = (Instant::now() + TESTS, true);
+    while let Some(said) = console.line(deadline)? {
+        match said.strip_prefix("guest: ") {
+            Some("end") => return Ok(Some(good)),
+            Some(trouble) => {
+                println!("guest: {trouble}");
+                good = false;
+            }
+            None => line(&said),
+        }
+    }
+    bail!("the machine ended in the middle of the tests; see {}", console.log().display())
+}
+
+fn payload(agent_fw: &Path, filter: Option<&str>) -> Result<Payload> {
+    let built = build()?;
+    let find = |name: &str| built.get(name).with_context(|| format!("cargo built no {name}"));
+    let arguments: Vec<&str> = ARGUMENTS.into_iter().chain(filter).collect();
+    let mut payload = Payload::default()
+        .copy(format!("{PAYLOAD}/guest"), find("guest")?)
+        .copy(format!("{PAYLOAD}/agent-fw"), agent_fw)
+        .copy(format!("{PAYLOAD}/agent-fw.o"), &workspace().join("target/bpf/agent-fw.o"))
+        .text(format!("{PAYLOAD}/arguments"), arguments.join("\n"));
+    for name in BINARIES {
+        payload = payload.copy(format!("{PAYLOAD}/tests/{name}"), find(name)?);
+    }
+    let mut environment = SETTINGS.map(str::to_owned).to_vec();
+    environment.push(format!("{EMULATED}=1"));
+    environment.push(format!("AGENT_FW={PAYLOAD}/agent-fw"));
+    environment.push(format!("AGENT_FW_OBJECT={PAYLOAD}/agent-fw.o"));
+    Ok(payload.text(format!("{PAYLOAD}/environment"), environment.join("\n")))
+}
+
+/// Builds the tests and what runs them inside; where they are, by the names of their targets.
+fn build() -> Result<BTreeMap<String, PathBuf>> {
+    let mut command = cargo();
+    command.args([
+        "test",
+        "--release",
+        "--no-run",
+        "--workspace",
+        "--features",
+        "agent-fw-ebpf/aya",
+    ]);
+    command.args(["--bins", "--tests", "--message-format=json-render-diagnostics"]);
+    let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+    ensure!(output.status.success(), "the tests cannot be built");
+    let text = String::from_utf8(output.stdout).context("cargo's messages are no text")?;
+    Ok(text.lines().filter_map(executable).collect())
+}
+
+/// The target's name and its executable, of a message of cargo's about one. A program's own tests
+/// are not the program.
+fn executable(message: &str) -> Option<(String, PathBuf)> {
+    let message: Value = serde_json::from_str(message).ok()?;
+    let target = &message["target"];
+    let is_test = target["kind"][0] == "test";
+    if !is_test && message["profile"]["test"] == true {
+        return None;
+    }
+    Some((target["name"].as_str()?.to_owned(), message["executable"].as_str()?.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::executable;
+
+    #[test]
+    fn a_programs_own_tests_are_not_taken_for_it() {
+        let message = |kind: &str, test: bool| {
+            format!(
+                r#"{{"target":{{"name":"guest","kind":["{kind}"]}},"profile":{{"test":{test}}},"executable":"/guest"}}"#
+            )
+        };
+        assert!(executable(&message("bin", false)).is_some());
+        assert!(executable(&message("bin", true)).is_none());
+        assert!(executable(&message("test", true)).is_some());
+        assert!(executable("{}").is_none());
+    }
+}
