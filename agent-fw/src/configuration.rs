@@ -206,8 +206,7 @@ impl Configuration {
         if self.allow_from.is_empty() && self.allow_mac.is_empty() && !agent_initiated {
             bail!("allow_from names no source; to admit every source, it must be [\"any\"]");
         }
-        let sources = self.allow_from.iter().filter_map(Source::list);
-        for list in sources.chain(self.allow_mac.iter().filter_map(MacSource::list)) {
+        for list in self.lists() {
             match list {
                 ListFile::Path(path) if path.is_absolute() => {}
                 ListFile::Path(path) => bail!("file:{} needs a path from the root", path.display()),
@@ -223,11 +222,15 @@ impl Configuration {
         !any || !self.allow_mac.is_empty() || self.direction == Mode::AgentInitiated
     }
 
+    /// The lists that it names.
+    pub fn lists(&self) -> impl Iterator<Item = &ListFile> {
+        let sources = self.allow_from.iter().filter_map(Source::list);
+        sources.chain(self.allow_mac.iter().filter_map(MacSource::list))
+    }
+
     /// Whether the list at `path` is one of its sources.
     pub fn names_list(&self, path: &Path) -> bool {
-        let sources = self.allow_from.iter().filter_map(Source::list);
-        let mut lists = sources.chain(self.allow_mac.iter().filter_map(MacSource::list));
-        lists.any(|list| matches!(list, ListFile::Path(named) if named == path))
+        self.lists().any(|list| matches!(list, ListFile::Path(named) if named == path))
     }
 
     /// The flags as a rule in the vendor's vocabulary; none if they restrict nothing, since then

@@ -66,6 +66,7 @@ impl Lab {
 
         let lab = Self { host: Namespace::current("the lab's host")?, peers: Cell::new(0) };
         lab.overlay("/etc")?;
+        lab.overlay("/var/lib")?;
         forget_installation()?;
         set_defaults()?;
         run(["ip", "link", "set", "lo", "up"])?;
@@ -92,10 +93,14 @@ impl Lab {
     }
 
     /// Keeps what happens below `directory` to this lab: its contents are there, changes to
-    /// them are not seen outside. `/etc` is laid over from the start.
+    /// them are not seen outside. `/etc` and `/var/lib` are laid over from
+    /// the start.
     pub fn overlay(&self, directory: &str) -> Result<()> {
         let state = Path::new(STATE).join(directory.trim_start_matches('/').replace('/', "-"));
         let (upper, work) = (state.join("upper"), state.join("work"));
+        if upper.exists() {
+            return Ok(());
+        }
         for needed in [&upper, &work] {
             fs::create_dir_all(needed)
                 .with_context(|| format!("cannot create {}", needed.display()))?;
@@ -109,13 +114,19 @@ impl Lab {
 
 /// Hides an agent-fw that the real host has: the lab's host begins without one.
 fn forget_installation() -> Result<()> {
-    let policy = Path::new("/etc/agent-fw");
-    if policy.exists() {
-        fs::remove_dir_all(policy).context("cannot hide the real host's /etc/agent-fw")?;
+    for directory in ["/etc/agent-fw", "/var/lib/agent-fw"] {
+        if Path::new(directory).exists() {
+            fs::remove_dir_all(directory)
+                .with_context(|| format!("cannot hide the real host's {directory}"))?;
+        }
     }
-    let unit = Path::new("/etc/systemd/system/agent-fw.service");
-    if unit.symlink_metadata().is_ok() {
-        fs::remove_file(unit).context("cannot hide the real host's agent-fw.service")?;
+    let units = "/etc/systemd/system";
+    for file in ["agent-fw.service", "nftables.service.d/agent-fw.conf"] {
+        let path = Path::new(units).join(file);
+        if path.symlink_metadata().is_ok() {
+            fs::remove_file(&path)
+                .with_context(|| format!("cannot hide the real host's {}", path.display()))?;
+        }
     }
     Ok(())
 }
@@ -193,7 +204,7 @@ mod tests {
         let before = fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
         Lab::run(|lab| {
             lab.peer("manager")?;
-            lab.overlay("/var/lib")
+            lab.overlay("/var/cache")
         })
         .unwrap();
         let after = fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();

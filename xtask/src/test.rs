@@ -14,7 +14,9 @@ use crate::setup::{self, Group};
 use crate::vm::{self, Workshop};
 
 /// The packages whose tests need root: they build network namespaces and load BPF programs.
-const ROOTS: [&str; 2] = ["agent-fw-lab", "agent-fw-ebpf"];
+const ROOTS: [&str; 2] = [LAB, "agent-fw-ebpf"];
+/// The laboratory.
+const LAB: &str = "agent-fw-lab";
 /// Without it, the tests that load the object are left out.
 const LOADER: &str = "agent-fw-ebpf/aya";
 
@@ -108,7 +110,11 @@ fn in_machines(
     count: &mut Count,
 ) -> Result<bool> {
     let workshop = Workshop::ensure()?;
-    let mut succeeded = true;
+    println!("\nxtask: boots, reboots and crashes of a Debian in virtual machines");
+    let mut boots = cargo_test(&["--package", LAB, "--test", "boot"], options.filter.as_deref());
+    let versions: Vec<&str> = kernels.iter().map(|kernel| kernel.version()).collect();
+    boots.envs(workshop.environment()).env("AGENT_FW_KERNELS", versions.join(","));
+    let mut succeeded = run_tests(boots, count)?;
     for &kernel in kernels {
         println!("\nxtask: the same on Debian's kernel {kernel}, in a virtual machine");
         let filter = options.filter.as_deref();

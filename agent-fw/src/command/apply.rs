@@ -5,10 +5,15 @@ use super::words::{compile, installed};
 use super::{Patience, report};
 use crate::configuration::{Compiled, Configuration};
 use crate::host::{self, lock, privilege};
-use crate::nft::Nftables;
+use crate::last_good::LastGood;
+use crate::nft::{Extras, Nftables, Ruleset};
+use crate::policy::Port;
+use crate::rule::closed;
 use crate::source::Lists;
 use crate::xdp::{self, Targets};
 use anyhow::anyhow;
+use sd_notify::NotifyState;
+use std::path::Path;
 
 /// Enforces the policy of /etc/agent-fw/policy.toml
 ///
@@ -16,6 +21,13 @@ use anyhow::anyhow;
 /// compiled or the kernel refuses it, what was in force stays in force.
 #[derive(clap::Args, Debug)]
 pub(super) struct Apply {
+    /// As the boot unit does: never leave the port open
+    ///
+    /// If the policy cannot be enforced, the last one that could be is (exit code 1); if there is
+    /// none, the port is closed to every source. Where an interface is still missing that gets an
+    /// XDP program, the nftables table holds until it comes.
+    #[arg(long)]
+    boot: bool,
     #[command(flatten)]
     patience: Patience,
 }
@@ -24,42 +36,109 @@ impl Apply {
     pub(super) fn run(self) -> Result<Outcome> {
         privilege::require_net_admin("apply")?;
         let _lock = lock::acquire("apply", self.patience.duration())?;
-        let Some((configuration, _)) = installed()? else {
-            let policy = host::POLICY;
-            return Err(Failure::Input(anyhow!(
-                "there is no {policy}; `agent-fw install` writes it"
-            )));
-        };
-        let compiled = compile(&configuration, &Lists::default())?;
-        enforce(&configuration, &compiled)?;
-        let hash = compiled.lowered.policy.hash();
-        report::remark(&format!("the kernel enforces policy {hash}"));
-        if !compiled.lowered.policy.closes() {
-            report::promises(&compiled.lowered);
-            report::open_is_not_tested(&compiled.lowered);
+        let enforced = wanted().and_then(|(configuration, compiled)| {
+            enforce(&configuration, &compiled, self.boot)?;
+            Ok((configuration, compiled))
+        });
+        match enforced {
+            Ok((configuration, compiled)) => {
+                keep(&configuration, &compiled);
+                let hash = compiled.lowered.policy.hash();
+                report::remark(&format!("the kernel enforces policy {hash}"));
+                if !compiled.lowered.policy.closes() {
+                    report::promises(&compiled.lowered);
+                    report::open_is_not_tested(&compiled.lowered);
+                }
+                tell_systemd(&report::promise(&compiled.lowered));
+                Ok(Outcome::Done)
+            }
+            Err(failure) if self.boot => fall_back(&failure),
+            Err(failure) => Err(failure),
         }
-        Ok(Outcome::Done)
     }
 }
 
-/// The table before the programs, which may count on it; what is not to be there goes last.
-fn enforce(configuration: &Configuration, compiled: &Compiled) -> Result<()> {
+fn wanted() -> Result<(Configuration, Compiled)> {
+    let Some((configuration, _)) = installed()? else {
+        let policy = host::POLICY;
+        return Err(Failure::Input(anyhow!("there is no {policy}; `agent-fw install` writes it")));
+    };
+    let compiled = compile(&configuration, &Lists::default())?;
+    Ok((configuration, compiled))
+}
+
+/// The table before the programs, which may count on it; what is not to be there goes last. With
+/// `patient`, an interface that is missing is waited for behind the table.
+fn enforce(configuration: &Configuration, compiled: &Compiled, patient: bool) -> Result<()> {
     let backend = configuration.backend;
     let mut nftables = Nftables::open()?;
-    if backend.has_table() {
+    let (targets, missing) = if backend.has_programs() {
+        let (targets, missing) = Targets::present(&configuration.interfaces)?;
+        (Some(targets), missing)
+    } else {
+        (None, Vec::new())
+    };
+    let holds = backend.has_table() || patient && !missing.is_empty();
+    if holds {
         nftables.replace(&compiled.ruleset.clone().into_image())?;
     }
-    if backend.has_programs() {
+    if let Some(targets) = targets {
         // An interface that is not there yet, at boot, is no reason to leave the others open.
-        let (targets, missing) = Targets::present(&configuration.interfaces)?;
         let mode = configuration.xdp_mode;
         xdp::attach(&compiled.lowered, backend.has_table(), targets, mode)?.settle()?;
-        Targets::demand(missing)?;
     } else {
         xdp::remove()?;
     }
-    if !backend.has_table() {
+    if !holds {
         nftables.delete()?;
     }
+    match Targets::demand(missing) {
+        Err(error) if patient => report::remark(&format!("{error}; the table holds until then")),
+        demanded => demanded?,
+    }
     Ok(())
+}
+
+/// Keeps the policy for a boot at which it cannot be compiled. That it could not be kept is no
+/// reason to undo it.
+pub(super) fn keep(configuration: &Configuration, compiled: &Compiled) {
+    if let Err(error) = LastGood::keep(configuration, compiled) {
+        report::caution("note:", format_args!("not kept as the last good policy: {error:#}"));
+    }
+}
+
+/// Enforces the last good policy, or closes the port.
+fn fall_back(failure: &Failure) -> Result<Outcome> {
+    let kept = LastGood::read().and_then(|kept| kept.map(|kept| kept.compile()).transpose());
+    if let Ok(Some((configuration, compiled))) = &kept
+        && enforce(configuration, compiled, true).is_ok()
+    {
+        let hash = compiled.lowered.policy.hash();
+        return Ok(fallen_back(failure, &format!("the last good policy {hash} is in force")));
+    }
+    let known = kept.ok().flatten().map(|(configuration, _)| Port(configuration.port));
+    let port = port_of_policy_file().or(known).unwrap_or(Port::AGENT);
+    let ruleset = Ruleset::compile(&closed(port), Extras::default());
+    Nftables::open()?.replace(&ruleset.into_image())?;
+    Ok(fallen_back(failure, &format!("TCP port {port} is closed to every source")))
+}
+
+fn fallen_back(failure: &Failure, consequence: &str) -> Outcome {
+    let said = format!("the policy cannot be enforced, so {consequence}: {:#}", failure.error());
+    report::bad("error:", &said);
+    tell_systemd(&said);
+    Outcome::False
+}
+
+/// The port in a `policy.toml` of which the rest is faulty.
+fn port_of_policy_file() -> Option<Port> {
+    let text = host::file::read(Path::new(host::POLICY)).ok()??;
+    let table: toml::Table = text.parse().ok()?;
+    let port = table.get("port")?.as_integer()?;
+    u16::try_from(port).ok().filter(|port| *port != 0).map(Port)
+}
+
+/// The status line of the unit. Without systemd nobody listens.
+fn tell_systemd(status: &str) {
+    drop(sd_notify::notify(&[NotifyState::Status(status)]));
 }

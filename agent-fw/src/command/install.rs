@@ -1,5 +1,6 @@
 //! `agent-fw install`: from words to an enforced policy, all of it or nothing.
 
+use super::apply::keep;
 use super::kernel::Held;
 use super::outcome::{Failure, Outcome, Result};
 use super::words::{Words, compile, installed};
@@ -47,15 +48,16 @@ impl Install {
             let held = Held::read(&mut nftables)?;
             return Ok(dry_run(&held.differences(&configuration, &compiled)));
         }
-        let _lock = lock::acquire("install", self.patience.duration())?;
+        let lock = lock::acquire("install", self.patience.duration())?;
         if !meant {
             refuse_to_open(&configuration)?;
         }
         let held = Held::read(&mut nftables)?;
-        let unit = !self.no_boot && boot::has_unit();
+        let boot = if self.no_boot { None } else { boot_files(&configuration)? };
         let differing = held.differences(&configuration, &compiled);
-        if differing.is_empty() && is_installed(&configuration, &lists) && !held.can_move() {
-            if unit {
+        let installed = is_installed(&configuration, &lists, boot.as_deref());
+        if differing.is_empty() && installed && !held.can_move() {
+            if boot.is_some() {
                 boot::enable()?;
             }
             report::remark("no change: the kernel and policy.toml are as they should be");
@@ -64,15 +66,19 @@ impl Install {
         }
         let mut steps = Steps { nftables, undo: Vec::new(), kept_edit: None };
         steps
-            .all(&configuration, &lists, &compiled, held.table, unit)
+            .all(&configuration, &lists, &compiled, held.table, boot.as_deref())
             .map_err(|error| steps.undo(error))?;
         let kept_edit = steps.kept_edit.take();
         steps.finish(configuration.backend)?;
         remove_stale_lists(&configuration);
+        keep(&configuration, &compiled);
         if let Some(kept) = kept_edit {
             report::remark(&format!("your edited policy.toml is kept as {}", kept.display()));
         }
         report::programs(&configuration, &xdp::attachments()?, None);
+        // The unit applies the policy once more, and needs the lock for it.
+        drop(lock);
+        report_boot(boot.is_some(), self.no_boot);
         promises(&configuration, &compiled, untested);
         Ok(Outcome::Done)
     }
@@ -85,6 +91,24 @@ fn promises(configuration: &Configuration, compiled: &Compiled, untested: bool) 
         report::open_is_not_tested(&compiled.lowered);
     } else {
         openness::test(configuration, compiled);
+    }
+}
+
+/// What is to be on disk for the next boot; `None` on a host that has no systemd.
+fn boot_files(configuration: &Configuration) -> Result<Option<Vec<(PathBuf, String)>>> {
+    Ok(boot::has_systemd().then(|| boot::files(configuration)).transpose()?)
+}
+
+/// Says what happens at the next boot, where that is not what the user expects.
+fn report_boot(has_unit: bool, no_boot: bool) {
+    if has_unit {
+        if let Err(error) = boot::start() {
+            let unit = boot::UNIT;
+            report::caution("note:", format_args!("{unit} is enabled, but not started: {error:#}"));
+        }
+    } else if !no_boot {
+        report::caution("boot:", "this host has no systemd. Let `agent-fw apply --boot` be run");
+        report::remark("  before the network is up, or the port is open after the next boot");
     }
 }
 
@@ -121,12 +145,17 @@ fn refuse_to_open(configuration: &Configuration) -> Result<()> {
 }
 
 /// Whether the disk has all that the configuration asks for.
-fn is_installed(configuration: &Configuration, lists: &Lists) -> bool {
+fn is_installed(
+    configuration: &Configuration,
+    lists: &Lists,
+    boot: Option<&[(PathBuf, String)]>,
+) -> bool {
     let is_there = |path: &Path, text: &str| file::is_as_written(path, text);
     let policy = Path::new(host::POLICY);
     let known = installed().ok().flatten().filter(|(installed, _)| installed == configuration);
     known.is_some_and(|(_, text)| is_there(policy, &text))
         && lists.kept().all(|(path, text)| is_there(path, text))
+        && boot.unwrap_or_default().iter().all(|(path, text)| is_there(path, text))
 }
 
 /// What takes back a step that was taken.
@@ -151,7 +180,7 @@ impl Steps {
         lists: &Lists,
         compiled: &Compiled,
         live: Option<Live>,
-        unit: bool,
+        boot: Option<&[(PathBuf, String)]>,
     ) -> anyhow::Result<()> {
         for (path, text) in lists.kept() {
             self.write(path, text)?;
@@ -167,7 +196,11 @@ impl Steps {
             self.attach_programs(configuration, compiled)?;
         }
         self.write_policy(policy)?;
-        if unit { boot::enable() } else { Ok(()) }
+        let Some(files) = boot else { return Ok(()) };
+        for (path, text) in files {
+            self.write(path, text)?;
+        }
+        boot::enable()
     }
 
     fn attach_programs(

@@ -51,7 +51,9 @@ const WIDTH: usize = 80;
 
 /// Text broken into lines of at most [`WIDTH`], the first and the others each with their indent.
 pub(super) fn wrapped(first: &str, others: &str, text: &str) -> String {
-    let options = textwrap::Options::new(WIDTH)
+    // In the journal a message is an entry, not lines on a screen.
+    let width = if std::env::var_os("JOURNAL_STREAM").is_some() { usize::MAX } else { WIDTH };
+    let options = textwrap::Options::new(width)
         .initial_indent(first)
         .subsequent_indent(others)
         .break_words(false);
@@ -135,6 +137,24 @@ pub(super) fn programs(
         caution("alone:", "XDP filters neither other interfaces, nor tunnels, nor packets whose");
         say!("  port a NAT rule of this host changes to the agent's; --backend both has the");
         say!("  nftables table behind it, which does");
+    }
+}
+
+/// What is promised, in a line.
+pub(super) fn promise(lowered: &Lowered) -> String {
+    let policy = &lowered.policy;
+    let port = policy.ports();
+    if policy.admits_everyone() {
+        format!("not closed: every source may reach TCP port {port}")
+    } else if policy.others() == Others::Continue {
+        format!("not closed: other sources of TCP port {port} are left to other rules")
+    } else if policy.admissions().is_empty() {
+        format!("closed: TCP port {port} is closed to every source")
+    } else {
+        let labels: Vec<_> = lowered.ledger.labels().iter().map(ToString::to_string).collect();
+        let sources =
+            if labels.len() > 3 { format!("{} sources", labels.len()) } else { labels.join(", ") };
+        format!("closed: TCP port {port} is closed to all but {sources}")
     }
 }
 

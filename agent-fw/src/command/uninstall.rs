@@ -4,6 +4,7 @@ use super::outcome::{Failure, Outcome, Result};
 use super::{Patience, report};
 use crate::configuration::is_edited;
 use crate::host::{self, boot, file, lock, privilege};
+use crate::last_good::LastGood;
 use crate::nft::Nftables;
 use crate::xdp;
 use anyhow::anyhow;
@@ -36,11 +37,10 @@ impl Uninstall {
         }
         // The files first: were the table to go first and the rest to fail, the port would be
         // open now and closed again at the next boot.
-        if boot::has_unit()
-            && let Err(error) = boot::disable()
-        {
+        if let Err(error) = boot::remove() {
             report::caution("note:", format_args!("the boot unit stays enabled: {error:#}"));
         }
+        LastGood::remove()?;
         file::remove(policy)?;
         // What an interrupted installation has left.
         drop(file::remove(&policy.with_added_extension("new")));

@@ -5,7 +5,7 @@ use super::report;
 use crate::configuration::{Backend, Compiled, Configuration, Mode, XdpMode, digest};
 use crate::host;
 use crate::policy::{Others, Port};
-use crate::source::{Catalogue, ListFile, Lists, MacSource, OVERRIDES, Source};
+use crate::source::{Catalogue, ListFile, Lists, OVERRIDES, Source};
 use anyhow::{Context as _, anyhow};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -122,9 +122,7 @@ impl Configuration {
 
     /// Standard input can be read once.
     fn check_standard_input(&self) -> anyhow::Result<()> {
-        let sources = self.allow_from.iter().filter_map(Source::list);
-        let lists = sources.chain(self.allow_mac.iter().filter_map(MacSource::list));
-        if lists.filter(|list| **list == ListFile::StandardInput).count() > 1 {
+        if self.lists().filter(|list| **list == ListFile::StandardInput).count() > 1 {
             return Err(anyhow!("`file:-` can be given once: standard input is read once"));
         }
         Ok(())

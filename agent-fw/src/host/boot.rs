@@ -1,43 +1,167 @@
-//! The systemd unit that applies the policy at boot.
+//! What applies the policy at boot, after other firewalls, and when an interface comes: units of
+//! systemd, and a rule of udev.
 
+use crate::configuration::Configuration;
+use crate::host::file;
 use anyhow::{Context as _, bail};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The unit's name.
 pub const UNIT: &str = "agent-fw.service";
 
-/// Where systemd looks for units, in the order in which it prefers them.
-const DIRECTORIES: [&str; 4] = [
-    "/etc/systemd/system",
-    "/usr/local/lib/systemd/system",
-    "/usr/lib/systemd/system",
-    "/lib/systemd/system",
+/// Where packages put units. What is there is theirs.
+const PACKAGED: [&str; 3] =
+    ["/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
+/// Where administrators put units, and `agent-fw install` where no package has.
+const UNITS: &str = "/etc/systemd/system";
+const UDEV_RULE: &str = "/etc/udev/rules.d/99-agent-fw.rules";
+/// The first line of what agent-fw has written.
+const OURS: &str = "# Written by agent-fw";
+
+/// The files of `data/`, with a place for the path of agent-fw.
+const SANDBOX: &str = include_str!("../../data/sandbox.conf");
+const TEMPLATES: [(&str, &str); 3] = [
+    (UNIT, include_str!("../../data/agent-fw.service")),
+    ("agent-fw-interface@.service", include_str!("../../data/agent-fw-interface@.service")),
+    ("nftables.service.d/agent-fw.conf", include_str!("../../data/nftables-drop-in.conf")),
 ];
 
-/// Whether this host has the unit.
-pub fn has_unit() -> bool {
-    DIRECTORIES.iter().any(|directory| Path::new(directory).join(UNIT).exists())
+/// The units, as they are below `/etc/systemd/system` or in a package: name and text.
+pub fn units(agent_fw: &str) -> impl Iterator<Item = (&'static str, String)> {
+    TEMPLATES.into_iter().map(move |(name, template)| {
+        (name, template.replace("@SANDBOX@", SANDBOX).replace("@AGENT_FW@", agent_fw))
+    })
+}
+
+/// Whether this host has systemd, so that a unit can apply the policy at boot.
+pub fn has_systemd() -> bool {
+    ["/usr/bin/systemctl", "/bin/systemctl"].iter().any(|path| Path::new(path).exists())
+}
+
+/// What is to be on disk so that this policy is applied at boot, each file with its text.
+pub fn files(configuration: &Configuration) -> anyhow::Result<Vec<(PathBuf, String)>> {
+    let mut files = Vec::new();
+    if !is_provided() {
+        let agent_fw = lasting_program()?;
+        let place = |(name, text)| (Path::new(UNITS).join(name), text);
+        files.extend(units(&agent_fw).map(place));
+    }
+    if configuration.backend.has_programs() {
+        files.push((UDEV_RULE.into(), udev_rule(&configuration.interfaces)));
+    }
+    Ok(files)
+}
+
+/// Whether a package has brought the units, or the administrator one.
+fn is_provided() -> bool {
+    let theirs = Path::new(UNITS).join(UNIT);
+    PACKAGED.iter().any(|directory| Path::new(directory).join(UNIT).exists())
+        || theirs.symlink_metadata().is_ok() && !is_ours(&theirs)
+}
+
+fn is_ours(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| metadata.is_file())
+        && file::read(path).is_ok_and(|text| text.is_some_and(|text| text.starts_with(OURS)))
+}
+
+/// The path of this program, if it is there at boot and nobody but root can change it.
+fn lasting_program() -> anyhow::Result<String> {
+    let program = std::env::current_exe().context("cannot tell where agent-fw is")?;
+    let path = program.to_str().filter(|path| !path.contains(|c: char| c.is_whitespace()));
+    let Some(path) = path else { bail!("a unit cannot name {}", program.display()) };
+    let advice = "put it at /usr/local/bin, as `cargo xtask install` does, or say --no-boot";
+    let passing = ["/home", "/root", "/run", "/tmp", "/var/tmp", "/dev"];
+    if passing.iter().any(|directory| program.starts_with(directory)) {
+        bail!("the boot unit would run {path}, which may not be there at boot; {advice}");
+    }
+    for part in program.ancestors() {
+        let metadata = part.metadata().with_context(|| format!("cannot look at {path}"))?;
+        if metadata.uid() != 0 || metadata.mode() & 0o002 != 0 {
+            let part = part.display();
+            bail!(
+                "the boot unit would run {path}, but others than root can change {part}; {advice}"
+            );
+        }
+    }
+    Ok(path.to_owned())
+}
+
+/// The rule by which an interface that comes is given its program. It matches the kernel's name and
+/// the one that udev gives.
+fn udev_rule(interfaces: &[String]) -> String {
+    let mut lines = vec![format!("{OURS}, and removed by `agent-fw uninstall`.")];
+    for name in interfaces {
+        let wants = format!("ENV{{SYSTEMD_WANTS}}+=\"agent-fw-interface@{name}.service\"");
+        let matching =
+            |key| format!("ACTION==\"add\", SUBSYSTEM==\"net\", {key}==\"{name}\", {wants}");
+        lines.extend(["KERNEL", "NAME"].map(matching));
+    }
+    lines.join("\n") + "\n"
 }
 
 /// Lets the policy be applied at every boot.
 pub fn enable() -> anyhow::Result<()> {
-    systemctl("enable")
+    systemctl(&["enable", "--quiet", UNIT])
 }
 
-/// Undoes [`enable`].
-pub fn disable() -> anyhow::Result<()> {
-    systemctl("disable")
+/// Tells systemd that the policy is in force, where systemd runs: the unit then shows it, and goes
+/// along with other firewalls.
+pub fn start() -> anyhow::Result<()> {
+    if is_running() { systemctl(&["restart", UNIT]) } else { Ok(()) }
 }
 
-fn systemctl(verb: &str) -> anyhow::Result<()> {
-    let output = Command::new("systemctl")
-        .args([verb, "--quiet", UNIT])
-        .output()
-        .context("cannot run systemctl")?;
+/// Undoes all of this.
+pub fn remove() -> anyhow::Result<()> {
+    let theirs_or_ours = is_provided() || is_ours(&Path::new(UNITS).join(UNIT));
+    if theirs_or_ours {
+        let now: &[&str] = if is_running() { &["--now"] } else { &[] };
+        systemctl(&[&["disable", "--quiet"], now, &[UNIT]].concat())?;
+    }
+    let units = TEMPLATES.iter().map(|(name, _)| Path::new(UNITS).join(name));
+    for path in units.chain([PathBuf::from(UDEV_RULE)]).filter(|path| is_ours(path)) {
+        file::remove(&path)?;
+    }
+    // Stays when the administrator's own files are in it.
+    drop(std::fs::remove_dir(Path::new(UNITS).join("nftables.service.d")));
+    if theirs_or_ours && is_running() { systemctl(&["daemon-reload"]) } else { Ok(()) }
+}
+
+fn is_running() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
+fn systemctl(arguments: &[&str]) -> anyhow::Result<()> {
+    let output =
+        Command::new("systemctl").args(arguments).output().context("cannot run systemctl")?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        bail!("`systemctl {verb} {UNIT}` failed: {}", said.trim());
+        bail!("`systemctl {}` failed: {}", arguments.join(" "), said.trim());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{OURS, udev_rule, units};
+
+    #[test]
+    fn units_are_recognised_as_ours_and_name_the_program() {
+        for (name, text) in units("/usr/bin/agent-fw") {
+            assert!(text.starts_with(OURS), "{name}");
+            assert!(text.contains("/usr/bin/agent-fw apply --boot"), "{name}");
+            assert!(
+                !text.contains('@') || name.contains('@') || !text.contains("@AGENT"),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_interface_is_matched_by_both_of_its_names() {
+        let rule = udev_rule(&["eth0".to_owned()]);
+        assert_eq!(rule.matches("agent-fw-interface@eth0.service").count(), 2, "{rule}");
+        assert!(rule.contains("KERNEL==\"eth0\"") && rule.contains("NAME==\"eth0\""), "{rule}");
+    }
 }

@@ -81,12 +81,19 @@ impl Catalogue {
         Ok(Self { regions })
     }
 
+    /// Puts the regions of this text in the place of those of the same names. `file` is its name,
+    /// for errors.
+    pub fn override_with(&mut self, file: &str, text: &str) -> anyhow::Result<()> {
+        self.regions.extend(parse(file, text)?);
+        Ok(())
+    }
+
     /// The built-in regions with this host's own: an entry of the same name replaces the built-in
     /// one as a whole. A missing file changes nothing.
     pub fn with_overrides(path: &Path) -> anyhow::Result<Self> {
         let mut catalogue = Self::published()?;
         match std::fs::read_to_string(path) {
-            Ok(text) => catalogue.regions.extend(parse(&path.display().to_string(), &text)?),
+            Ok(text) => catalogue.override_with(&path.display().to_string(), &text)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => {
                 return Err(error).with_context(|| format!("cannot read {}", path.display()));

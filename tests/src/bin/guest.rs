@@ -105,5 +105,6 @@ fn orders() -> Result<()> {
     let mut settings = tcgetattr(&input).context("the line is no terminal")?;
     cfmakeraw(&mut settings);
     tcsetattr(&input, SetArg::TCSANOW, &settings).context("cannot set up the line")?;
+    drop(fs::write("/dev/console", "guest: ready\n"));
     serve(BufReader::new(input), output)
 }

@@ -1,7 +1,7 @@
 //! A machine that runs: QEMU's process, its console, its end.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -17,15 +17,6 @@ use super::{Image, Kernel, Orders, Parts};
 /// Memory of a machine, in MiB.
 const MEMORY: &str = "1024";
 
-/// What a machine does when its kernel restarts it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Power {
-    /// It ends, as it does after a panic.
-    Once,
-    /// It boots again.
-    Stays,
-}
-
 /// A machine that has not been started.
 #[derive(Debug)]
 pub struct Machine<'a> {
@@ -33,7 +24,6 @@ pub struct Machine<'a> {
     kernel: Kernel,
     image: &'a Image,
     name: String,
-    power: Power,
     throwaway: bool,
     init: Vec<String>,
     tap: Option<(String, String)>,
@@ -45,20 +35,13 @@ impl<'a> Machine<'a> {
     #[must_use]
     pub fn new(parts: &'a Parts, kernel: Kernel, image: &'a Image, name: &str) -> Self {
         let (name, init, tap) = (name.to_owned(), Vec::new(), None);
-        let power = Power::Once;
-        Self { parts, kernel, image, name, power, throwaway: false, init, tap, orders: false }
+        Self { parts, kernel, image, name, throwaway: false, init, tap, orders: false }
     }
 
     /// What it writes to its disk is lost at its end.
     #[must_use]
     pub fn throwaway(self) -> Self {
         Self { throwaway: true, ..self }
-    }
-
-    /// What it does when its kernel restarts it.
-    #[must_use]
-    pub fn power(self, power: Power) -> Self {
-        Self { power, ..self }
     }
 
     /// Runs this program instead of systemd.
@@ -112,9 +95,8 @@ impl<'a> Machine<'a> {
         qemu.arg("-drive")
             .arg(format!("file={image},format=raw,if=none,id=d0,cache=unsafe,snapshot={snapshot}"));
         qemu.args(["-device", "virtio-blk-pci,drive=d0"]);
-        if self.power == Power::Once {
-            qemu.arg("-no-reboot");
-        }
+        // A restart ends it, and so does a panic. (It would hang in its firmware while packets come.)
+        qemu.arg("-no-reboot");
         if self.orders {
             let socket = socket.display();
             qemu.arg("-chardev").arg(format!("socket,id=orders,path={socket},server=on,wait=off"));
@@ -175,6 +157,13 @@ impl Console {
         bail!("the machine ended before it said {word:?}; its console: {}", self.log.display())
     }
 
+    /// Waits until the machine has switched itself off, or has begun to restart.
+    pub fn wait_for_end(&mut self, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        while self.line(deadline).context("waiting for its end")?.is_some() {}
+        Ok(())
+    }
+
     /// Where what the console said is kept.
     #[must_use]
     pub fn log(&self) -> &Path {
@@ -208,7 +197,8 @@ impl Drop for Console {
 
 /// Reads the console from now on, into a file and a channel.
 fn follow(output: impl std::io::Read + Send + 'static, log: &Path) -> Result<Receiver<String>> {
-    let mut log = File::create(log).with_context(|| format!("cannot make {}", log.display()))?;
+    let log_file = OpenOptions::new().create(true).append(true).open(log);
+    let mut log = log_file.with_context(|| format!("cannot make {}", log.display()))?;
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(output).split(b'\n') {

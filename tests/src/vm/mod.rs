@@ -8,7 +8,7 @@ mod machine;
 mod orders;
 
 pub use image::{Image, Payload};
-pub use machine::{Console, Machine, Power};
+pub use machine::{Console, Machine};
 pub use orders::{Answer, Order, Orders, serve};
 
 use std::fmt;
