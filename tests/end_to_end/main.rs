@@ -23,7 +23,7 @@ mod verify_xdp;
 mod watch;
 mod xdp;
 
-use agent_fw_lab::Lab;
+use agent_fw_lab::{EMULATED, Lab};
 use libtest_mimic::{Arguments, Trial};
 use std::path::Path;
 
@@ -51,32 +51,42 @@ fn main() {
     if !systemd {
         eprintln!("skipped: the tests of the boot unit: this machine has no systemctl");
     }
-    let trials = [
-        admission::TESTS,
-        bystanders::TESTS,
-        disguise::TESTS,
-        doctor::TESTS,
-        explain::TESTS,
-        lifecycle::TESTS,
-        messages::TESTS,
-        openness::TESTS,
-        ruleset::TESTS,
-        specification::TESTS,
-        tc::TESTS,
-        updates::TESTS,
-        verdicts::TESTS,
-        verify::TESTS,
-        verify_xdp::TESTS,
-        watch::TESTS,
-        xdp::TESTS,
-    ]
-    .concat()
-    .into_iter()
-    .map(|(name, test)| {
+    let trials = selection().concat();
+    let trials = trials.into_iter().map(|(name, test)| {
         let run = move || test().map_err(|error| format!("{error:?}").into());
         let skipped = missing.is_some() || !systemd && name.contains("boot_unit");
         Trial::test(name, run).with_ignored_flag(skipped)
-    })
-    .collect();
-    libtest_mimic::run(&arguments, trials).exit();
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit();
+}
+
+/// What is run here. Under emulation, that is what differs from kernel to kernel: not what draws
+/// thousands of random cases, nor what is about messages and files, nor other firewalls, which the
+/// machine does not have.
+fn selection() -> Vec<&'static [Test]> {
+    let kernel = [
+        admission::TESTS,
+        bystanders::TESTS,
+        disguise::TESTS,
+        explain::TESTS,
+        ruleset::TESTS,
+        updates::TESTS,
+        verdicts::TESTS,
+        xdp::TESTS,
+    ];
+    let tc = if tc::has_tcx() { tc::TESTS } else { tc::WITHOUT_TCX };
+    let mut selection = [&kernel[..], &[tc]].concat();
+    if std::env::var_os(EMULATED).is_none() {
+        selection.extend([
+            doctor::TESTS,
+            lifecycle::TESTS,
+            messages::TESTS,
+            openness::TESTS,
+            specification::TESTS,
+            verify::TESTS,
+            verify_xdp::TESTS,
+            watch::TESTS,
+        ]);
+    }
+    selection
 }

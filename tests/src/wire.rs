@@ -29,6 +29,10 @@ pub struct Wire {
     socket: OwnedFd,
 }
 
+/// How long a queue that is full is given to empty, and how often.
+const FULL_QUEUE: Duration = Duration::from_millis(2);
+const FULL_QUEUE_TRIES: u32 = 500;
+
 impl Wire {
     /// Opens an interface of this namespace, which must be up.
     pub fn open(interface: &str) -> Result<Self> {
@@ -47,8 +51,17 @@ impl Wire {
 
     /// Sends a whole Ethernet frame.
     pub fn send(&self, frame: &[u8]) -> Result<()> {
-        let sent = send(self.socket.as_raw_fd(), frame, MsgFlags::empty())
-            .with_context(|| format!("cannot send a frame of {} bytes", frame.len()))?;
+        let send = || send(self.socket.as_raw_fd(), frame, MsgFlags::empty());
+        let mut sent = send();
+        // The other side is slower than we are: what is on its way is delivered first.
+        for _ in 0..FULL_QUEUE_TRIES {
+            if sent != Err(Errno::ENOBUFS) {
+                break;
+            }
+            std::thread::sleep(FULL_QUEUE);
+            sent = send();
+        }
+        let sent = sent.with_context(|| format!("cannot send a frame of {} bytes", frame.len()))?;
         ensure!(sent == frame.len(), "only {sent} of {} bytes of a frame were sent", frame.len());
         Ok(())
     }

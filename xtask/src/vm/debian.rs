@@ -10,7 +10,7 @@ use super::cached;
 use crate::process::run;
 
 const RELEASE: &str = "bookworm";
-const PACKAGES: [&str; 12] = [
+const PACKAGES: [&str; 13] = [
     "bsdutils",
     "dbus",
     "initramfs-tools",
@@ -18,6 +18,7 @@ const PACKAGES: [&str; 12] = [
     "kmod",
     "linux-image-6.12-cloud-amd64",
     "linux-image-cloud-amd64",
+    "netbase",
     "nftables",
     "systemd",
     "systemd-sysv",

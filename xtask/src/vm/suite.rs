@@ -22,7 +22,7 @@ const TESTS: Duration = Duration::from_mins(25);
 const BINARIES: [&str; 2] = ["end_to_end", "kernel"];
 /// Random cases are about the compiler, not the kernel: a sample will do, where each takes ten
 /// times as long.
-const SETTINGS: [&str; 2] = ["AGENT_FW_PACKETS=5000", "AGENT_FW_FRAMES=4000"];
+const SETTINGS: [&str; 2] = ["AGENT_FW_PACKETS=20000", "AGENT_FW_FRAMES=10000"];
 /// The console is a file as much as a screen.
 const ARGUMENTS: [&str; 1] = ["--color=never"];
 
