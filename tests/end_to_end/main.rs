@@ -2,6 +2,7 @@
 //! a laboratory of its own. A test's name is the sentence that it proves.
 
 mod admission;
+mod boot_unit;
 mod bystanders;
 mod chance;
 mod disguise;
@@ -54,7 +55,7 @@ fn main() {
     let trials = selection().concat();
     let trials = trials.into_iter().map(|(name, test)| {
         let run = move || test().map_err(|error| format!("{error:?}").into());
-        let skipped = missing.is_some() || !systemd && name.contains("boot_unit");
+        let skipped = missing.is_some() || !systemd && name.contains("the_boot_unit");
         Trial::test(name, run).with_ignored_flag(skipped)
     });
     libtest_mimic::run(&arguments, trials.collect()).exit();
@@ -78,6 +79,7 @@ fn selection() -> Vec<&'static [Test]> {
     let mut selection = [&kernel[..], &[tc]].concat();
     if std::env::var_os(EMULATED).is_none() {
         selection.extend([
+            boot_unit::TESTS,
             doctor::TESTS,
             lifecycle::TESTS,
             messages::TESTS,

@@ -51,18 +51,18 @@ impl Wire {
 
     /// Sends a whole Ethernet frame.
     pub fn send(&self, frame: &[u8]) -> Result<()> {
-        let send = || send(self.socket.as_raw_fd(), frame, MsgFlags::empty());
-        let mut sent = send();
+        let attempt = || send(self.socket.as_raw_fd(), frame, MsgFlags::empty());
+        let mut sent = attempt();
         // The other side is slower than we are: what is on its way is delivered first.
         for _ in 0..FULL_QUEUE_TRIES {
             if sent != Err(Errno::ENOBUFS) {
                 break;
             }
             std::thread::sleep(FULL_QUEUE);
-            sent = send();
+            sent = attempt();
         }
-        let sent = sent.with_context(|| format!("cannot send a frame of {} bytes", frame.len()))?;
-        ensure!(sent == frame.len(), "only {sent} of {} bytes of a frame were sent", frame.len());
+        let length = sent.with_context(|| format!("cannot send a frame of {} bytes", frame.len()))?;
+        ensure!(length == frame.len(), "only {length} of {} bytes of a frame were sent", frame.len());
         Ok(())
     }
 

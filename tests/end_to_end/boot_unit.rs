@@ -1,0 +1,167 @@
+//! What applies the policy at boot, as files and as the command that the unit runs. The boots
+//! themselves are tested in virtual machines.
+
+use crate::scene::{AGENT, expect, install, status};
+use crate::tests;
+use agent_fw_lab::{Lab, Listener, Outcome, agent_fw, agent_fw_path, command, run};
+use anyhow::{Context as _, Result, ensure};
+use std::fs;
+use std::path::Path;
+
+tests![
+    install_brings_the_boot_unit_and_uninstall_takes_it_away,
+    the_boot_unit_of_a_package_is_used_and_left_there,
+    the_boot_unit_may_do_little_else,
+    the_boot_unit_runs_no_program_that_others_can_change,
+    with_a_faulty_policy_the_last_good_one_is_enforced_at_boot,
+    without_any_good_policy_the_port_is_closed_at_boot,
+    until_a_missing_interface_comes_the_table_holds,
+];
+
+const UNITS: &str = "/etc/systemd/system";
+const POLICY: &str = "/etc/agent-fw/policy.toml";
+
+/// Every file below the directories of units and rules that is about agent-fw.
+fn traces() -> Result<String> {
+    run(["find", UNITS, "/etc/udev/rules.d", "/var/lib", "-path", "*agent-fw*"])
+}
+
+/// `agent-fw install` as `cargo xtask install` runs it: the program is where a unit may name it.
+fn install_with_unit(lab: &Lab, flags: &[&str]) -> Result<String> {
+    lab.overlay("/usr/local/bin")?;
+    let program = "/usr/local/bin/agent-fw";
+    fs::copy(agent_fw_path(), program)?;
+    run([program, "install", "--untested"].iter().chain(flags))
+}
+
+fn install_brings_the_boot_unit_and_uninstall_takes_it_away() -> Result<()> {
+    Lab::run(|lab| {
+        lab.peer("manager")?;
+        fs::create_dir_all("/etc/udev/rules.d")?;
+        let xdp = ["--allow-from", "region:us-1", "--backend", "both", "--interface", "manager0"];
+        install_with_unit(lab, &xdp)?;
+        let unit = fs::read_to_string(format!("{UNITS}/agent-fw.service"))?;
+        ensure!(unit.contains("Before=network-pre.target"), "{unit}");
+        ensure!(unit.contains("agent-fw apply --boot"), "{unit}");
+        let link = format!("{UNITS}/sysinit.target.wants/agent-fw.service");
+        ensure!(fs::symlink_metadata(&link).is_ok(), "it is not enabled");
+        let rule = fs::read_to_string("/etc/udev/rules.d/99-agent-fw.rules")?;
+        ensure!(rule.contains("agent-fw-interface@manager0.service"), "{rule}");
+        ensure!(install_with_unit(lab, &xdp)?.contains("no change"), "it was written again");
+        agent_fw(["uninstall"])?.success()?;
+        ensure!(traces()?.is_empty(), "left: {}", traces()?);
+        Ok(())
+    })
+}
+
+fn the_boot_unit_of_a_package_is_used_and_left_there() -> Result<()> {
+    Lab::run(|lab| {
+        let unit = format!("{UNITS}/agent-fw.service");
+        let theirs = "[Service]\nExecStart=/usr/bin/agent-fw apply --boot\n\
+                      [Install]\nWantedBy=sysinit.target\n";
+        fs::write(&unit, theirs)?;
+        install_with_unit(lab, &["--allow-from", "region:us-1"])?;
+        ensure!(fs::read_to_string(&unit)? == theirs, "the unit was replaced");
+        ensure!(!Path::new(UNITS).join("nftables.service.d").exists());
+        agent_fw(["uninstall"])?.success()?;
+        ensure!(fs::read_to_string(&unit)? == theirs, "the unit was removed");
+        Ok(())
+    })
+}
+
+fn the_boot_unit_may_do_little_else() -> Result<()> {
+    Lab::run(|lab| {
+        install_with_unit(lab, &["--allow-from", "region:us-1"])?;
+        for unit in ["agent-fw.service", "agent-fw-interface@.service"] {
+            let path = format!("{UNITS}/{unit}");
+            // A template is judged by one of its instances.
+            let judged = path.replace("@.", "@eth0.");
+            if judged != path {
+                fs::copy(&path, &judged)?;
+            }
+            let mut analyze = command(["systemd-analyze", "security", "--no-pager"]);
+            let output = analyze.args(["--offline=yes", "--threshold=20"]).arg(&judged).output()?;
+            let said = String::from_utf8_lossy(&output.stdout);
+            ensure!(output.status.success() && said.contains("exposure level"), "{unit}: {said}");
+        }
+        Ok(())
+    })
+}
+
+fn the_boot_unit_runs_no_program_that_others_can_change() -> Result<()> {
+    Lab::run(|_| {
+        fs::create_dir_all("/run/elsewhere")?;
+        fs::copy(agent_fw_path(), "/run/elsewhere/agent-fw")?;
+        let mut theirs = command(["/run/elsewhere/agent-fw"]);
+        let output = theirs.args(["install", "--allow-from", "region:us-1"]).output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let words = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        ensure!(output.status.code() == Some(3), "{said}");
+        ensure!(words.contains("/run/elsewhere/agent-fw") && words.contains("--no-boot"), "{said}");
+        ensure!(!Path::new(POLICY).exists() && run(["nft", "list", "ruleset"])?.is_empty());
+        Ok(())
+    })
+}
+
+fn with_a_faulty_policy_the_last_good_one_is_enforced_at_boot() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        fs::write("/run/list", "198.51.100.0/24\n")?;
+        install(&["--allow-from", "region:us-1", "--allow-from", "file:/run/list"])?;
+        let hash = status()?.0["kernel_policy"].clone();
+        // The list is gone, and so is the table: as after a boot.
+        fs::remove_file("/run/list")?;
+        run(["nft", "flush", "ruleset"])?;
+        let faulty = agent_fw(["apply"])?;
+        ensure!(faulty.code == Some(2), "without --boot that is an error: {faulty}");
+        let fallen = agent_fw(["apply", "--boot"])?;
+        ensure!(fallen.code == Some(1) && fallen.stdout.contains("last good"), "{fallen}");
+        ensure!(status()?.0["kernel_policy"] == hash);
+        expect(&manager, Outcome::Talked, &["34.205.5.1", "198.51.100.7"])?;
+        expect(&manager, Outcome::Silent, &["203.0.113.1"])
+    })
+}
+
+fn without_any_good_policy_the_port_is_closed_at_boot() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        for damage in ["", "{\"policy\":7}"] {
+            fs::create_dir_all("/etc/agent-fw")?;
+            fs::create_dir_all("/var/lib/agent-fw")?;
+            fs::write(POLICY, "nonsense")?;
+            fs::write("/var/lib/agent-fw/last-good.json", damage)?;
+            let closed = agent_fw(["apply", "--boot"])?;
+            ensure!(closed.code == Some(1), "{closed}");
+            let words = closed.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+            ensure!(words.contains("TCP port 4118 is closed to every source"), "{closed}");
+            expect(&manager, Outcome::Silent, &["34.205.5.1", "198.51.100.7"])?;
+            run(["nft", "flush", "ruleset"])?;
+            expect(&manager, Outcome::Talked, &["198.51.100.7"])?;
+        }
+        Ok(())
+    })
+}
+
+fn until_a_missing_interface_comes_the_table_holds() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        fs::create_dir_all("/etc/agent-fw")?;
+        let policy = "allow_from = [\"region:us-1\"]\nbackend = \"xdp\"\n\
+                      interfaces = [\"manager0\", \"later0\"]\n";
+        fs::write(POLICY, policy)?;
+        agent_fw(["apply", "--boot"])?.success()?;
+        let table = run(["nft", "list", "tables"])?;
+        ensure!(table.contains("inet agent_fw"), "nothing holds: {table}");
+        expect(&manager, Outcome::Silent, &["198.51.100.7"])?;
+        expect(&manager, Outcome::Talked, &["34.205.5.1"])?;
+        // It comes, and udev has the unit apply the policy.
+        let later = lab.peer("later")?;
+        agent_fw(["apply", "--boot"])?.success()?;
+        ensure!(run(["nft", "list", "tables"])?.is_empty(), "the table is still there");
+        expect(&later, Outcome::Silent, &["198.51.100.7"])?;
+        expect(&later, Outcome::Talked, &["34.205.5.1"]).context("by the interface that came")
+    })
+}
