@@ -6,6 +6,7 @@ use crate::tests;
 use agent_fw_lab::{Lab, Listener, Outcome, agent_fw, agent_fw_path, command, run};
 use anyhow::{Context as _, Result, ensure};
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 tests![
@@ -30,8 +31,14 @@ fn traces() -> Result<String> {
 fn install_with_unit(lab: &Lab, flags: &[&str]) -> Result<String> {
     lab.overlay("/usr/local/bin")?;
     let program = "/usr/local/bin/agent-fw";
-    fs::copy(agent_fw_path(), program)?;
+    copy_program(program)?;
     run([program, "install", "--untested"].iter().chain(flags))
+}
+
+/// Copied by another process: one that this one has open for writing, and so has a child of some
+/// other test for a moment, cannot be started.
+fn copy_program(to: &str) -> Result<()> {
+    run([Path::new("cp"), &agent_fw_path(), Path::new(to)]).map(drop)
 }
 
 fn install_brings_the_boot_unit_and_uninstall_takes_it_away() -> Result<()> {
@@ -90,14 +97,19 @@ fn the_boot_unit_may_do_little_else() -> Result<()> {
 
 fn the_boot_unit_runs_no_program_that_others_can_change() -> Result<()> {
     Lab::run(|_| {
-        fs::create_dir_all("/run/elsewhere")?;
-        fs::copy(agent_fw_path(), "/run/elsewhere/agent-fw")?;
-        let mut theirs = command(["/run/elsewhere/agent-fw"]);
+        let directory = "/var/lib/theirs";
+        fs::create_dir_all(directory)?;
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o777))?;
+        copy_program("/var/lib/theirs/agent-fw")?;
+        let mut theirs = command(["/var/lib/theirs/agent-fw"]);
         let output = theirs.args(["install", "--allow-from", "region:us-1"]).output()?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         let words = said.split_whitespace().collect::<Vec<_>>().join(" ");
         ensure!(output.status.code() == Some(3), "{said}");
-        ensure!(words.contains("/run/elsewhere/agent-fw") && words.contains("--no-boot"), "{said}");
+        ensure!(
+            words.contains("can change /var/lib/theirs") && words.contains("--no-boot"),
+            "{said}"
+        );
         ensure!(!Path::new(POLICY).exists() && run(["nft", "list", "ruleset"])?.is_empty());
         Ok(())
     })

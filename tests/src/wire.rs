@@ -61,8 +61,13 @@ impl Wire {
             std::thread::sleep(FULL_QUEUE);
             sent = attempt();
         }
-        let length = sent.with_context(|| format!("cannot send a frame of {} bytes", frame.len()))?;
-        ensure!(length == frame.len(), "only {length} of {} bytes of a frame were sent", frame.len());
+        let length =
+            sent.with_context(|| format!("cannot send a frame of {} bytes", frame.len()))?;
+        ensure!(
+            length == frame.len(),
+            "only {length} of {} bytes of a frame were sent",
+            frame.len()
+        );
         Ok(())
     }
 
