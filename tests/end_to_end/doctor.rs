@@ -7,6 +7,9 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::time::Duration;
 
+/// The checks of what gets out.
+const CHECKS: [&str; 2] = ["outbound TCP 443", "outbound UDP 53 (DNS)"];
+
 tests![
     doctor_is_content_with_a_host_on_which_all_is_well,
     doctor_names_what_is_wrong_and_what_to_do,
@@ -91,17 +94,19 @@ fn doctor_asks_about_outbound_443_and_sends_nothing() -> Result<()> {
         let _outside = peer.enter(|| Listener::bind(443))??;
         peer.add_address(address("198.51.100.7"))?;
         let wire = peer.enter(|| Wire::open(peer.own_interface()))??;
-        let outbound = || -> Result<(String, String)> {
+        let outbound = |name: &str| -> Result<(String, String)> {
             let (value, _) = doctor()?;
             let all = value["checks"].as_array().context("checks")?;
-            let check = all.iter().find(|check| check["check"] == "outbound TCP 443");
+            let check = all.iter().find(|check| check["check"] == name);
             let check = check.context("the check")?;
             let word = |key: &str| check[key].as_str().unwrap_or_default().to_owned();
             Ok((word("health"), word("seen")))
         };
         let outside = (address("198.51.100.7"), 443).into();
-        let (health, seen) = outbound()?;
-        ensure!(health == "good", "{seen}");
+        for check in CHECKS {
+            let (health, seen) = outbound(check)?;
+            ensure!(health == "good", "{check}: {seen}");
+        }
         let v4 = |frame: &[u8]| (frame.get(12..14) == Some(&[8, 0])).then_some(());
         ensure!(wire.find(Duration::from_millis(200), v4)?.is_none(), "a packet left the host");
         ensure!(connect(peer.host_v4().into(), outside, PATIENCE)? == Outcome::Talked);
@@ -109,9 +114,11 @@ fn doctor_asks_about_outbound_443_and_sends_nothing() -> Result<()> {
             ["nft", "-f", "-"],
             "table inet host {\nchain output {\n\
              type filter hook output priority 0; policy drop;\n\
-             ct state established accept\ntcp dport 80 accept\n}\n}\n",
+             ct state established accept\nudp dport 53 accept\n}\n}\n",
         )?;
-        let (health, seen) = outbound()?;
+        let (health, seen) = outbound(CHECKS[1])?;
+        ensure!(health == "good", "{seen}");
+        let (health, seen) = outbound(CHECKS[0])?;
         ensure!(health == "bad" && seen.contains("the policy of chain inet host output"), "{seen}");
         ensure!(connect(peer.host_v4().into(), outside, PATIENCE)? == Outcome::Silent);
         Ok(())

@@ -10,7 +10,7 @@ use crate::configuration::{Compiled, Configuration, Mode};
 use crate::host::{agent, interface, lock, privilege};
 use crate::nft::Nftables;
 use crate::policy::{Label, Port, Verdict};
-use crate::probe::{self, Conclusion, Outbound, Question};
+use crate::probe::{self, Conclusion, Outbound, Question, Road};
 use crate::source::OVERRIDES;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use serde_json::{Value, json};
@@ -20,8 +20,8 @@ use std::path::Path;
 /// Checks what may keep manager and agent apart on this host, or let others in
 ///
 /// Each check says what was seen, why it matters and what to do. Exit code 1 if something needs
-/// attention. Not checked: TLS on the agent's port, DNS, and whether ICMP errors for the path's MTU
-/// come in.
+/// attention. Not checked: TLS on the agent's port, and whether ICMP errors for the path's MTU come
+/// in.
 #[derive(clap::Args, Debug)]
 pub(super) struct Doctor {
     /// Ask the resolver for the host names of the regions that are admitted
@@ -109,7 +109,7 @@ impl Doctor {
             checks.extend(promises(configuration, compiled));
             checks.push(versions(compiled));
         }
-        checks.push(outbound());
+        checks.extend(outbound());
         checks.extend(interfaces(installed.as_ref().map(|(known, _)| known))?);
         checks.push(kernel());
         if self.online {
@@ -246,18 +246,27 @@ fn versions(compiled: &Compiled) -> Check {
     Check::new("IPv6", why, Health::Good, seen)
 }
 
-/// What this host's own rules do with the agent's connections to the outside.
-fn outbound() -> Check {
-    let why = "the agent needs TCP 443 to every address: the Smart Protection Network's addresses \
-               are not published";
-    let check = |health, seen: String| Check::new("outbound TCP 443", why, health, seen);
-    match Outbound::ask(Port(443)) {
-        Err(error) => check(Health::Note, format!("it could not be tried: {error:#}")),
-        Ok(road) if road.conclusion == Conclusion::Reaches => {
-            check(Health::Good, "this host's rules let a connection to outside begin".to_owned())
+/// What this host's own rules do with what the agent sends to the outside.
+fn outbound() -> [Check; 2] {
+    let https = "the agent needs TCP 443 to every address: the Smart Protection Network's \
+                 addresses are not published";
+    let names = "the agent finds its manager by name";
+    [
+        gets_out("outbound TCP 443", https, Outbound::tcp(Port(443))),
+        gets_out("outbound UDP 53 (DNS)", names, Outbound::udp(Port(53))),
+    ]
+}
+
+fn gets_out(name: &'static str, why: &'static str, asked: anyhow::Result<Road>) -> Check {
+    match asked {
+        Err(error) => {
+            Check::new(name, why, Health::Note, format!("it could not be tried: {error:#}"))
         }
-        Ok(road) => check(Health::Bad, road::conclusion(&road))
-            .advise("let TCP 443 out to every address in that firewall"),
+        Ok(road) if road.conclusion == Conclusion::Reaches => {
+            Check::new(name, why, Health::Good, "this host's own rules let it out")
+        }
+        Ok(road) => Check::new(name, why, Health::Bad, road::conclusion(&road))
+            .advise("let it out in that firewall, to every address"),
     }
 }
 

@@ -76,6 +76,25 @@ impl Syn {
     }
 }
 
+/// A UDP datagram over IPv4, which carries a number and eight zeros.
+pub(super) fn datagram(
+    (source, source_port): (Ipv4Addr, Port),
+    (destination, port): (Ipv4Addr, Port),
+    number: u32,
+) -> Vec<u8> {
+    const UDP: u8 = 17;
+    let mut packet = vec![0x45, 0, 0, 40, 0x41, 0x18, 0x40, 0, 64, UDP, 0, 0];
+    packet.extend(source.octets());
+    packet.extend(destination.octets());
+    let sum = checksum(&packet);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    // The length, and no checksum, which IPv4 allows.
+    packet.extend([source_port.0, port.0, 20, 0].map(u16::to_be_bytes).concat());
+    packet.extend(number.to_be_bytes());
+    packet.extend([0; 8]);
+    packet
+}
+
 /// The internet checksum (RFC 1071) of an even number of bytes.
 fn checksum(bytes: &[u8]) -> u16 {
     let (words, _) = bytes.as_chunks::<2>();

@@ -30,7 +30,7 @@ use anyhow::{Context as _, anyhow, bail};
 use netfilter::Connection;
 use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
-use snare::{Mark, Snare};
+use snare::{Mark, Protocol, Snare};
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
@@ -165,13 +165,15 @@ impl Session {
         };
         let (frame, after) = (frame(syn)?, frame(after)?);
         let driver = driver(&self.interface, &frame);
+        let (source_port, number) = (syn.source_port, syn.sequence);
+        let token = Token { protocol: Protocol::Tcp, source_port, number };
         let events = {
             let _here = Pinned::to_this_cpu();
             self.tap.send(&frame)?;
             // Behind the first, on the same CPU: when it has come, the first one's trace is
             // complete.
             self.tap.send(&after)?;
-            follow(&mut self.listener, &syn)?
+            follow(&mut self.listener, token)?
         };
         let mut connection = Connection::open()?;
         let observed = road::Observed {
@@ -227,23 +229,38 @@ impl Drop for Pinned {
     }
 }
 
-/// The events of this packet, until the one with the next sequence number has come.
-fn follow(listener: &mut Connection, syn: &Syn) -> anyhow::Result<Vec<Event>> {
+/// By what a packet is known among others that are traced.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Token {
+    protocol: Protocol,
+    source_port: Port,
+    number: u32,
+}
+
+impl Token {
+    /// Whether a transport's header is that of the packet with this number.
+    fn is_in(self, header: &[u8], number: u32) -> bool {
+        let place = self.protocol.place_of_number() as usize;
+        header.starts_with(&self.source_port.0.to_be_bytes())
+            && header.get(place..).is_some_and(|rest| rest.starts_with(&number.to_be_bytes()))
+    }
+}
+
+/// The events of this packet, until the one with the next number has come.
+fn follow(listener: &mut Connection, token: Token) -> anyhow::Result<Vec<Event>> {
     let deadline = Instant::now() + PATIENCE;
-    let next = syn.sequence.wrapping_add(1);
+    let next = token.number.wrapping_add(1);
     let (mut ours, mut after) = (BTreeSet::new(), BTreeSet::new());
     let mut events = Vec::new();
     loop {
         let heard = listener.hear(deadline)?;
         for event in heard.iter().filter_map(Event::parse) {
-            match event.flow {
-                Some((port, number)) if port == syn.source_port.0 && number == syn.sequence => {
+            if let Some(header) = &event.header {
+                if token.is_in(header, token.number) {
                     ours.insert(event.packet);
-                }
-                Some((port, number)) if port == syn.source_port.0 && number == next => {
+                } else if token.is_in(header, next) {
                     after.insert(event.packet);
                 }
-                _ => {}
             }
             let is_end = after.contains(&event.packet)
                 && Mark::of_chain(&event.place.chain).is_some_and(Mark::ends_the_second)

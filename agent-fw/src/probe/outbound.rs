@@ -1,13 +1,13 @@
 //! Asks the running kernel whether this host's own rules let a connection to the outside begin. The
 //! packet is caught behind the last of them; nothing is sent.
 
-use super::frame::Syn;
+use super::frame::{Syn, datagram};
 use super::netfilter::Connection;
 use super::road::{self, Road};
-use super::snare::Snare;
-use super::{Pinned, base, follow, way};
+use super::snare::{Protocol, Snare};
+use super::{Pinned, Token, base, follow, way};
 use crate::policy::Port;
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow, bail};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
 };
@@ -23,44 +23,57 @@ pub struct Outbound;
 
 impl Outbound {
     /// Whether a TCP connection to this port of an address outside can begin.
-    pub fn ask(port: Port) -> anyhow::Result<Road> {
-        let way = way::back_to(OUTSIDE.into())
-            .map_err(|errno| anyhow::anyhow!("this host has no route to outside ({errno})"))?;
-        let source = way.own.context("this host has no address towards outside")?;
-        let [a, b, c, d, e, f, ..] = RandomState::new().hash_one(port.0).to_ne_bytes();
-        let syn = Syn {
-            source,
-            source_port: Port(u16::from_ne_bytes([a, b]) | 0x8000),
-            destination: IpAddr::V4(OUTSIDE),
-            port,
-            sequence: u32::from_ne_bytes([c, d, e, f]),
-        };
-        let after = Syn { sequence: syn.sequence.wrapping_add(1), ..syn };
-        let mut listener = Connection::to_hear_traces()?;
-        let _snare = Snare::set_outbound(syn.sequence)?;
-        let events = {
-            let _here = Pinned::to_this_cpu();
-            send(&syn)?;
-            send(&after)?;
-            follow(&mut listener, &syn)?
-        };
-        let mut connection = Connection::open()?;
-        let bases = base::list(&mut connection)?;
-        let observed =
-            road::Observed { events, driver: None, routing: Ok(()), sees_entrance: true };
-        Ok(Road::of(observed, &bases, &mut connection))
+    pub fn tcp(port: Port) -> anyhow::Result<Road> {
+        ask(Protocol::Tcp, |source, source_port, number| {
+            let (source, destination) = (IpAddr::V4(source), IpAddr::V4(OUTSIDE));
+            Syn { source, source_port, destination, port, sequence: number }.packet()
+        })
     }
+
+    /// Whether a UDP datagram to this port of an address outside gets out.
+    pub fn udp(port: Port) -> anyhow::Result<Road> {
+        ask(Protocol::Udp, |source, source_port, number| {
+            Some(datagram((source, source_port), (OUTSIDE, port), number))
+        })
+    }
+}
+
+/// `packet` makes a packet from this address and port, with this number.
+fn ask(
+    protocol: Protocol,
+    packet: impl Fn(Ipv4Addr, Port, u32) -> Option<Vec<u8>>,
+) -> anyhow::Result<Road> {
+    let way = way::back_to(OUTSIDE.into())
+        .map_err(|errno| anyhow!("this host has no route to outside ({errno})"))?;
+    let Some(IpAddr::V4(source)) = way.own else {
+        bail!("this host has no IPv4 address towards outside");
+    };
+    let [a, b, c, d, e, f, ..] = RandomState::new().hash_one(source).to_ne_bytes();
+    let source_port = Port(u16::from_ne_bytes([a, b]) | 0x8000);
+    let token = Token { protocol, source_port, number: u32::from_ne_bytes([c, d, e, f]) };
+    let mut listener = Connection::to_hear_traces()?;
+    let _snare = Snare::set_outbound(protocol, token.number)?;
+    let events = {
+        let _here = Pinned::to_this_cpu();
+        for number in [token.number, token.number.wrapping_add(1)] {
+            send(&packet(source, source_port, number).context("two versions of IP")?)?;
+        }
+        follow(&mut listener, token)?
+    };
+    let mut connection = Connection::open()?;
+    let bases = base::list(&mut connection)?;
+    let observed = road::Observed { events, driver: None, routing: Ok(()), sees_entrance: true };
+    Ok(Road::of(observed, &bases, &mut connection))
 }
 
 /// Sends the packet as a program of this host would, with headers of our own. That a rule stops it
 /// is told by its trace, not by this call.
-fn send(syn: &Syn) -> anyhow::Result<()> {
-    let packet = syn.packet().context("addresses of two versions of IP")?;
+fn send(packet: &[u8]) -> anyhow::Result<()> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Inet, SockType::Raw, flags, SockProtocol::Raw)
         .context("cannot open a raw socket")?;
     let [a, b, c, d] = OUTSIDE.octets();
     // EPERM is what a rule's drop looks like from here.
-    let _ = sendto(socket.as_raw_fd(), &packet, &SockaddrIn::new(a, b, c, d, 0), MsgFlags::empty());
+    let _ = sendto(socket.as_raw_fd(), packet, &SockaddrIn::new(a, b, c, d, 0), MsgFlags::empty());
     Ok(())
 }

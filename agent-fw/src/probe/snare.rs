@@ -31,6 +31,24 @@ pub(super) enum Mark {
     Leaving,
 }
 
+/// What a packet is of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    /// Where in the transport's header, or behind it, is the number that a packet is known by:
+    /// TCP's sequence number, the first bytes that UDP carries.
+    pub(super) fn place_of_number(self) -> u32 {
+        match self {
+            Self::Tcp => 4,
+            Self::Udp => 8,
+        }
+    }
+}
+
 struct Chain {
     mark: Mark,
     name: &'static str,
@@ -98,12 +116,12 @@ impl Snare {
 }
 
 impl Snare {
-    /// Sets it up for packets that this host sends.
-    pub(super) fn set_outbound(sequence: u32) -> anyhow::Result<Self> {
+    /// Sets it up for packets of this protocol that this host sends.
+    pub(super) fn set_outbound(protocol: Protocol, number: u32) -> anyhow::Result<Self> {
         let mut connection = Connection::open()?;
         let mut set = |is_owned| {
             let mut parts = vec![table(is_owned)];
-            parts.extend(LEAVING.iter().flat_map(|chain| trap(chain, None, sequence)));
+            parts.extend(LEAVING.iter().flat_map(|chain| trap(chain, None, protocol, number)));
             connection.transact(&parts)
         };
         set(true).or_else(|_| set(false)).context("cannot add a table to nf_tables")?;
@@ -134,7 +152,7 @@ fn parts(interface: &str, sequence: u32, is_owned: bool, sees_entrance: bool) ->
     let entrance = sees_entrance.then_some(&ENTRANCE);
     for chain in CHAINS.iter().chain(entrance) {
         let device = (chain.mark == Mark::Entered).then_some(interface);
-        parts.extend(trap(chain, device, sequence));
+        parts.extend(trap(chain, device, Protocol::Tcp, sequence));
     }
     parts.push((Kind::NewChain, INET, new_chain(&OUTPUT, None)));
     for rule in answers(sequence) {
@@ -152,11 +170,12 @@ fn table(is_owned: bool) -> Part {
 }
 
 /// A chain that traces the probe and the packet behind it, and catches what may go no further.
-fn trap(chain: &Chain, device: Option<&str>, sequence: u32) -> Vec<Part> {
+fn trap(chain: &Chain, device: Option<&str>, protocol: Protocol, number: u32) -> Vec<Part> {
     let mut parts = vec![(Kind::NewChain, INET, new_chain(chain, device))];
     let end = matches!(chain.mark, Mark::Through | Mark::Away);
-    for (is_probe, number) in [(true, sequence), (false, sequence.wrapping_add(1))] {
-        let mut rule = vec![tcp(), sequence_is(4, number), trace()];
+    for (is_probe, number) in [(true, number), (false, number.wrapping_add(1))] {
+        let is_it = sequence_is(protocol.place_of_number(), number);
+        let mut rule = vec![is_of(protocol), is_it, trace()];
         // The second packet only tells that the first has come to its end.
         if end || !is_probe && chain.mark != Mark::Entered {
             rule.push(vec![verdict(DROP)]);
@@ -175,9 +194,9 @@ fn answers(sequence: u32) -> [Vec<Vec<u8>>; 3] {
     const IN_ICMP_V6: u32 = 8 + 40 + 4;
     let drop = || vec![verdict(DROP)];
     [
-        [tcp(), sequence_is(8, sequence.wrapping_add(1)), drop()].concat(),
-        [protocol(ICMP), sequence_is(IN_ICMP, sequence), drop()].concat(),
-        [protocol(ICMP_V6), sequence_is(IN_ICMP_V6, sequence), drop()].concat(),
+        [is_of(Protocol::Tcp), sequence_is(8, sequence.wrapping_add(1)), drop()].concat(),
+        [transport_is(ICMP), sequence_is(IN_ICMP, sequence), drop()].concat(),
+        [transport_is(ICMP_V6), sequence_is(IN_ICMP_V6, sequence), drop()].concat(),
     ]
 }
 
@@ -209,12 +228,14 @@ fn expression(name: &str, data: &[Vec<u8>]) -> Vec<u8> {
     [named(1, name), nested(2, data)].concat()
 }
 
-/// The packet is TCP.
-fn tcp() -> Vec<Vec<u8>> {
-    protocol(6)
+fn is_of(protocol: Protocol) -> Vec<Vec<u8>> {
+    transport_is(match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+    })
 }
 
-fn protocol(number: u8) -> Vec<Vec<u8>> {
+fn transport_is(number: u8) -> Vec<Vec<u8>> {
     /// `NFT_META_L4PROTO`.
     const PROTOCOL: u32 = 16;
     let load = expression("meta", &[numbered(2, PROTOCOL), numbered(1, REGISTER)]);

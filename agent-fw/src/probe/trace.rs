@@ -7,8 +7,8 @@ use super::netfilter::{Message, find, long, number, text};
 pub(super) struct Event {
     /// The packet's number.
     pub(super) packet: u32,
-    /// The TCP source port and sequence number, in the first event of each chain.
-    pub(super) flow: Option<(u16, u32)>,
+    /// The transport's header, in the first event of each chain.
+    pub(super) header: Option<Vec<u8>>,
     pub(super) place: Place,
     pub(super) step: Step,
 }
@@ -91,12 +91,8 @@ impl Event {
             3 => Step::Rule(long(message.find(RULE_HANDLE)?)?, verdict(message.find(VERDICT)?)?),
             _ => return None,
         };
-        let header = message.find(TRANSPORT_HEADER);
-        let flow = header.and_then(|header| {
-            let port = u16::from_be_bytes(*header.first_chunk()?);
-            Some((port, number(header.get(4..)?)?))
-        });
-        Some(Self { packet: message.number(ID)?, flow, place, step })
+        let header = message.find(TRANSPORT_HEADER).map(<[u8]>::to_vec);
+        Some(Self { packet: message.number(ID)?, header, place, step })
     }
 }
 
