@@ -2,7 +2,10 @@
 
 use crate::nft::{Extras, Ruleset};
 use crate::policy::{Label, Others, Port};
-use crate::rule::{Addresses, Endpoint, Lowered, Match, Rule, closed, hidden_rule, lower};
+use crate::rule::{
+    Addresses, Endpoint, Lowered, Match, Meaning, Rule, Written, closed, hidden_rule, lower,
+    read_rules,
+};
 use crate::source::{Catalogue, ListFile, Lists, MacSource, Notice, Source, resolve, resolve_macs};
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
@@ -98,6 +101,11 @@ pub struct Configuration {
     pub allow_from: Vec<Source>,
     /// MAC addresses that are admitted; none means any.
     pub allow_mac: Vec<MacSource>,
+    /// Files of rules in the vendor's vocabulary. The sources of those that replace the agent's
+    /// hidden rule are admitted, too.
+    pub rules: Vec<ListFile>,
+    /// Whether fields of rules that agent-fw does not know are ignored.
+    pub lenient: bool,
     /// The port that the agent listens on.
     pub port: u16,
     /// Who opens the connections.
@@ -121,6 +129,8 @@ impl Default for Configuration {
         Self {
             allow_from: Vec::new(),
             allow_mac: Vec::new(),
+            rules: Vec::new(),
+            lenient: false,
             port: Port::AGENT.0,
             direction: Mode::default(),
             otherwise: Others::default(),
@@ -149,14 +159,15 @@ pub struct Compiled {
 impl Configuration {
     /// Refuses what contradicts itself.
     pub fn check(&self) -> anyhow::Result<()> {
-        let restricted = !self.allow_from.is_empty() || !self.allow_mac.is_empty();
+        let restricted = !self.names_nobody();
         if self.port == 0 {
             bail!("port 0 is no port; the agent's is {} unless you changed it", Port::AGENT);
         }
         if self.direction == Mode::AgentInitiated && restricted {
             bail!(
                 "in agent-initiated mode nobody needs to reach the agent, and the port is closed \
-                 to all; leave out --allow-from and --allow-mac, or choose another --direction"
+                 to all; leave out --allow-from, --allow-mac and --rules, or choose another \
+                 --direction"
             );
         }
         if self.otherwise == Others::Continue && self.direction == Mode::AgentInitiated {
@@ -190,7 +201,9 @@ impl Configuration {
         let lowered = if self.direction == Mode::AgentInitiated {
             closed(port)
         } else {
-            lower(self.rules(catalogue, lists, &mut notices)?, port, self.otherwise)?
+            let mut rules = self.rules(catalogue, lists, &mut notices)?;
+            rules.extend(self.rules_of_files(rules.is_empty(), lists, &mut notices)?);
+            lower(rules, port, self.otherwise)?
         };
         let extras = Extras { early_drop: self.early_drop, log: self.log };
         let ruleset = Ruleset::compile(&lowered, extras);
@@ -203,7 +216,7 @@ impl Configuration {
     /// the same at every boot and from every directory.
     fn check_lasting(&self) -> anyhow::Result<()> {
         let agent_initiated = self.direction == Mode::AgentInitiated;
-        if self.allow_from.is_empty() && self.allow_mac.is_empty() && !agent_initiated {
+        if self.names_nobody() && !agent_initiated {
             bail!("allow_from names no source; to admit every source, it must be [\"any\"]");
         }
         for list in self.lists() {
@@ -216,16 +229,22 @@ impl Configuration {
         Ok(())
     }
 
+    /// Whether it says nothing about who is admitted.
+    pub fn names_nobody(&self) -> bool {
+        self.allow_from.is_empty() && self.allow_mac.is_empty() && self.rules.is_empty()
+    }
+
     /// Whether it names who is admitted, so that others are not.
     pub fn restricts(&self) -> bool {
-        let any = self.allow_from.contains(&Source::Any) || self.allow_from.is_empty();
+        let any = self.allow_from.contains(&Source::Any)
+            || self.allow_from.is_empty() && self.rules.is_empty();
         !any || !self.allow_mac.is_empty() || self.direction == Mode::AgentInitiated
     }
 
-    /// The lists that it names.
+    /// The files that it names: lists, and rules.
     pub fn lists(&self) -> impl Iterator<Item = &ListFile> {
         let sources = self.allow_from.iter().filter_map(Source::list);
-        sources.chain(self.allow_mac.iter().filter_map(MacSource::list))
+        sources.chain(self.allow_mac.iter().filter_map(MacSource::list)).chain(&self.rules)
     }
 
     /// Whether the list at `path` is one of its sources.
@@ -257,6 +276,44 @@ impl Configuration {
         }
         let name = "--allow-from, --allow-mac".to_owned();
         Ok(vec![Rule { name, source, ..hidden_rule(Port(self.port)) }])
+    }
+}
+
+impl Configuration {
+    /// The rules of its files. With `alone`, nothing else says who is admitted, so that one of them
+    /// must.
+    fn rules_of_files(
+        &self,
+        alone: bool,
+        lists: &Lists,
+        notices: &mut Vec<Notice>,
+    ) -> anyhow::Result<Vec<Rule>> {
+        let port = Port(self.port);
+        let mut rules = Vec::new();
+        let mut meanings = Vec::new();
+        for file in &self.rules {
+            let text = lists.read(file).with_context(|| format!("--rules {file}"))?;
+            let label = file.label();
+            let read = read_rules(&file.to_string(), &text, &label, self.lenient)?;
+            let ignored = read.ignored.iter().map(ToString::to_string);
+            notices.extend(ignored.map(|place| Notice::IgnoredField { place }));
+            for Written { rule, line } in read.rules {
+                let meaning = Meaning::of(&rule, port);
+                if meaning != Meaning::Replaces {
+                    meanings.push(format!("{file}:{line}: rule `{}` {meaning}", rule.name));
+                }
+                rules.push(rule);
+            }
+        }
+        if alone && !self.rules.is_empty() && meanings.len() == rules.len() {
+            bail!(
+                "none of the rules replaces the agent's hidden rule, so that the port would stay \
+                 open to every source\n{}",
+                meanings.join("\n")
+            );
+        }
+        notices.extend(meanings.into_iter().map(|meaning| Notice::OtherRule { meaning }));
+        Ok(rules)
     }
 }
 
@@ -299,6 +356,8 @@ impl Configuration {
         let allow_from = list(self.allow_from.iter().map(ToString::to_string).collect());
         let allow_mac = list(self.allow_mac.iter().map(ToString::to_string).collect());
         let interfaces = list(self.interfaces.clone());
+        let rules = list(self.rules.iter().cloned().map(String::from).collect());
+        let lenient = self.lenient;
         let mut text = format!(
             "# Who may reach the security agent's port. After a change: agent-fw apply\n\
              \n\
@@ -308,6 +367,13 @@ impl Configuration {
              \n\
              # MAC addresses or \"file:PATH\"; a packet must then match both lists.\n\
              allow_mac = {allow_mac}\n\
+             \n\
+             # Files of rules in the vendor's vocabulary, JSON or TOML. The sources of those\n\
+             # that replace the agent's hidden rule are admitted, too.\n\
+             rules = {rules}\n\
+             \n\
+             # Ignore fields of rules that agent-fw does not know.\n\
+             lenient = {lenient}\n\
              \n\
              # Where the agent listens.\n\
              port = {port}\n\
@@ -365,6 +431,7 @@ mod tests {
         Configuration {
             allow_from: sources.iter().map(|text| text.parse().expect("a source")).collect(),
             allow_mac: vec!["02:00:00:00:00:01".parse().expect("a MAC address")],
+            rules: vec![ListFile::Path("/etc/my rules.json".into())],
             log: true,
             ..Configuration::default()
         }

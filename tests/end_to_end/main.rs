@@ -13,6 +13,7 @@ mod messages;
 mod mutation;
 mod openness;
 mod random_host;
+mod rule_files;
 mod ruleset;
 mod scene;
 mod specification;
@@ -84,6 +85,7 @@ fn selection() -> Vec<&'static [Test]> {
             lifecycle::TESTS,
             messages::TESTS,
             openness::TESTS,
+            rule_files::TESTS,
             specification::TESTS,
             verify::TESTS,
             verify_xdp::TESTS,

@@ -44,6 +44,11 @@ const WRONG: &[(&[&str], &str)] = &[
     (&["--direction", "agent-initiated", "--allow-from", "any"], "closed to all"),
     (&["--direction", "agent-initiated", "--otherwise", "continue"], "must be drop"),
     (&["--early-drop", "--otherwise", "continue"], "choose one of them"),
+    (&["--rules", "/nowhere"], "cannot read /nowhere"),
+    (&["--rules", "-", "--allow-from", "file:-"], "can be given once"),
+    (&["--rules", "/etc/hostname"], "/etc/hostname:1:"),
+    (&["--rules", "/etc/hostname", "--direction", "agent-initiated"], "closed to all"),
+    (&["--lenient"], "--rules"),
     (&["--allow-form", "any"], "a similar argument exists: '--allow-from'"),
 ];
 

@@ -50,7 +50,7 @@ impl Install {
         }
         let lock = lock::acquire("install", self.patience.duration())?;
         if !meant {
-            refuse_to_open(&configuration)?;
+            refuse_to_open(&configuration, &compiled)?;
         }
         let held = Held::read(&mut nftables)?;
         let boot = if self.no_boot { None } else { boot_files(&configuration)? };
@@ -133,9 +133,10 @@ fn dry_run(differing: &[String]) -> Outcome {
 }
 
 /// Flags that name nobody are no reason to open a port that is closed: a flag may be forgotten.
-fn refuse_to_open(configuration: &Configuration) -> Result<()> {
+fn refuse_to_open(configuration: &Configuration, compiled: &Compiled) -> Result<()> {
     let restricted = installed().ok().flatten().is_some_and(|(before, _)| before.restricts());
-    if restricted && !configuration.restricts() {
+    let opens = !configuration.restricts() || compiled.lowered.policy.admits_everyone();
+    if restricted && opens {
         return Err(Failure::Input(anyhow!(
             "this would open the port, which the installed policy restricts, to every source; \
              name the sources again, or say --allow-from any if that is meant"

@@ -11,6 +11,7 @@ mod outcome;
 mod regions;
 mod report;
 mod road;
+mod rules;
 mod status;
 mod uninstall;
 mod verify;
@@ -72,6 +73,8 @@ enum Command {
     Doctor(doctor::Doctor),
     #[command(subcommand)]
     Regions(regions::Regions),
+    #[command(subcommand)]
+    Rules(rules::Rules),
 }
 
 /// Waiting for another agent-fw that is at work.
@@ -105,6 +108,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Explain(explain) => explain.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Regions(regions) => regions.run(),
+        Command::Rules(rules) => rules.run(),
     };
     match result {
         Ok(_) if report::is_incomplete() => ExitCode::from(3),

@@ -2,8 +2,10 @@
 
 use crate::configuration::{Backend, Configuration};
 use crate::nft::Count;
-use crate::policy::{Admission, Ledger, MacMatch, Notation, Ordinal, Others, Policy, Range};
-use crate::rule::Lowered;
+use crate::policy::{
+    AddressSet, Admission, Ledger, MacMatch, Notation, Ordinal, Others, Policy, Range,
+};
+use crate::rule::{Addresses, Lowered, Match};
 use crate::source::Notice;
 use crate::xdp::{Admitted, Attachment, Counters};
 use clap::builder::styling::{AnsiColor, Style};
@@ -56,6 +58,7 @@ pub(super) fn wrapped(first: &str, others: &str, text: &str) -> String {
     let options = textwrap::Options::new(width)
         .initial_indent(first)
         .subsequent_indent(others)
+        .word_splitter(textwrap::WordSplitter::NoHyphenation)
         .break_words(false);
     textwrap::fill(text, options)
 }
@@ -216,6 +219,21 @@ where
 {
     let of_label = move |(_, index): &&(Range<T>, u16)| usize::from(*index) == label;
     entries.iter().filter(of_label).map(|(range, _)| range.notation())
+}
+
+/// Addresses of a rule, in the shortest notation.
+pub(super) fn addresses_in_words(addresses: &Match<Addresses>) -> String {
+    let words = |addresses: &Addresses| {
+        let AddressSet { v4, v6 } = addresses.all();
+        let v4 = v4.ranges().iter().map(Notation::notation);
+        let words: Vec<String> = v4.chain(v6.ranges().iter().map(Notation::notation)).collect();
+        if words.is_empty() { "none".to_owned() } else { words.join(", ") }
+    };
+    match addresses {
+        Match::Any => "any".to_owned(),
+        Match::Is(addresses) => words(addresses),
+        Match::Not(addresses) => format!("not {}", words(addresses)),
+    }
 }
 
 /// A heading and what belongs to it, two or three in a line.

@@ -26,6 +26,15 @@ pub(super) struct Words {
     /// for packets through a router, the router's.
     #[arg(long, value_name = "MAC")]
     allow_mac: Vec<String>,
+    /// A file of firewall rules in the vendor's API form (JSON), or the same as TOML; repeatable
+    ///
+    /// The sources of its rules that replace the agent's hidden rule are admitted, beside those of
+    /// --allow-from. `agent-fw rules check FILE` tells what each rule means. `-` is standard input.
+    #[arg(long, value_name = "FILE")]
+    rules: Vec<String>,
+    /// Ignore fields of rules that agent-fw does not know
+    #[arg(long, requires = "rules")]
+    lenient: bool,
     /// The TCP port that the agent listens on
     #[arg(long, value_name = "PORT", default_value_t = Port::AGENT.0, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
@@ -76,10 +85,12 @@ impl Words {
                 return Err(Failure::Input(anyhow!(faults.join("\n"))));
             }
         };
-        let Self { backend, interface: interfaces, xdp_mode, .. } = self;
+        let Self { backend, interface: interfaces, xdp_mode, lenient, .. } = self;
         let mut configuration = Configuration {
             allow_from,
             allow_mac,
+            rules: self.rules.into_iter().map(ListFile::from).collect(),
+            lenient,
             port,
             direction,
             otherwise,
@@ -114,8 +125,7 @@ where
 impl Configuration {
     /// Writes out what the agent's hidden rule says when flags name nobody.
     fn name_everyone(&mut self) {
-        let nobody = self.allow_from.is_empty() && self.allow_mac.is_empty();
-        if nobody && self.direction != Mode::AgentInitiated {
+        if self.names_nobody() && self.direction != Mode::AgentInitiated {
             self.allow_from.push(Source::Any);
         }
     }
@@ -123,7 +133,7 @@ impl Configuration {
     /// Standard input can be read once.
     fn check_standard_input(&self) -> anyhow::Result<()> {
         if self.lists().filter(|list| **list == ListFile::StandardInput).count() > 1 {
-            return Err(anyhow!("`file:-` can be given once: standard input is read once"));
+            return Err(anyhow!("`-` can be given once: standard input is read once"));
         }
         Ok(())
     }
@@ -143,6 +153,10 @@ impl Configuration {
             if let Some(list) = source.list_mut() {
                 make_lasting(list, &mut lists).with_context(|| format!("--allow-mac {name}"))?;
             }
+        }
+        for file in &mut self.rules {
+            let name = file.to_string();
+            make_lasting(file, &mut lists).with_context(|| format!("--rules {name}"))?;
         }
         Ok(lists)
     }

@@ -73,7 +73,8 @@ pub fn closed(listening: Port) -> Lowered {
     Lowered { policy, ledger: Ledger::default() }
 }
 
-fn inexpressible(rule: &Rule) -> Option<Limit> {
+/// The first limit of a rule that a policy of sources cannot keep.
+pub(super) fn inexpressible(rule: &Rule) -> Option<Limit> {
     let destination = &rule.destination;
     if rule.schedule.is_some() {
         Some(Limit::Schedule)
@@ -94,7 +95,11 @@ fn admitted_addresses(addresses: Match<Addresses>) -> Addresses {
     match addresses {
         Match::Any => Addresses(vec![(Label::Any, AddressSet::all())]),
         Match::Is(addresses) => addresses,
-        Match::Not(addresses) => Addresses(vec![(Label::Any, addresses.all().complement())]),
+        Match::Not(addresses) => {
+            // Counted under what named the exceptions.
+            let label = addresses.0.first().map_or(Label::Any, |(label, _)| label.clone());
+            Addresses(vec![(label, addresses.all().complement())])
+        }
     }
 }
 

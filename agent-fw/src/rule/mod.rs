@@ -3,13 +3,18 @@
 //! Fields and their values are those of the vendor's API. A rule here has its lists already looked
 //! up: what it names is what it means.
 
+mod file;
 mod hidden;
 mod lower;
+mod meaning;
 
+pub use file::{Place, RuleFile, RuleFileError, Written, read_rules};
 pub use hidden::{NearMiss, hidden_rule, near_misses};
 pub use lower::{Limit, LowerError, Lowered, closed, lower};
+pub use meaning::Meaning;
 
 use crate::policy::{AddressSet, Label, MacAddr, Port, RangeSet};
+use serde::Deserialize;
 use std::fmt;
 
 /// A firewall rule.
@@ -42,7 +47,8 @@ pub struct Rule {
 }
 
 /// What a rule does.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Action {
     /// Lets the packet through, without state, before everything else.
     Bypass,
@@ -89,7 +95,8 @@ impl fmt::Display for Priority {
 }
 
 /// Which way a packet goes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// To this host.
     Incoming,
@@ -224,6 +231,8 @@ pub struct TcpFlags {
     pub mask: u8,
     /// Their values.
     pub value: u8,
+    /// Whether every other combination is meant.
+    pub not: bool,
 }
 
 /// The ICMP message that a rule looks at.
@@ -233,4 +242,6 @@ pub struct Icmp {
     pub kind: u8,
     /// The code, if it matters.
     pub code: Option<u8>,
+    /// Whether every other message is meant.
+    pub not: bool,
 }

@@ -1,8 +1,9 @@
 //! Lists of addresses or MAC addresses in files: an item a line, `#` starts a comment.
 
 use super::item::{self, Item};
-use crate::policy::{AddressRange, MacAddr, Range, RangeSet};
+use crate::policy::{AddressRange, Label, MacAddr, Range, RangeSet};
 use anyhow::{Context as _, bail};
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,12 +16,28 @@ use std::path::{Path, PathBuf};
 const MAX_BYTES: u64 = 512 << 20;
 
 /// Where a list comes from.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 pub enum ListFile {
     /// A file.
     Path(PathBuf),
     /// Standard input, written `-`.
     StandardInput,
+}
+
+impl From<String> for ListFile {
+    fn from(text: String) -> Self {
+        if text == "-" { Self::StandardInput } else { Self::Path(text.into()) }
+    }
+}
+
+impl From<ListFile> for String {
+    fn from(file: ListFile) -> Self {
+        match file {
+            ListFile::StandardInput => "-".to_owned(),
+            ListFile::Path(path) => path.display().to_string(),
+        }
+    }
 }
 
 impl fmt::Display for ListFile {
@@ -62,6 +79,14 @@ impl Lists {
 }
 
 impl ListFile {
+    /// What its sources are counted under.
+    pub fn label(&self) -> Label {
+        Label::File(match self {
+            Self::Path(path) => path.clone(),
+            Self::StandardInput => PathBuf::from("-"),
+        })
+    }
+
     /// Whether the list can be read again at the next boot: a file can, a pipe cannot.
     pub fn is_lasting(&self) -> bool {
         match self {

@@ -217,6 +217,16 @@ pub enum Notice {
         /// The list.
         list: String,
     },
+    /// A field of a rule file is not known, and ignored as asked.
+    IgnoredField {
+        /// The field.
+        place: String,
+    },
+    /// A rule of a file says nothing about the agent's port.
+    OtherRule {
+        /// The rule, and why.
+        meaning: String,
+    },
     /// The vendor's block of before 2019 is admitted.
     Obsolete {
         /// The source.
@@ -235,6 +245,8 @@ impl fmt::Display for Notice {
                 write!(f, "{source}: the host bits of {count} prefixes were masked off, ")?;
                 write!(f, "the first on line {line}: {written} means {meant}")
             }
+            Self::IgnoredField { place } => write!(f, "{place}: unknown field, ignored"),
+            Self::OtherRule { meaning } => f.write_str(meaning),
             Self::EmptyList { list } => write!(f, "{list}: the list is empty and admits nobody"),
             Self::Obsolete { source } => write!(
                 f,
@@ -310,11 +322,7 @@ fn resolve_file(
     }
     let addresses =
         AddressSet { v4: list.v4.into_iter().collect(), v6: list.v6.into_iter().collect() };
-    let path = match file {
-        ListFile::Path(path) => path.clone(),
-        ListFile::StandardInput => PathBuf::from("-"),
-    };
-    Ok((Label::File(path), addresses))
+    Ok((file.label(), addresses))
 }
 
 /// Reads the MAC addresses that these sources name.

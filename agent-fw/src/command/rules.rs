@@ -1,0 +1,175 @@
+//! `agent-fw rules`: what rules in the vendor's vocabulary mean for the agent's port.
+
+use super::outcome::{Failure, Outcome, Result};
+use super::report::{self, say, wrapped};
+use crate::policy::Port;
+use crate::rule::{Meaning, Place, Rule, RuleFile, Written, read_rules};
+use crate::source::{ListFile, Notice};
+use serde_json::{Value, json};
+
+/// Reads firewall rules in the vendor's vocabulary
+#[derive(clap::Subcommand, Debug)]
+pub(super) enum Rules {
+    Check(Check),
+}
+
+/// Tells of each rule of a file whether it replaces the agent's hidden rule, and if not, why
+///
+/// The file is JSON in the vendor's API form, with firewallRules, ipLists, macLists and portLists,
+/// or a bare list of rules; or TOML with the same words. Nothing is changed, and no root is needed.
+/// Exit code 1 if no rule replaces the hidden rule, or one that does cannot be kept.
+#[derive(clap::Args, Debug)]
+pub(super) struct Check {
+    /// The file; `-` is standard input
+    file: String,
+    /// Ignore fields that agent-fw does not know
+    #[arg(long)]
+    lenient: bool,
+    /// The TCP port that the agent listens on
+    #[arg(long, value_name = "PORT", default_value_t = Port::AGENT.0, value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A rule, and what it means.
+struct Judged {
+    line: usize,
+    rule: Rule,
+    meaning: Meaning,
+}
+
+impl Rules {
+    pub(super) fn run(self) -> Result<Outcome> {
+        let Self::Check(check) = self;
+        check.run()
+    }
+}
+
+impl Check {
+    fn run(self) -> Result<Outcome> {
+        let file = ListFile::from(self.file.clone());
+        let text = file.read().map_err(Failure::Input)?;
+        let name = file.to_string();
+        let read = read_rules(&name, &text, &file.label(), self.lenient);
+        let RuleFile { rules, ignored } = read.map_err(Failure::Input)?;
+        let port = Port(self.port);
+        let judged: Vec<Judged> = rules
+            .into_iter()
+            .map(|Written { rule, line }| {
+                let meaning = Meaning::of(&rule, port);
+                Judged { line, rule, meaning }
+            })
+            .collect();
+        if self.json {
+            say!("{:#}", as_json(port, &judged, &ignored));
+        } else {
+            for place in &ignored {
+                report::notice(&Notice::IgnoredField { place: place.to_string() });
+            }
+            print(port, &judged);
+        }
+        Ok(if is_replaced(&judged) { Outcome::Done } else { Outcome::False })
+    }
+}
+
+fn count(judged: &[Judged], word: &str) -> usize {
+    judged.iter().filter(|judged| judged.meaning.word() == word).count()
+}
+
+/// Whether the hidden rule is replaced, by rules that can all be kept.
+fn is_replaced(judged: &[Judged]) -> bool {
+    count(judged, "replaces") > 0 && count(judged, "refused") == 0
+}
+
+fn print(port: Port, judged: &[Judged]) {
+    say!("{:>5}  {:<11} {:>8}  rule", "line", "action", "priority");
+    for Judged { line, rule, meaning } in judged {
+        let (action, priority) = (rule.action.to_string(), rule.priority);
+        let name = &rule.name;
+        say!("{line:>5}  {action:<11} {priority:>8}  {name}");
+        match meaning {
+            Meaning::Differs(misses) => {
+                say!("{}", wrapped("       ", "         ", "does not replace the hidden rule:"));
+                for miss in misses {
+                    say!("{}", wrapped("         ", "           ", &miss.to_string()));
+                }
+            }
+            meaning => say!("{}", wrapped("       ", "         ", &meaning.to_string())),
+        }
+        if *meaning == Meaning::Replaces {
+            let from = format!("admits: {}", sources(rule));
+            say!("{}", wrapped("         ", "           ", &from));
+        }
+    }
+    match count(judged, "replaces") {
+        _ if count(judged, "refused") > 0 => {
+            report::bad("refused:", "a rule that cannot be kept; see above");
+        }
+        0 => report::bad(
+            "not replaced:",
+            format_args!("the hidden rule leaves TCP port {port} open to every source"),
+        ),
+        number => report::good(
+            "replaced:",
+            format_args!("the hidden rule for TCP port {port}, by {number} rule(s)"),
+        ),
+    }
+}
+
+/// The sources of a rule, the first of them, in words.
+fn sources(rule: &Rule) -> String {
+    let source = &rule.source;
+    let addresses = shortened(&report::addresses_in_words(&source.addresses));
+    let macs = shortened(&source.macs.to_string());
+    match macs.as_str() {
+        "any" => addresses,
+        macs => format!("{addresses}, from MAC address {macs}"),
+    }
+}
+
+/// The first items of a long list.
+fn shortened(list: &str) -> String {
+    let items: Vec<&str> = list.split(", ").collect();
+    match items.len() {
+        ..=8 => list.to_owned(),
+        many => format!("{}, and {} more", items[..8].join(", "), many - 8),
+    }
+}
+
+fn as_json(port: Port, judged: &[Judged], ignored: &[Place]) -> Value {
+    let rules: Vec<Value> = judged
+        .iter()
+        .map(|Judged { line, rule, meaning }| {
+            let reasons: Vec<Value> = match meaning {
+                Meaning::Differs(misses) => misses
+                    .iter()
+                    .map(|miss| {
+                        json!({
+                            "field": miss.field, "found": miss.found, "required": miss.required
+                        })
+                    })
+                    .collect(),
+                _ => vec![],
+            };
+            json!({
+                "name": rule.name,
+                "line": line,
+                "action": rule.action.to_string(),
+                "priority": rule.priority.to_string(),
+                "meaning": meaning.word(),
+                "said": meaning.to_string(),
+                "reasons": reasons,
+                "source_addresses": report::addresses_in_words(&rule.source.addresses),
+                "source_macs": rule.source.macs.to_string(),
+            })
+        })
+        .collect();
+    json!({
+        "port": port.0,
+        "replaced": is_replaced(judged),
+        "rules": rules,
+        "ignored": ignored.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })
+}
