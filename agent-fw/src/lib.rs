@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod configuration;
+pub mod connectivity;
 pub mod host;
 pub mod last_good;
 pub mod nft;

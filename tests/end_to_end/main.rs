@@ -10,9 +10,12 @@ mod doctor;
 mod explain;
 mod lifecycle;
 mod messages;
+mod metrics;
 mod mutation;
 mod openness;
+mod ports;
 mod random_host;
+mod regions;
 mod rule_files;
 mod ruleset;
 mod scene;
@@ -84,7 +87,10 @@ fn selection() -> Vec<&'static [Test]> {
             doctor::TESTS,
             lifecycle::TESTS,
             messages::TESTS,
+            metrics::TESTS,
             openness::TESTS,
+            ports::TESTS,
+            regions::TESTS,
             rule_files::TESTS,
             specification::TESTS,
             verify::TESTS,

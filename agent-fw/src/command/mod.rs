@@ -6,12 +6,15 @@ mod doctor;
 mod explain;
 mod install;
 mod kernel;
+mod metrics;
 mod openness;
 mod outcome;
+mod ports;
 mod regions;
 mod report;
 mod road;
 mod rules;
+mod security_group;
 mod status;
 mod uninstall;
 mod verify;
@@ -75,6 +78,8 @@ enum Command {
     Regions(regions::Regions),
     #[command(subcommand)]
     Rules(rules::Rules),
+    Ports(ports::Ports),
+    Metrics(metrics::Metrics),
 }
 
 /// Waiting for another agent-fw that is at work.
@@ -109,6 +114,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Doctor(doctor) => doctor.run(),
         Command::Regions(regions) => regions.run(),
         Command::Rules(rules) => rules.run(),
+        Command::Ports(ports) => ports.run(),
+        Command::Metrics(metrics) => metrics.run(),
     };
     match result {
         Ok(_) if report::is_incomplete() => ExitCode::from(3),

@@ -23,12 +23,12 @@ pub(super) struct Status {
 }
 
 /// All that there is to say.
-struct Findings {
-    wanted: Option<(Configuration, Compiled)>,
+pub(super) struct Findings {
+    pub(super) wanted: Option<(Configuration, Compiled)>,
     /// Why the wanted policy could not be read or compiled.
     fault: Option<String>,
-    held: Held,
-    counters: Option<Counters>,
+    pub(super) held: Held,
+    pub(super) counters: Option<Counters>,
     differences: Vec<String>,
 }
 
@@ -46,7 +46,7 @@ impl Status {
 }
 
 impl Findings {
-    fn gather() -> Result<Self> {
+    pub(super) fn gather() -> Result<Self> {
         let (wanted, fault) = match wanted() {
             Ok(wanted) => (wanted, None),
             Err(failure) => (None, Some(format!("{:#}", failure.error()))),
@@ -58,12 +58,17 @@ impl Findings {
         Ok(Self { wanted, fault, held, counters: xdp::counters()?, differences })
     }
 
-    fn agree(&self) -> bool {
+    pub(super) fn agree(&self) -> bool {
         self.wanted.is_some() && self.held.is_something() && self.differences.is_empty()
     }
 
+    /// Whether somebody wants a policy, readable or not.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted.is_some() || self.fault.is_some()
+    }
+
     /// The policy of the table; without one, of the programs.
-    fn kernel_policy(&self) -> Option<PolicyHash> {
+    pub(super) fn kernel_policy(&self) -> Option<PolicyHash> {
         let of_table = self.stamp().map(|stamp| stamp.policy);
         of_table.or_else(|| self.held.programs.first()?.policy)
     }

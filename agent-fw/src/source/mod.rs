@@ -3,6 +3,8 @@
 mod item;
 mod list;
 mod region;
+mod region_check;
+mod region_file;
 
 pub use item::{Fault, Item, ItemError, parse as parse_item};
 pub use list::{
@@ -10,6 +12,8 @@ pub use list::{
 };
 pub(crate) use region::located;
 pub use region::{Catalogue, OBSOLETE, OVERRIDES, Region, UnknownRegion};
+pub use region_check::{About, Doubt, doubts};
+pub use region_file::{Beside, Change, Regions, changes, merged, read_regions};
 
 use crate::policy::{AddressSet, Label, MacAddr, MacAddrError, Range, RangeSet};
 use anyhow::Context as _;

@@ -41,7 +41,7 @@ impl Region {
     }
 }
 
-fn range(subnet: IpNet) -> AddressRange {
+pub(super) fn range(subnet: IpNet) -> AddressRange {
     match subnet {
         IpNet::V4(prefix) => prefix.into(),
         IpNet::V6(prefix) => prefix.into(),
@@ -125,9 +125,16 @@ impl Catalogue {
     }
 }
 
-fn parse(file: &str, text: &str) -> anyhow::Result<BTreeMap<String, Region>> {
-    let regions: BTreeMap<String, Region> =
-        toml::from_str(text).map_err(|error| located(file, text, &error))?;
+pub(super) fn parse(file: &str, text: &str) -> anyhow::Result<BTreeMap<String, Region>> {
+    let regions = toml::from_str(text).map_err(|error| located(file, text, &error))?;
+    checked(file, regions)
+}
+
+/// Refuses regions that cannot be.
+pub(super) fn checked(
+    file: &str,
+    regions: BTreeMap<String, Region>,
+) -> anyhow::Result<BTreeMap<String, Region>> {
     for (name, region) in &regions {
         check(name, region).with_context(|| format!("{file}: region `{name}`"))?;
     }
@@ -163,11 +170,7 @@ fn check(name: &str, region: &Region) -> anyhow::Result<()> {
 }
 
 fn is_date(text: &str) -> bool {
-    text.len() == 10
-        && text.bytes().enumerate().all(|(index, byte)| match index {
-            4 | 7 => byte == b'-',
-            _ => byte.is_ascii_digit(),
-        })
+    text.len() == 10 && text.parse::<jiff::civil::Date>().is_ok()
 }
 
 #[cfg(test)]
@@ -237,6 +240,7 @@ mod tests {
             (entry("'192.0.2.1/24'", "2026-01-02"), "has host bits set; expected 192.0.2.0/24"),
             (entry("", "2026-01-02"), "expected at least one subnet"),
             (entry("'192.0.2.0/24'", "soon"), "expected a date"),
+            (entry("'192.0.2.0/24'", "2026-02-30"), "expected a date"),
             (entry("'192.0.2.0/33'", "2026-01-02"), "r.toml:3:"),
             ("[lab]\nsubnet = []\n".to_owned(), "r.toml:2:1: unknown field `subnet`"),
             ("[lab\n".to_owned(), "r.toml:1:"),

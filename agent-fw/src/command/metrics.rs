@@ -1,0 +1,150 @@
+//! `agent-fw metrics`: the status for Prometheus.
+
+use super::outcome::Result;
+use super::report::say;
+use super::status::Findings;
+use crate::host::{self, privilege};
+use crate::nft::{Count, LEFT, REFUSED, REFUSED_EARLY};
+use crate::policy::Policy;
+use anyhow::Context as _;
+use prometheus::{Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Prints the status as metrics for Prometheus, for node_exporter's textfile collector
+///
+/// Counters go on from the first installation. When the last packet of a source came is known to
+/// XDP programs alone. What is in force is said by the metrics, not by the exit code.
+#[derive(clap::Args, Debug)]
+pub(super) struct Metrics {}
+
+impl Metrics {
+    #[expect(clippy::unused_self, reason = "every subcommand is run like this")]
+    pub(super) fn run(self) -> Result<super::outcome::Outcome> {
+        privilege::require_net_admin("metrics")?;
+        let findings = Findings::gather()?;
+        let text = text(&findings).context("the metrics contradict each other")?;
+        say!("{}", text.trim_end());
+        Ok(super::outcome::Outcome::Done)
+    }
+}
+
+fn text(findings: &Findings) -> anyhow::Result<String> {
+    let registry = Registry::new();
+    state(findings, &registry)?;
+    packets(findings, &registry)?;
+    last_contact(findings, &registry)?;
+    Ok(TextEncoder::new().encode_to_string(&registry.gather())?)
+}
+
+fn truth(registry: &Registry, name: &str, help: &str, value: bool) -> prometheus::Result<()> {
+    let gauge = IntGauge::new(name, help)?;
+    gauge.set(value.into());
+    registry.register(Box::new(gauge))
+}
+
+/// What is wanted and what is in force.
+fn state(findings: &Findings, registry: &Registry) -> anyhow::Result<()> {
+    let policy = findings.wanted.as_ref().map(|(_, compiled)| &compiled.lowered.policy);
+    let closed = findings.agree() && policy.is_some_and(Policy::closes);
+    let drift = findings.is_wanted() && !findings.agree();
+    truth(registry, "agent_fw_installed", "Whether a policy is installed.", findings.is_wanted())?;
+    let help = "Whether the agent's port is closed to all but the admitted sources.";
+    truth(registry, "agent_fw_closed", help, closed)?;
+    let help = "Whether the kernel does not enforce the installed policy.";
+    truth(registry, "agent_fw_drift", help, drift)?;
+    let labels = ["version", "policy", "kernel_policy", "backend"];
+    let opts = Opts::new("agent_fw_policy_info", "The hashes of the policies; always 1.");
+    let info = IntGaugeVec::new(opts, &labels)?;
+    let hash = policy.map_or_else(String::new, |policy| policy.hash().to_string());
+    let enforced = findings.kernel_policy().map_or_else(String::new, |hash| hash.to_string());
+    let backend = findings.wanted.as_ref().map(|(configuration, _)| configuration.backend);
+    let backend = backend.map_or_else(String::new, |backend| backend.to_string());
+    info.with_label_values(&[env!("CARGO_PKG_VERSION"), &hash, &enforced, &backend]).set(1);
+    registry.register(Box::new(info))?;
+    if let Ok(written) = std::fs::metadata(host::POLICY).and_then(|file| file.modified()) {
+        let (name, help) = ("agent_fw_policy_written_seconds", "When the policy was written.");
+        registry.register(Box::new(time(name, help, written)?))?;
+    }
+    Ok(())
+}
+
+fn time(name: &str, help: &str, time: SystemTime) -> prometheus::Result<Gauge> {
+    let gauge = Gauge::new(name, help)?;
+    gauge.set(since_epoch(time));
+    Ok(gauge)
+}
+
+fn since_epoch(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// Counters that have the same labels.
+struct Counted {
+    packets: IntCounterVec,
+    bytes: IntCounterVec,
+}
+
+impl Counted {
+    fn new(registry: &Registry, what: &str, labels: &[&str]) -> prometheus::Result<Self> {
+        let vec = |unit: &str| {
+            let opts = Opts::new(
+                format!("agent_fw_{what}_{unit}_total"),
+                format!("{unit} to the agent's port: {what}."),
+            );
+            let vec = IntCounterVec::new(opts, labels)?;
+            registry.register(Box::new(vec.clone()))?;
+            Ok::<_, prometheus::Error>(vec)
+        };
+        Ok(Self { packets: vec("packets")?, bytes: vec("bytes")? })
+    }
+
+    fn add(&self, labels: &[&str], Count { packets, bytes }: Count) {
+        self.packets.with_label_values(labels).inc_by(packets);
+        self.bytes.with_label_values(labels).inc_by(bytes);
+    }
+
+    /// XDP programs count packets alone.
+    fn add_packets(&self, labels: &[&str], packets: u64) {
+        self.packets.with_label_values(labels).inc_by(packets);
+    }
+}
+
+fn packets(findings: &Findings, registry: &Registry) -> anyhow::Result<()> {
+    let admitted = Counted::new(registry, "admitted", &["by", "backend"])?;
+    let refused = Counted::new(registry, "refused", &["at", "backend"])?;
+    let left = Counted::new(registry, "left", &["backend"])?;
+    let table = findings.held.table.as_ref();
+    for counter in table.map_or(&[][..], |live| &live.image.counters) {
+        match counter.name.as_str() {
+            REFUSED => refused.add(&["input", "nft"], counter.count),
+            REFUSED_EARLY => refused.add(&["prerouting", "nft"], counter.count),
+            LEFT => left.add(&["nft"], counter.count),
+            _ => admitted.add(&[&counter.comment, "nft"], counter.count),
+        }
+    }
+    if let Some(counters) = &findings.counters {
+        refused.add_packets(&["xdp", "xdp"], counters.refused);
+        left.add_packets(&["xdp"], counters.left);
+        for by in &counters.admitted {
+            admitted.add_packets(&[by.by.as_str(), "xdp"], by.packets);
+        }
+    }
+    Ok(())
+}
+
+/// When the last admitted packet of each source came.
+fn last_contact(findings: &Findings, registry: &Registry) -> anyhow::Result<()> {
+    let opts = Opts::new(
+        "agent_fw_last_admitted_seconds",
+        "When the last admitted packet came, where an XDP program saw it.",
+    );
+    let last = prometheus::GaugeVec::new(opts, &["by"])?;
+    for by in findings.counters.iter().flat_map(|counters| &counters.admitted) {
+        let ago: Option<Duration> = by.last;
+        if let Some(time) = ago.and_then(|ago| SystemTime::now().checked_sub(ago)) {
+            last.with_label_values(&[by.by.as_str()]).set(since_epoch(time));
+        }
+    }
+    registry.register(Box::new(last))?;
+    Ok(())
+}

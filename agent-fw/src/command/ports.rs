@@ -1,0 +1,185 @@
+//! `agent-fw ports`: who must reach whom.
+
+use super::outcome::{Failure, Outcome, Result};
+use super::report::{self, say, wrapped};
+use super::security_group::{aws, terraform};
+use super::words::catalogue;
+use crate::configuration::Mode;
+use crate::connectivity::{Addresses, CAVEAT, Connectivity, Flow, Role};
+use crate::policy::Port;
+use anyhow::{Context as _, anyhow};
+use serde_json::json;
+
+/// Shows who must reach whom, on which port, in a deployment of Workload Security
+///
+/// With --region, the subnets and host names of the region are filled in. For other firewalls than
+/// this host's: nothing is changed, and no root is needed.
+#[derive(clap::Args, Debug)]
+pub(super) struct Ports {
+    /// The region; see `agent-fw regions list`
+    #[arg(long, value_name = "NAME")]
+    region: Option<String>,
+    /// Who opens connections between agent and manager
+    #[arg(long, value_name = "MODE", default_value_t)]
+    direction: Mode,
+    /// What concerns this role alone
+    #[arg(long, value_enum)]
+    role: Option<Role>,
+    /// The TCP port that the agent listens on
+    #[arg(long, value_name = "PORT", default_value_t = Port::AGENT.0, value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+    /// aws: commands for a security group of EC2; terraform: the same as resources
+    ///
+    /// Both are for hosts of one role (agent, if none is given), and need a region.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Format {
+    Table,
+    Markdown,
+    Json,
+    Csv,
+    Aws,
+    Terraform,
+}
+
+impl Ports {
+    pub(super) fn run(self) -> Result<Outcome> {
+        let catalogue = catalogue()?;
+        let region = match &self.region {
+            Some(name) => {
+                let region = catalogue.get(name).map_err(|error| Failure::Input(error.into()))?;
+                Some((name.as_str(), region))
+            }
+            None => None,
+        };
+        let group = matches!(self.format, Format::Aws | Format::Terraform);
+        let role = if group { Some(self.role_of_group()?) } else { self.role };
+        let flows = Connectivity::published()?.flows(region, self.direction, role, self.port);
+        let notes = self.notes(&flows);
+        match self.format {
+            Format::Table => table(&flows, &notes),
+            Format::Markdown => markdown(&flows, &notes),
+            Format::Json => say!(
+                "{:#}",
+                json!({
+                    "region": self.region, "direction": self.direction.to_string(),
+                    "role": role, "flows": flows, "notes": notes,
+                })
+            ),
+            Format::Csv => csv(&flows, &notes)?,
+            Format::Aws => say!("{}", aws(&flows, role.unwrap_or(Role::Agent), &notes)),
+            Format::Terraform => say!("{}", terraform(&flows, role.unwrap_or(Role::Agent), &notes)),
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// The role of the hosts in a security group.
+    fn role_of_group(&self) -> Result<Role> {
+        if self.region.is_none() {
+            return Err(Failure::Input(anyhow!(
+                "rules for a security group need the region's subnets; name it with --region"
+            )));
+        }
+        match self.role.unwrap_or(Role::Agent) {
+            Role::Manager => Err(Failure::Input(anyhow!(
+                "the manager's security group is the vendor's; choose another --role"
+            ))),
+            role => Ok(role),
+        }
+    }
+
+    fn notes(&self, flows: &[Flow]) -> Vec<&'static str> {
+        let mut notes = Vec::new();
+        let agents = |flow: &&Flow| matches!(flow.from, Role::Agent | Role::Relay);
+        if flows.iter().filter(agents).any(|flow| flow.port == 443) {
+            notes.push(CAVEAT);
+        }
+        if self.direction == Mode::AgentInitiated {
+            notes.push("Agent-initiated communication needs nothing inbound to an agent.");
+        } else if self.region.is_none() {
+            notes.push("With --region NAME, its subnets and host names are filled in.");
+        }
+        notes.push("Replies must be allowed, too. Every port is a default that may be changed.");
+        notes
+    }
+}
+
+/// Whose addresses the side outside has, in words.
+fn addresses(flow: &Flow) -> String {
+    match flow.addresses {
+        Addresses::Any => "any address".to_owned(),
+        Addresses::Own => "your own".to_owned(),
+        Addresses::Loopback => "loopback".to_owned(),
+        Addresses::Region if flow.subnets.is_empty() => "the region's subnets".to_owned(),
+        Addresses::Region => {
+            let subnets: Vec<String> = flow.subnets.iter().map(ToString::to_string).collect();
+            subnets.join(" ")
+        }
+    }
+}
+
+fn table(flows: &[Flow], notes: &[&str]) {
+    say!("{:<19}  {:<29}  {:<8}  protocol", "from", "to", "port");
+    for flow in flows {
+        let Flow { from, to, protocol, condition, hosts, .. } = flow;
+        let (from, port) = (from.to_string(), format!("{}/{}", flow.port, flow.transport));
+        say!("{from:<19}  {to:<29}  {port:<8}  {protocol}");
+        let indent = "    ";
+        say!("{}", wrapped(indent, indent, &format!("addresses: {}", addresses(flow))));
+        if let Some(condition) = condition {
+            say!("{}", wrapped(indent, indent, condition));
+        }
+        if !hosts.is_empty() {
+            say!("{}", wrapped(indent, "      ", &format!("names: {}", hosts.join(" "))));
+        }
+    }
+    for note in notes {
+        say!("");
+        report::remark(note);
+    }
+}
+
+fn markdown(flows: &[Flow], notes: &[&str]) {
+    // What a table of Markdown would take for its own.
+    let plain = |text: &str| text.replace('|', "\\|");
+    say!("| from | to | port | protocol | addresses | names | when |");
+    say!("|---|---|---|---|---|---|---|");
+    for flow in flows {
+        let Flow { from, to, port, transport, protocol, .. } = flow;
+        let (addresses, hosts) = (addresses(flow), plain(&flow.hosts.join(" ")));
+        let when = flow.condition.as_deref().unwrap_or("always");
+        say!(
+            "| {from} | {to} | {port}/{transport} | {protocol} | {addresses} | {hosts} | {when} |"
+        );
+    }
+    for note in notes {
+        say!("\n{note}");
+    }
+}
+
+/// The notes are rows of their own, so that they go wherever the table goes.
+fn csv(flows: &[Flow], notes: &[&str]) -> Result<()> {
+    let mut writer = csv::WriterBuilder::new().flexible(false).from_writer(Vec::new());
+    let write = |writer: &mut csv::Writer<Vec<u8>>, row: [&str; 9]| {
+        writer.write_record(row).context("cannot write CSV")
+    };
+    let heading =
+        ["from", "to", "port", "transport", "protocol", "addresses", "names", "when", "note"];
+    write(&mut writer, heading)?;
+    for flow in flows {
+        let (from, port) = (flow.from.to_string(), flow.port.to_string());
+        let (addresses, hosts) = (addresses(flow), flow.hosts.join(" "));
+        let when = flow.condition.as_deref().unwrap_or("always");
+        let Flow { to, transport, protocol, .. } = flow;
+        write(&mut writer, [&from, to, &port, transport, protocol, &addresses, &hosts, when, ""])?;
+    }
+    for note in notes {
+        write(&mut writer, ["", "", "", "", "", "", "", "", note])?;
+    }
+    let bytes = writer.into_inner().map_err(|error| anyhow!("cannot write CSV: {error}"))?;
+    say!("{}", String::from_utf8_lossy(&bytes).trim_end());
+    Ok(())
+}
