@@ -8,6 +8,7 @@ mod chance;
 mod disguise;
 mod doctor;
 mod explain;
+mod guard;
 mod lifecycle;
 mod messages;
 mod metrics;
@@ -74,6 +75,7 @@ fn selection() -> Vec<&'static [Test]> {
         bystanders::TESTS,
         disguise::TESTS,
         explain::TESTS,
+        guard::TESTS,
         ruleset::TESTS,
         updates::TESTS,
         verdicts::TESTS,

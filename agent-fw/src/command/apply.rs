@@ -36,29 +36,30 @@ impl Apply {
     pub(super) fn run(self) -> Result<Outcome> {
         privilege::require_net_admin("apply")?;
         let _lock = lock::acquire("apply", self.patience.duration())?;
-        let enforced = wanted().and_then(|(configuration, compiled)| {
-            enforce(&configuration, &compiled, self.boot)?;
-            Ok((configuration, compiled))
-        });
-        match enforced {
-            Ok((configuration, compiled)) => {
-                keep(&configuration, &compiled);
-                let hash = compiled.lowered.policy.hash();
-                report::remark(&format!("the kernel enforces policy {hash}"));
-                if !compiled.lowered.policy.closes() {
-                    report::promises(&compiled.lowered);
-                    report::open_is_not_tested(&compiled.lowered);
-                }
-                tell_systemd(&report::promise(&compiled.lowered));
-                Ok(Outcome::Done)
-            }
-            Err(failure) if self.boot => fall_back(&failure),
-            Err(failure) => Err(failure),
-        }
+        if self.boot { at_boot() } else { apply(false) }
     }
 }
 
-fn wanted() -> Result<(Configuration, Compiled)> {
+/// Enforces the policy, or what stands in for it. The caller has the lock.
+pub(super) fn at_boot() -> Result<Outcome> {
+    apply(true).or_else(|failure| fall_back(&failure))
+}
+
+fn apply(patient: bool) -> Result<Outcome> {
+    let (configuration, compiled) = wanted()?;
+    enforce(&configuration, &compiled, patient)?;
+    keep(&configuration, &compiled);
+    let hash = compiled.lowered.policy.hash();
+    report::remark(&format!("the kernel enforces policy {hash}"));
+    if !compiled.lowered.policy.closes() {
+        report::promises(&compiled.lowered);
+        report::open_is_not_tested(&compiled.lowered);
+    }
+    tell_systemd(&report::promise(&compiled.lowered));
+    Ok(Outcome::Done)
+}
+
+pub(super) fn wanted() -> Result<(Configuration, Compiled)> {
     let Some((configuration, _)) = installed()? else {
         let policy = host::POLICY;
         return Err(Failure::Input(anyhow!("there is no {policy}; `agent-fw install` writes it")));
@@ -69,7 +70,11 @@ fn wanted() -> Result<(Configuration, Compiled)> {
 
 /// The table before the programs, which may count on it; what is not to be there goes last. With
 /// `patient`, an interface that is missing is waited for behind the table.
-fn enforce(configuration: &Configuration, compiled: &Compiled, patient: bool) -> Result<()> {
+pub(super) fn enforce(
+    configuration: &Configuration,
+    compiled: &Compiled,
+    patient: bool,
+) -> Result<()> {
     let backend = configuration.backend;
     let mut nftables = Nftables::open()?;
     let (targets, missing) = if backend.has_programs() {

@@ -28,6 +28,9 @@ pub(super) struct Install {
     /// Leave the boot unit alone
     #[arg(long)]
     no_boot: bool,
+    /// Have systemd run `agent-fw guard`, which puts back what others change in the kernel
+    #[arg(long, conflicts_with = "no_boot")]
+    guard: bool,
     /// Do not ask the kernel in the end whether admitted sources get through
     #[arg(long)]
     untested: bool,
@@ -38,6 +41,7 @@ pub(super) struct Install {
 impl Install {
     pub(super) fn run(self) -> Result<Outcome> {
         let (meant, untested) = (self.words.say_any(), self.untested);
+        let guard = self.guard;
         let mut configuration = self.words.configuration()?;
         privilege::require_net_admin("install")?;
         let lists = configuration.keep_lists().map_err(Failure::Input)?;
@@ -59,6 +63,8 @@ impl Install {
         if differing.is_empty() && installed && !held.can_move() {
             if boot.is_some() {
                 boot::enable()?;
+                drop(lock);
+                report_boot(true, guard, self.no_boot);
             }
             report::remark("no change: the kernel and policy.toml are as they should be");
             promises(&configuration, &compiled, untested);
@@ -78,7 +84,7 @@ impl Install {
         report::programs(&configuration, &xdp::attachments()?, None);
         // The unit applies the policy once more, and needs the lock for it.
         drop(lock);
-        report_boot(boot.is_some(), self.no_boot);
+        report_boot(boot.is_some(), guard, self.no_boot);
         promises(&configuration, &compiled, untested);
         Ok(Outcome::Done)
     }
@@ -100,11 +106,14 @@ fn boot_files(configuration: &Configuration) -> Result<Option<Vec<(PathBuf, Stri
 }
 
 /// Says what happens at the next boot, where that is not what the user expects.
-fn report_boot(has_unit: bool, no_boot: bool) {
+fn report_boot(has_unit: bool, guard: bool, no_boot: bool) {
     if has_unit {
         if let Err(error) = boot::start() {
             let unit = boot::UNIT;
             report::caution("note:", format_args!("{unit} is enabled, but not started: {error:#}"));
+        }
+        if guard && let Err(error) = boot::set_guard() {
+            report::caution("note:", format_args!("the guard does not stand: {error:#}"));
         }
     } else if !no_boot {
         report::caution("boot:", "this host has no systemd. Let `agent-fw apply --boot` be run");

@@ -4,6 +4,7 @@ mod apply;
 mod compile;
 mod doctor;
 mod explain;
+mod guard;
 mod install;
 mod kernel;
 mod metrics;
@@ -74,6 +75,7 @@ enum Command {
     Watch(watch::Watch),
     Explain(explain::Explain),
     Doctor(doctor::Doctor),
+    Guard(guard::Guard),
     #[command(subcommand)]
     Regions(regions::Regions),
     #[command(subcommand)]
@@ -112,6 +114,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Watch(watch) => watch.run(),
         Command::Explain(explain) => explain.run(),
         Command::Doctor(doctor) => doctor.run(),
+        Command::Guard(guard) => guard.run(),
         Command::Regions(regions) => regions.run(),
         Command::Rules(rules) => rules.run(),
         Command::Ports(ports) => ports.run(),

@@ -191,6 +191,11 @@ pub(super) fn compile(configuration: &Configuration, lists: &Lists) -> Result<Co
     Ok(compiled)
 }
 
+/// Whether a policy is installed, readable or not.
+pub(super) fn has_policy() -> bool {
+    Path::new(host::POLICY).exists()
+}
+
 /// The installed configuration and its text, or `None` if there is none.
 pub(super) fn installed() -> Result<Option<(Configuration, String)>> {
     let path = PathBuf::from(host::POLICY);

@@ -11,6 +11,9 @@ use std::process::Command;
 /// The unit's name.
 pub const UNIT: &str = "agent-fw.service";
 
+/// The guard's.
+pub const GUARD: &str = "agent-fw-guard.service";
+
 /// Where packages put units. What is there is theirs.
 const PACKAGED: [&str; 3] =
     ["/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
@@ -22,9 +25,10 @@ const OURS: &str = "# Written by agent-fw";
 
 /// The files of `data/`, with a place for the path of agent-fw.
 const SANDBOX: &str = include_str!("../../data/sandbox.conf");
-const TEMPLATES: [(&str, &str); 3] = [
+const TEMPLATES: [(&str, &str); 4] = [
     (UNIT, include_str!("../../data/agent-fw.service")),
     ("agent-fw-interface@.service", include_str!("../../data/agent-fw-interface@.service")),
+    (GUARD, include_str!("../../data/agent-fw-guard.service")),
     ("nftables.service.d/agent-fw.conf", include_str!("../../data/nftables-drop-in.conf")),
 ];
 
@@ -106,6 +110,12 @@ pub fn enable() -> anyhow::Result<()> {
     systemctl(&["enable", "--quiet", UNIT])
 }
 
+/// Lets the guard stand from now on.
+pub fn set_guard() -> anyhow::Result<()> {
+    systemctl(&["enable", "--quiet", GUARD])?;
+    if is_running() { systemctl(&["restart", GUARD]) } else { Ok(()) }
+}
+
 /// Tells systemd that the policy is in force, where systemd runs: the unit then shows it, and goes
 /// along with other firewalls.
 pub fn start() -> anyhow::Result<()> {
@@ -118,6 +128,9 @@ pub fn remove() -> anyhow::Result<()> {
     if theirs_or_ours {
         let now: &[&str] = if is_running() { &["--now"] } else { &[] };
         systemctl(&[&["disable", "--quiet"], now, &[UNIT]].concat())?;
+        if Path::new(UNITS).join("sysinit.target.wants").join(GUARD).symlink_metadata().is_ok() {
+            systemctl(&[&["disable", "--quiet"], now, &[GUARD]].concat())?;
+        }
     }
     let units = TEMPLATES.iter().map(|(name, _)| Path::new(UNITS).join(name));
     for path in units.chain([PathBuf::from(UDEV_RULE)]).filter(|path| is_ours(path)) {
@@ -150,7 +163,7 @@ mod tests {
     fn units_are_recognised_as_ours_and_name_the_program() {
         for (name, text) in units("/usr/bin/agent-fw") {
             assert!(text.starts_with(OURS), "{name}");
-            assert!(text.contains("/usr/bin/agent-fw apply --boot"), "{name}");
+            assert!(text.contains("/usr/bin/agent-fw "), "{name}");
             assert!(
                 !text.contains('@') || name.contains('@') || !text.contains("@AGENT"),
                 "{name}"

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod boot;
+pub mod changes;
 pub mod file;
 pub mod interface;
 pub mod lock;

@@ -1,0 +1,155 @@
+//! The guard: what others change in the kernel is put back, and who did it is said.
+
+use crate::scene::{AGENT, expect, install, status};
+use crate::tests;
+use agent_fw_lab::{Lab, Listener, Outcome, agent_fw, agent_fw_path, command, run};
+use anyhow::{Context as _, Result, ensure};
+use std::fs::{self, File};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+tests![
+    what_others_take_away_the_guard_puts_back_and_says_who_it_was,
+    the_guard_does_not_fight_with_other_commands,
+    a_guard_that_has_nothing_to_do_takes_no_time_and_little_memory,
+    an_interface_that_comes_is_given_its_program_by_the_guard,
+];
+
+const SAID: &str = "/run/guard.said";
+
+/// A guard that runs. Dropping it ends it.
+struct Guard(Child);
+
+impl Guard {
+    fn start() -> Result<Self> {
+        let said = File::create(SAID)?;
+        let mut guard = command([agent_fw_path()]);
+        let guard = guard.arg("guard").stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said);
+        let guard = Self(guard.spawn().context("cannot start the guard")?);
+        until("the guard stands", || Ok(fs::read_to_string(SAID)?.contains("on guard")))?;
+        Ok(guard)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Waits until it is so; how long that took.
+fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<Duration> {
+    let start = Instant::now();
+    while !is_so()? {
+        ensure!(start.elapsed() < Duration::from_secs(20), "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(start.elapsed())
+}
+
+fn is_whole() -> Result<bool> {
+    Ok(agent_fw(["verify"])?.code == Some(0))
+}
+
+fn what_others_take_away_the_guard_puts_back_and_says_who_it_was() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        install(&["--allow-from", "region:us-1"])?;
+        let _guard = Guard::start()?;
+        for vandal in [
+            vec!["flush", "ruleset"],
+            vec!["delete", "table", "inet", "agent_fw"],
+            vec!["flush", "chain", "inet", "agent_fw", "gate"],
+            vec![
+                "add",
+                "element",
+                "inet",
+                "agent_fw",
+                "from_region_us-1_v4",
+                "{ 198.51.100.0/24 }",
+            ],
+            vec!["insert", "rule", "inet", "agent_fw", "gate", "accept"],
+        ] {
+            run(std::iter::once("nft").chain(vandal.iter().copied()))?;
+            let took = until(&format!("put back after {vandal:?}"), is_whole)?;
+            println!("{vandal:?}: put back within {} ms, proof included", took.as_millis());
+            expect(&manager, Outcome::Silent, &["198.51.100.7"])?;
+            expect(&manager, Outcome::Talked, &["34.205.5.1"])?;
+        }
+        let said = fs::read_to_string(SAID)?;
+        ensure!(said.matches("put back: nft (process ").count() == 5, "{said}");
+        // What is no concern of agent-fw's is left alone.
+        run(["nft", "add", "table", "inet", "other"])?;
+        run(["nft", "delete", "table", "inet", "other"])?;
+        ensure!(fs::read_to_string(SAID)? == said, "{}", fs::read_to_string(SAID)?);
+        Ok(())
+    })
+}
+
+fn the_guard_does_not_fight_with_other_commands() -> Result<()> {
+    Lab::run(|_| {
+        install(&["--allow-from", "region:us-1"])?;
+        let _guard = Guard::start()?;
+        for region in ["gb-1", "us-1", "de-1"] {
+            install(&["--allow-from", &format!("region:{region}")])?;
+            agent_fw(["apply"])?.success()?;
+            ensure!(status()?.1 == Some(0), "after region {region}");
+        }
+        agent_fw(["uninstall"])?.success()?;
+        // The guard has seen this, too: it answers to what follows.
+        run(["nft", "add", "table", "inet", "agent_fw"])?;
+        run(["nft", "delete", "table", "inet", "agent_fw"])?;
+        std::thread::sleep(Duration::from_millis(300));
+        ensure!(run(["nft", "list", "ruleset"])?.is_empty(), "it put back what was uninstalled");
+        let said = fs::read_to_string(SAID)?;
+        ensure!(!said.contains("put back"), "{said}");
+        Ok(())
+    })
+}
+
+fn a_guard_that_has_nothing_to_do_takes_no_time_and_little_memory() -> Result<()> {
+    Lab::run(|_| {
+        install(&["--allow-from", "region:us-1"])?;
+        let guard = Guard::start()?;
+        let process = format!("/proc/{}", guard.0.id());
+        let ticks = || -> Result<u64> {
+            let stat = fs::read_to_string(format!("{process}/stat"))?;
+            let fields = stat.rsplit(')').next().unwrap_or_default();
+            let fields: Vec<&str> = fields.split_whitespace().collect();
+            Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
+        };
+        let before = ticks()?;
+        std::thread::sleep(Duration::from_secs(1));
+        ensure!(ticks()? == before, "it took {} ticks of a second", ticks()? - before);
+        let memory = fs::read_to_string(format!("{process}/status"))?;
+        let line = memory.lines().find(|line| line.starts_with("RssAnon:")).unwrap_or_default();
+        let kilobytes: u64 = line.split_whitespace().nth(1).context("no RssAnon")?.parse()?;
+        ensure!(kilobytes < 10_000, "it holds {kilobytes} kB");
+        Ok(())
+    })
+}
+
+fn an_interface_that_comes_is_given_its_program_by_the_guard() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        let flags = ["--allow-from", "region:us-1", "--backend", "both", "--interface", "manager0"];
+        install(&flags)?;
+        let policy = "/etc/agent-fw/policy.toml";
+        let text = fs::read_to_string(policy)?;
+        fs::write(policy, text.replace("\"manager0\"", "\"manager0\", \"later0\""))?;
+        let _guard = Guard::start()?;
+        let later = lab.peer("later")?;
+        until("the new interface has its program", || {
+            let interfaces = status()?.0["xdp"]["interfaces"].clone();
+            Ok(interfaces.as_array().is_some_and(|all| all.len() == 2))
+        })?;
+        for peer in [&manager, &later] {
+            expect(peer, Outcome::Silent, &["198.51.100.7"])?;
+            expect(peer, Outcome::Talked, &["34.205.5.1"])?;
+        }
+        Ok(())
+    })
+}
