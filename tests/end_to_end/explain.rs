@@ -9,7 +9,7 @@ use agent_fw::policy::Port;
 use agent_fw::probe::{self, Case, Conclusion, Question};
 use agent_fw_lab::{
     Finished, Lab, Listener, Outcome, Peer, Wire, agent_fw, agent_fw_path, command, connect, feed,
-    run,
+    rounds, run,
 };
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -198,11 +198,11 @@ fn explain_all_tries_every_listed_range_and_a_stranger() -> Result<()> {
 }
 
 /// Rulesets and sources of each.
-const RULESETS: usize = 16;
+const RULESETS: u32 = 16;
 
 fn explain_says_of_random_host_rulesets_what_real_connections_meet() -> Result<()> {
     let rulesets = std::env::var("AGENT_FW_RULESETS").ok().and_then(|text| text.parse().ok());
-    let rulesets = rulesets.unwrap_or(RULESETS);
+    let rulesets: u32 = rulesets.unwrap_or(rounds(RULESETS));
     let mut chance = Chance::new(4120);
     Lab::run(|lab| {
         let peer = lab.peer("world")?;

@@ -63,12 +63,12 @@ fn what_others_take_away_the_guard_puts_back_and_says_who_it_was() -> Result<()>
             vec!["delete", "table", "inet", "agent_fw"],
             vec!["flush", "chain", "inet", "agent_fw", "gate"],
             vec![
-                "add",
-                "element",
+                "insert",
+                "rule",
                 "inet",
                 "agent_fw",
-                "from_region_us-1_v4",
-                "{ 198.51.100.0/24 }",
+                "agent_port",
+                "ip saddr 198.51.100.0/24 accept",
             ],
             vec!["insert", "rule", "inet", "agent_fw", "gate", "accept"],
         ] {

@@ -12,6 +12,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 fn main() -> ExitCode {
     let task = std::env::args().nth(1).unwrap_or_default();
     let done = match task.as_str() {
@@ -59,8 +61,12 @@ fn prepare() -> Result<()> {
         }
     }
     fs::write("/proc/sys/kernel/printk", "1").context("cannot quiet the kernel")?;
-    let up = Command::new("/usr/sbin/ip").args(["link", "set", "lo", "up"]).status();
-    up.context("cannot start ip").map(drop)
+    // udev makes this device's node, and systemd has the module's name from it.
+    for argv in [&["modprobe", "tun"][..], &["ip", "link", "set", "lo", "up"]] {
+        let done = Command::new(argv[0]).args(&argv[1..]).env("PATH", PATH).status();
+        done.with_context(|| format!("cannot start {}", argv[0]))?;
+    }
+    Ok(())
 }
 
 fn run_tests() -> Result<()> {
@@ -72,7 +78,7 @@ fn run_tests() -> Result<()> {
         let status = Command::new(&binary)
             .args(&arguments)
             .envs(environment.iter().copied())
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("PATH", PATH)
             .current_dir("/tmp")
             .status()
             .with_context(|| format!("cannot start {}", binary.display()))?;
