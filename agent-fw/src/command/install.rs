@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 /// program of each interface, at one instant. If a step fails, those before it are undone, and the
 /// policy of before stays in force.
 #[derive(clap::Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Install {
     #[command(flatten)]
     words: Words,
