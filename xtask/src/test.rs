@@ -26,7 +26,8 @@ pub(crate) struct Options {
     /// Only the tests whose names contain this
     #[arg(long, value_name = "WORD")]
     filter: Option<String>,
-    /// Only on this kernel; repeatable. Without it, on all of them
+    /// Only on this kernel, with all tests that depend on it; repeatable. Without it, all tests on
+    /// this machine's, and boots of the others
     #[arg(long, value_name = "KERNEL")]
     kernel: Vec<Where>,
     /// Keep the disks of virtual machines, for a look inside
@@ -115,6 +116,11 @@ fn in_machines(
     let versions: Vec<&str> = kernels.iter().map(|kernel| kernel.version()).collect();
     boots.envs(workshop.environment()).env("AGENT_FW_KERNELS", versions.join(","));
     let mut succeeded = run_tests(boots, count)?;
+    // QEMU's emulation now and then crashes a kernel whose XDP programs are exchanged while packets
+    // come (seen on 6.12, in bpf_dispatcher_xdp_func): these tests run when they are asked for.
+    if options.kernel.is_empty() {
+        return Ok(succeeded);
+    }
     for &kernel in kernels {
         println!("\nxtask: the same on Debian's kernel {kernel}, in a virtual machine");
         let filter = options.filter.as_deref();
