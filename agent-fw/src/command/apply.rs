@@ -35,7 +35,7 @@ pub(super) struct Apply {
 impl Apply {
     pub(super) fn run(self) -> Result<Outcome> {
         privilege::require_net_admin("apply")?;
-        let _lock = lock::acquire("apply", self.patience.duration())?;
+        let _lock = lock::acquire_for_change("apply", self.patience.duration())?;
         if self.boot { at_boot() } else { apply(false) }
     }
 }

@@ -29,7 +29,7 @@ pub(super) struct Install {
     /// Leave the boot unit alone
     #[arg(long)]
     no_boot: bool,
-    /// Have systemd run `agent-fw guard`, which puts back what others change in the kernel
+    /// Have systemd run `agent-fw guard`, which keeps others from changing the table
     #[arg(long, conflicts_with = "no_boot")]
     guard: bool,
     /// Do not ask the kernel in the end whether admitted sources get through
@@ -53,7 +53,7 @@ impl Install {
             let held = Held::read(&mut nftables)?;
             return Ok(dry_run(&held.differences(&configuration, &compiled)));
         }
-        let lock = lock::acquire("install", self.patience.duration())?;
+        let lock = lock::acquire_for_change("install", self.patience.duration())?;
         if !meant {
             refuse_to_open(&configuration, &compiled)?;
         }

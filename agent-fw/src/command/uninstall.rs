@@ -26,7 +26,7 @@ pub(super) struct Uninstall {
 impl Uninstall {
     pub(super) fn run(self) -> Result<Outcome> {
         privilege::require_net_admin("uninstall")?;
-        let _lock = lock::acquire("uninstall", self.patience.duration())?;
+        let _lock = lock::acquire_for_change("uninstall", self.patience.duration())?;
         let policy = Path::new(host::POLICY);
         // What cannot be read was not written by us.
         let edited = file::read(policy).map_or(true, |text| text.is_some_and(|t| is_edited(&t)));

@@ -9,7 +9,7 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
 use std::fmt;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::time::Duration;
 
 /// `NFNLGRP_NFTABLES` and `RTNLGRP_LINK`, as bits of the groups that a socket may hear.
@@ -73,23 +73,28 @@ impl Changes {
     }
 
     /// Waits for changes that may concern agent-fw, for as long as `patience`, or for ever without.
-    /// Those of others end the waiting, too, with none.
-    pub fn wait(&mut self, patience: Option<Duration>) -> anyhow::Result<Vec<Change>> {
+    /// Those of others end the waiting, too, with none, and so does something at `also`.
+    pub fn wait(
+        &mut self,
+        patience: Option<Duration>,
+        also: &impl AsFd,
+    ) -> anyhow::Result<Vec<Change>> {
         let timeout = patience.map_or(PollTimeout::NONE, |patience| {
             PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX)
         });
-        let mut ready = [&self.tables, &self.links]
-            .map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN));
+        let mut ready = [self.tables.as_fd(), self.links.as_fd(), also.as_fd()]
+            .map(|socket| PollFd::new(socket, PollFlags::POLLIN));
         match poll(&mut ready, timeout) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno).context("cannot wait for changes"),
+            Ok(_) | Err(Errno::EINTR) => self.heard(),
+            Err(errno) => Err(errno).context("cannot wait for changes"),
         }
-        let [of_tables, of_links] = ready.map(|socket| socket.any().unwrap_or(false));
+    }
+
+    /// What there has been, without waiting.
+    pub fn heard(&mut self) -> anyhow::Result<Vec<Change>> {
         let mut changes = Vec::new();
-        if of_tables {
-            self.read_tables(&mut changes)?;
-        }
-        if of_links && drain(&self.links)? {
+        self.read_tables(&mut changes)?;
+        if drain(&self.links)? {
             changes.push(Change::Links);
         }
         Ok(changes)

@@ -1,5 +1,6 @@
 //! One agent-fw at a time: the lock, with the name of whoever holds it.
 
+use super::handover::{self, Leave};
 use anyhow::Context as _;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{File, OpenOptions};
@@ -16,7 +17,9 @@ const RETRY: Duration = Duration::from_millis(20);
 
 /// The right to change this host's state, for as long as it lives.
 pub struct Lock {
+    // Given back first, so that the guard finds it free.
     _held: Flock<File>,
+    _leave: Option<Leave>,
 }
 
 /// Somebody else holds the lock.
@@ -29,6 +32,13 @@ pub struct Busy {
     pub waited: Duration,
 }
 
+/// Takes the lock for a command that changes the table, which the guard lets go of meanwhile.
+pub fn acquire_for_change(command: &str, patience: Duration) -> anyhow::Result<Lock> {
+    // The guard needs the lock for what it may be doing: it is asked before.
+    let leave = handover::ask(patience)?;
+    Ok(Lock { _leave: leave, ..acquire(command, patience)? })
+}
+
 /// Takes the lock for `command`, waiting for at most `patience`.
 pub fn acquire(command: &str, patience: Duration) -> anyhow::Result<Lock> {
     let deadline = Instant::now() + patience;
@@ -38,7 +48,7 @@ pub fn acquire(command: &str, patience: Duration) -> anyhow::Result<Lock> {
             Ok(mut held) => {
                 // On a full /run the name is missing; the lock holds all the same.
                 drop(sign(&mut held, command));
-                return Ok(Lock { _held: held });
+                return Ok(Lock { _held: held, _leave: None });
             }
             Err((unlocked, nix::errno::Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
                 file = unlocked;

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod boot;
 pub mod changes;
 pub mod file;
+pub mod handover;
 pub mod interface;
 pub mod lock;
 pub mod privilege;

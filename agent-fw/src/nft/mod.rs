@@ -16,7 +16,7 @@ pub use counters::{LEFT, REFUSED, REFUSED_EARLY, counter_name};
 pub use difference::{Difference, differences};
 pub use expression::{Expression, MetaKey, Payload, PayloadBase, Program};
 pub use foreign::{Comparison, Foreign, ForeignBase, ForeignRule, Instruction};
-pub use netlink::{Live, NetlinkError, Nftables};
+pub use netlink::{Live, NetlinkError, Nftables, Tenure};
 pub use ruleset::{Extras, LOG_RATE, Ruleset};
 pub use stamp::Stamp;
 pub use statement::{Family, Rule, Statement};

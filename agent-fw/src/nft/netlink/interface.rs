@@ -70,3 +70,10 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
 /// `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER` of linux/netlink.h.
 const NESTED: u16 = 1 << 15;
 const NETWORK_ORDER: u16 = 1 << 14;
+
+/// `NFT_TABLE_F_DORMANT` of linux/netfilter/nf_tables.h.
+pub(super) const TABLE_DORMANT: u32 = 1;
+/// `NFT_TABLE_F_OWNER`: only the connection that has set it may change the table (Linux 5.12).
+pub(super) const TABLE_OWNER: u32 = 2;
+/// `NFT_TABLE_F_PERSIST`: the table outlives its owner (Linux 6.9).
+pub(super) const TABLE_PERSIST: u32 = 4;

@@ -9,7 +9,7 @@ mod epoch;
 mod interface;
 mod socket;
 
-pub use decode::Live;
+pub use decode::{Live, Tenure};
 pub use socket::NetlinkError;
 
 use super::TABLE;
@@ -56,6 +56,27 @@ impl Nftables {
             drop(self.socket.transact(encode::abandonment(image, live)));
         }
         exchanged
+    }
+
+    /// Makes the table that is there this connection's own: until it ends, nobody else can change
+    /// or delete the table, and it stays when it has ended. Tells whether the kernel can do that
+    /// (Linux 6.9).
+    pub fn own(&mut self) -> Result<bool, NetlinkError> {
+        let Some(outline) = self.read_outline()? else { return Ok(false) };
+        let owned = match outline.tenure {
+            Tenure::Owned => return Ok(true),
+            Tenure::Orphan => self.socket.transact(encode::adoption(&outline.image.comment)),
+            // Whether it outlives its owner is settled when a table is made.
+            Tenure::Free => {
+                let Some(live) = self.read()? else { return Ok(false) };
+                self.socket.transact(encode::owned_creation(&live.image))
+            }
+        };
+        match owned {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_unsupported() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Deletes the table. That there is none is no error.

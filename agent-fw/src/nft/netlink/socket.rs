@@ -19,6 +19,12 @@ pub enum NetlinkError {
     /// The process may not change nf_tables.
     #[error("the kernel refuses access to nf_tables: CAP_NET_ADMIN is needed (run as root)")]
     NotPermitted,
+    /// Another process owns the table.
+    #[error(
+        "another process owns the table inet agent_fw, and it alone may change it: if `agent-fw \
+         guard` runs in another place than this one, stop it"
+    )]
+    Owned,
     /// The kernel has no nf_tables.
     #[error("this kernel has no nf_tables (CONFIG_NF_TABLES, module nf_tables)")]
     NotSupported,
@@ -49,6 +55,11 @@ pub enum NetlinkError {
 }
 
 impl NetlinkError {
+    /// Whether the kernel does not know what was asked for.
+    pub(super) fn is_unsupported(&self) -> bool {
+        matches!(self, Self::NotSupported | Self::Refused { errno: Errno::EOPNOTSUPP, .. })
+    }
+
     pub(super) fn doing(doing: &'static str) -> impl Fn(Errno) -> Self {
         move |errno| match errno {
             Errno::EPERM | Errno::EACCES => Self::NotPermitted,
@@ -249,9 +260,6 @@ fn refused(
     expected: &std::ops::Range<u32>,
 ) -> NetlinkError {
     let errno = Errno::from_raw(answer.errno);
-    if errno == Errno::EPERM {
-        return NetlinkError::NotPermitted;
-    }
     if errno == Errno::EOPNOTSUPP && !expected.contains(&answer.sequence) {
         return NetlinkError::NotSupported;
     }
@@ -266,6 +274,10 @@ fn refused(
     let before = (expected.len() - parts.len().min(expected.len())) / 2;
     let index = answer.sequence.checked_sub(expected.start).map(|place| place as usize);
     let index = index.and_then(|place| place.checked_sub(before));
+    // Who may change nothing is stopped before the first part.
+    if errno == Errno::EPERM {
+        return if index.is_some() { NetlinkError::Owned } else { NetlinkError::NotPermitted };
+    }
     let part = index.map_or_else(|| "the transaction".to_owned(), |at| parts.name(at, element));
     NetlinkError::Refused { part, errno, explanation: answer.explanation.clone() }
 }

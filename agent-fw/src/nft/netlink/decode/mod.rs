@@ -13,7 +13,7 @@ mod object;
 
 use super::TABLE_NAME;
 use super::epoch::Epoch;
-use super::interface::{NFT_OBJECT_COUNTER, attributes};
+use super::interface::{NFT_OBJECT_COUNTER, TABLE_DORMANT, TABLE_OWNER, TABLE_PERSIST, attributes};
 use super::socket::{Dump, NetlinkError, Socket};
 use crate::nft::expression::{Expression, Program};
 use crate::nft::foreign::{Foreign, ForeignRule, Instruction};
@@ -39,6 +39,8 @@ pub struct Live {
     pub leftovers: Vec<String>,
     /// What could be read of what agent-fw has not put there.
     pub foreign: Foreign,
+    /// Who may change it.
+    pub tenure: Tenure,
     /// Which names the sets in use have.
     pub(super) epoch: Epoch,
 }
@@ -49,6 +51,18 @@ impl Live {
         let gate = self.image.chains.iter().find(|chain| chain.name == GATE)?;
         Stamp::parse(&gate.rules.first()?.comment)
     }
+}
+
+/// Who may change a table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Tenure {
+    /// Whoever may change nf_tables.
+    #[default]
+    Free,
+    /// The same, until somebody takes it for its own: it outlives its owners.
+    Orphan,
+    /// The connection that owns it, and nobody else.
+    Owned,
 }
 
 /// How much is read.
@@ -82,7 +96,7 @@ struct Reading {
 fn read_once(socket: &mut Socket, depth: Depth) -> Result<Reading, NetlinkError> {
     let mut reader =
         Reader { socket, strays: Vec::new(), foreign: Foreign::default(), torn: false };
-    let Some(comment) = reader.table()? else {
+    let Some((comment, tenure)) = reader.table()? else {
         return Ok(Reading { live: None, torn: false });
     };
     let counters = reader.counters()?;
@@ -98,7 +112,7 @@ fn read_once(socket: &mut Socket, depth: Depth) -> Result<Reading, NetlinkError>
     name_sets(&mut foreign, epoch);
     let leftovers = leftovers(&mut sets, epoch);
     let image = Image { comment, counters, sets, chains };
-    Ok(Reading { live: Some(Live { image, strays, leftovers, foreign, epoch }), torn })
+    Ok(Reading { live: Some(Live { image, strays, leftovers, foreign, tenure, epoch }), torn })
 }
 
 /// Gives the sets that rules look into the compiler's names, and tells of which epoch they are, and
@@ -203,8 +217,8 @@ impl Reader<'_> {
         Ok(dump)
     }
 
-    /// The table's comment, or `None` if there is no table.
-    fn table(&mut self) -> Result<Option<String>, NetlinkError> {
+    /// The table's comment and who may change it, or `None` if there is no table.
+    fn table(&mut self) -> Result<Option<(String, Tenure)>, NetlinkError> {
         let mut found = None;
         let ask = |header| {
             let table = Object::table();
@@ -222,16 +236,22 @@ impl Reader<'_> {
         let Some((comment, flags)) = found.filter(|_| dump != Dump::Absent) else {
             return Ok(None);
         };
-        match flags.unwrap_or(0) {
-            0 => {}
-            1 => {
-                self.strays.push("the flag dormant: the table enforces nothing".to_owned());
-                self.foreign.dormant = true;
-            }
-            // An owned table is another process's, which alone may change it.
-            flags => self.strays.push(format!("flags {flags:#x} of the table")),
+        let flags = flags.unwrap_or(0);
+        if flags & TABLE_DORMANT != 0 {
+            self.strays.push("the flag dormant: the table enforces nothing".to_owned());
+            self.foreign.dormant = true;
         }
-        Ok(Some(comment))
+        let tenure = match flags & !TABLE_DORMANT {
+            0 => Tenure::Free,
+            TABLE_PERSIST => Tenure::Orphan,
+            flags if flags == TABLE_PERSIST | TABLE_OWNER => Tenure::Owned,
+            // An owner's alone, it goes with its owner's connection.
+            flags => {
+                self.strays.push(format!("flags {flags:#x} of the table"));
+                Tenure::Free
+            }
+        };
+        Ok(Some((comment, tenure)))
     }
 
     fn counters(&mut self) -> Result<Vec<Counter>, NetlinkError> {

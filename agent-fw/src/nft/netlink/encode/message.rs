@@ -78,6 +78,7 @@ fn user_data(comment: &str) -> Vec<u8> {
 /// The table itself.
 pub(super) struct TableMessage<'a> {
     pub(super) comment: Option<&'a str>,
+    pub(super) flags: u32,
 }
 
 // SAFETY: a table's message is its name and at most 257 bytes of user data.
@@ -106,6 +107,10 @@ unsafe impl NlMsg for TableMessage<'_> {
                     bytes,
                     length,
                 );
+            }
+            if self.flags != 0 {
+                let flags = attribute(sys::NFTNL_TABLE_FLAGS);
+                sys::nftnl_table_set_u32(table_ptr, flags, self.flags);
             }
             let header = header(buffer, kind, 0, sequence);
             sys::nftnl_table_nlmsg_build_payload(header, table_ptr);

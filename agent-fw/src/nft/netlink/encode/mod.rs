@@ -6,7 +6,7 @@ mod message;
 use super::TABLE_NAME;
 use super::decode::Live;
 use super::epoch::Epoch;
-use super::interface::attributes;
+use super::interface::{TABLE_OWNER, TABLE_PERSIST, attributes};
 use crate::nft::expression::Program;
 use crate::nft::table::{Chain, Elements, Hook, Image, Set};
 use crate::policy::{Ordinal, Range};
@@ -76,7 +76,7 @@ impl Parts<'_> {
 /// Deletes the table, whether or not it is there: deleting what was just added cannot fail.
 pub(super) fn deletion() -> Transaction<'static> {
     let mut transaction = Transaction::new();
-    let table = TableMessage { comment: None };
+    let table = TableMessage { comment: None, flags: 0 };
     transaction.add(Part::Named("table", crate::nft::TABLE), &table);
     transaction.delete(Part::Named("table", crate::nft::TABLE), &table);
     transaction
@@ -84,8 +84,25 @@ pub(super) fn deletion() -> Transaction<'static> {
 
 /// Makes the table, instead of one that may be there.
 pub(super) fn creation(image: &Image) -> Transaction<'_> {
+    creation_with(image, 0)
+}
+
+/// Makes the table likewise, and makes it the connection's own. It outlives the connection.
+pub(super) fn owned_creation(image: &Image) -> Transaction<'_> {
+    creation_with(image, TABLE_OWNER | TABLE_PERSIST)
+}
+
+/// Makes a table that has outlived its owner the connection's own.
+pub(super) fn adoption(comment: &str) -> Transaction<'_> {
+    let mut transaction = Transaction::new();
+    let table = TableMessage { comment: Some(comment), flags: TABLE_OWNER | TABLE_PERSIST };
+    transaction.add(Part::Named("table", crate::nft::TABLE), &table);
+    transaction
+}
+
+fn creation_with(image: &Image, flags: u32) -> Transaction<'_> {
     let mut transaction = deletion();
-    let table = TableMessage { comment: Some(&image.comment) };
+    let table = TableMessage { comment: Some(&image.comment), flags };
     transaction.add(Part::Named("table", crate::nft::TABLE), &table);
     for counter in &image.counters {
         transaction.add(Part::Named("counter", &counter.name), &CounterMessage(counter));
