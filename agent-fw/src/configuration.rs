@@ -1,6 +1,7 @@
 //! What the user wants, as flags say it and `policy.toml` keeps it.
 
-use crate::nft::{Extras, Ruleset};
+use crate::firewall::Firewall;
+use crate::nft::{Extras, Image, Ruleset};
 use crate::policy::{Label, Others, Port};
 use crate::rule::{
     Addresses, Endpoint, Lowered, Match, Meaning, Rule, Written, closed, hidden_rule, lower,
@@ -95,6 +96,7 @@ impl fmt::Display for XdpMode {
 /// A policy in the user's words.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a line of policy.toml of its own")]
 pub struct Configuration {
     /// Sources that are admitted. Without MAC addresses, "any" is what the agent's hidden rule
     /// says; none then is no policy, so that a lost line never opens the port.
@@ -104,6 +106,8 @@ pub struct Configuration {
     /// Files of rules in the vendor's vocabulary. The sources of those that replace the agent's
     /// hidden rule are admitted, too.
     pub rules: Vec<ListFile>,
+    /// Whether all rules of these files are enforced, as a whole firewall policy.
+    pub policy: bool,
     /// Whether fields of rules that agent-fw does not know are ignored.
     pub lenient: bool,
     /// The port that the agent listens on.
@@ -130,6 +134,7 @@ impl Default for Configuration {
             allow_from: Vec::new(),
             allow_mac: Vec::new(),
             rules: Vec::new(),
+            policy: false,
             lenient: false,
             port: Port::AGENT.0,
             direction: Mode::default(),
@@ -150,24 +155,44 @@ pub struct Compiled {
     pub lowered: Lowered,
     /// The nftables ruleset that enforces it.
     pub ruleset: Ruleset,
+    /// The firewall policy beyond the agent's port, if there is one.
+    pub firewall: Option<Firewall>,
+    /// The nftables rulesets that enforce that one.
+    pub firewall_tables: Vec<Ruleset>,
     /// Where the addresses of each label come from.
     pub provenance: BTreeMap<Label, String>,
     /// What the user should know.
     pub notices: Vec<Notice>,
 }
 
+impl Compiled {
+    /// All tables, in the kernel's terms.
+    pub fn images(&self) -> Vec<Image> {
+        let rulesets = std::iter::once(&self.ruleset).chain(&self.firewall_tables);
+        rulesets.cloned().map(Ruleset::into_image).collect()
+    }
+}
+
 impl Configuration {
     /// Refuses what contradicts itself.
     pub fn check(&self) -> anyhow::Result<()> {
-        let restricted = !self.names_nobody();
+        // The rules of a whole policy are about more than the agent's port.
+        let rules = !self.rules.is_empty() && !self.policy;
+        let restricted = rules || !self.allow_from.is_empty() || !self.allow_mac.is_empty();
+        if self.policy && self.rules.is_empty() {
+            bail!("--policy enforces the rules of files: name one with --rules");
+        }
+        if self.policy && !self.backend.has_table() {
+            bail!("--policy needs tables of nf_tables: --backend must be nft or both");
+        }
         if self.port == 0 {
             bail!("port 0 is no port; the agent's is {} unless you changed it", Port::AGENT);
         }
         if self.direction == Mode::AgentInitiated && restricted {
             bail!(
                 "in agent-initiated mode nobody needs to reach the agent, and the port is closed \
-                 to all; leave out --allow-from, --allow-mac and --rules, or choose another \
-                 --direction"
+                 to all; leave out --allow-from and --allow-mac, enforce --rules as a whole \
+                 --policy or leave them out, too, or choose another --direction"
             );
         }
         if self.otherwise == Others::Continue && self.direction == Mode::AgentInitiated {
@@ -198,18 +223,19 @@ impl Configuration {
         self.check()?;
         let port = Port(self.port);
         let mut notices = Vec::new();
-        let lowered = if self.direction == Mode::AgentInitiated {
-            closed(port)
-        } else {
-            let mut rules = self.rules(catalogue, lists, &mut notices)?;
-            rules.extend(self.rules_of_files(rules.is_empty(), lists, &mut notices)?);
-            lower(rules, port, self.otherwise)?
-        };
+        let mut rules = self.rules(catalogue, lists, &mut notices)?;
+        let closes = self.direction == Mode::AgentInitiated;
+        rules.extend(self.rules_of_files(rules.is_empty() && !closes, lists, &mut notices)?);
+        let firewall = if self.policy { Some(Firewall::new(&rules)?) } else { None };
+        notices.extend(firewall.iter().flat_map(remarks));
+        let lowered = if closes { closed(port) } else { lower(rules, port, self.otherwise)? };
         let extras = Extras { early_drop: self.early_drop, log: self.log };
         let ruleset = Ruleset::compile(&lowered, extras);
+        let firewall_tables =
+            firewall.as_ref().map(|firewall| firewall.tables(self.log)).unwrap_or_default();
         let label = |label: &Label| (label.clone(), provenance(label, catalogue));
         let provenance = lowered.ledger.labels().iter().map(label).collect();
-        Ok(Compiled { lowered, ruleset, provenance, notices })
+        Ok(Compiled { lowered, ruleset, firewall, firewall_tables, provenance, notices })
     }
 
     /// Refuses what a file cannot mean: a policy that lost its sources, and lists that are not
@@ -312,9 +338,25 @@ impl Configuration {
                 meanings.join("\n")
             );
         }
-        notices.extend(meanings.into_iter().map(|meaning| Notice::OtherRule { meaning }));
+        if !self.policy {
+            notices.extend(meanings.into_iter().map(|meaning| Notice::OtherRule { meaning }));
+        }
         Ok(rules)
     }
+}
+
+/// What the user should know of a firewall policy.
+fn remarks(firewall: &Firewall) -> Vec<Notice> {
+    let low = firewall.low_bypasses().map(|rule| {
+        format!(
+            "rule `{}`: one page of the vendor's says that Bypass has priority 4 alone; it is \
+             evaluated with priority {}",
+            rule.name, rule.priority
+        )
+    });
+    let idle = firewall.idle_rules();
+    let idle = idle.iter().map(ToString::to_string);
+    low.chain(idle).map(|said| Notice::FirewallRule { said }).collect()
 }
 
 fn provenance(label: &Label, catalogue: &Catalogue) -> String {
@@ -357,7 +399,7 @@ impl Configuration {
         let allow_mac = list(self.allow_mac.iter().map(ToString::to_string).collect());
         let interfaces = list(self.interfaces.clone());
         let rules = list(self.rules.iter().cloned().map(String::from).collect());
-        let lenient = self.lenient;
+        let (policy, lenient) = (self.policy, self.lenient);
         let mut text = format!(
             "# Who may reach the security agent's port. After a change: agent-fw apply\n\
              \n\
@@ -371,6 +413,9 @@ impl Configuration {
              # Files of rules in the vendor's vocabulary, JSON or TOML. The sources of those\n\
              # that replace the agent's hidden rule are admitted, too.\n\
              rules = {rules}\n\
+             \n\
+             # Enforce all rules of these files, as a whole firewall policy.\n\
+             policy = {policy}\n\
              \n\
              # Ignore fields of rules that agent-fw does not know.\n\
              lenient = {lenient}\n\
@@ -432,6 +477,7 @@ mod tests {
             allow_from: sources.iter().map(|text| text.parse().expect("a source")).collect(),
             allow_mac: vec!["02:00:00:00:00:01".parse().expect("a MAC address")],
             rules: vec![ListFile::Path("/etc/my rules.json".into())],
+            policy: true,
             log: true,
             ..Configuration::default()
         }

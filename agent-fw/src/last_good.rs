@@ -35,7 +35,10 @@ impl LastGood {
         }
         let regions = std::fs::read_to_string(OVERRIDES).ok();
         let kept = Self { policy: configuration.to_toml(), regions, lists };
-        if kept.compile()?.1.lowered.policy.hash() != compiled.lowered.policy.hash() {
+        let again = kept.compile()?.1;
+        if again.lowered.policy.hash() != compiled.lowered.policy.hash()
+            || again.firewall_tables != compiled.firewall_tables
+        {
             return Ok(());
         }
         let text = serde_json::to_string(&kept)?;

@@ -3,6 +3,7 @@
 pub mod command;
 pub mod configuration;
 pub mod connectivity;
+pub mod firewall;
 pub mod host;
 pub mod last_good;
 pub mod nft;

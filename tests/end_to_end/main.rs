@@ -8,6 +8,7 @@ mod chance;
 mod disguise;
 mod doctor;
 mod explain;
+mod firewall;
 mod guard;
 mod lifecycle;
 mod messages;
@@ -75,6 +76,7 @@ fn selection() -> Vec<&'static [Test]> {
         bystanders::TESTS,
         disguise::TESTS,
         explain::TESTS,
+        firewall::TRAFFIC,
         guard::TESTS,
         ruleset::TESTS,
         updates::TESTS,
@@ -94,6 +96,9 @@ fn selection() -> Vec<&'static [Test]> {
             ports::TESTS,
             regions::TESTS,
             rule_files::TESTS,
+            firewall::GOLDEN,
+            firewall::LIFECYCLE,
+            firewall::SPECIFICATION,
             specification::TESTS,
             verify::TESTS,
             verify_xdp::TESTS,

@@ -2,7 +2,7 @@
 
 use crate::scene::install;
 use crate::tests;
-use agent_fw::nft::{Count, Counter, Elements, Image, Nftables, Program, Set};
+use agent_fw::nft::{Count, Counter, Elements, Image, Nftables, Program, Set, TableName};
 use agent_fw::policy::Range;
 use agent_fw_lab::{Lab, agent_fw, feed, run};
 use anyhow::{Result, ensure};
@@ -97,6 +97,7 @@ fn faulty_image(rules: Vec<Vec<agent_fw::nft::Expression>>) -> Image {
         .collect();
     let counter = Counter { name: "seen".into(), comment: String::new(), count: Count::default() };
     Image {
+        name: TableName::Gate,
         comment: "faulty".into(),
         counters: vec![counter],
         sets: vec![Set { name: "sources".into(), elements: Elements::V4(ranges) }],
@@ -116,7 +117,9 @@ fn an_error_of_the_kernel_names_the_element_or_rule_and_leaves_the_old_table() -
             (vec![good, missing_set], "rule 2 of chain gate"),
         ] {
             let image = faulty_image(rules);
-            let error = Nftables::open()?.replace(&image).expect_err("the kernel refuses it");
+            let error = Nftables::open()?
+                .replace(std::slice::from_ref(&image))
+                .expect_err("the kernel refuses it");
             ensure!(error.to_string().contains(expected), "`{expected}` is not in: {error}");
             ensure!(run(["nft", "--handle", "list", "ruleset"])? == before);
         }

@@ -121,7 +121,7 @@ fn mac(last: u8) -> MacAddr {
 
 fn enforce(lowered: &Lowered, extras: Extras) -> Result<()> {
     let image = Ruleset::compile(lowered, extras).into_image();
-    Nftables::open()?.replace(&image).context("the kernel refuses a policy")
+    Nftables::open()?.replace(std::slice::from_ref(&image)).context("the kernel refuses a policy")
 }
 
 /// Sends a SYN from everywhere in the small world and hears who is answered.
@@ -213,7 +213,7 @@ fn what_was_installed_is_read_back_without_a_difference_for_random_policies() ->
             let lowered = random.lowered();
             let image = Ruleset::compile(&lowered, random.extras()).into_image();
             let mut nftables = Nftables::open()?;
-            nftables.replace(&image)?;
+            nftables.replace(std::slice::from_ref(&image))?;
             let live = nftables.read()?;
             let found = agent_fw::nft::differences(&image, live.as_ref());
             ensure!(found.is_empty(), "{lowered:?}: {found:?}");

@@ -209,7 +209,7 @@ fn every_mutation_of_the_table_is_reported_with_a_packet_that_behaves_so() -> Re
             let image = compiled.ruleset.clone().into_image();
             let mut nftables = Nftables::open()?;
             nftables.delete()?;
-            nftables.replace(&image)?;
+            nftables.replace(std::slice::from_ref(&image))?;
             let judge = |nftables: &mut Nftables| -> Result<_> {
                 let live = nftables.read()?;
                 let differing = differences(&image, live.as_ref());

@@ -6,7 +6,7 @@ use super::{Patience, report};
 use crate::configuration::{Compiled, Configuration};
 use crate::host::{self, lock, privilege};
 use crate::last_good::LastGood;
-use crate::nft::{Extras, Nftables, Ruleset};
+use crate::nft::{Extras, Nftables, Ruleset, TableName};
 use crate::policy::Port;
 use crate::rule::closed;
 use crate::source::Lists;
@@ -85,7 +85,7 @@ pub(super) fn enforce(
     };
     let holds = backend.has_table() || patient && !missing.is_empty();
     if holds {
-        nftables.replace(&compiled.ruleset.clone().into_image())?;
+        nftables.replace(&compiled.images())?;
     }
     if let Some(targets) = targets {
         // An interface that is not there yet, at boot, is no reason to leave the others open.
@@ -124,7 +124,13 @@ fn fall_back(failure: &Failure) -> Result<Outcome> {
     let known = kept.ok().flatten().map(|(configuration, _)| Port(configuration.port));
     let port = port_of_policy_file().or(known).unwrap_or(Port::AGENT);
     let ruleset = Ruleset::compile(&closed(port), Extras::default());
-    Nftables::open()?.replace(&ruleset.into_image())?;
+    let mut nftables = Nftables::open()?;
+    // What is in force beyond the port stays.
+    let others = nftables.read_tables()?.into_iter();
+    let others = others.filter(|live| live.image.name != TableName::Gate && live.strays.is_empty());
+    let images: Vec<_> =
+        std::iter::once(ruleset.into_image()).chain(others.map(|live| live.image)).collect();
+    nftables.replace(&images)?;
     Ok(fallen_back(failure, &format!("TCP port {port} is closed to every source")))
 }
 

@@ -4,11 +4,14 @@ use super::outcome::{Outcome, Result};
 use super::report;
 use super::words::{Words, compile};
 use crate::configuration::{Compiled, Configuration};
+use crate::firewall::Firewall;
 use crate::nft::{Document, counter_name};
 use crate::policy::{AddressSet, MacMatch, Notation, Ordinal, Range, RangeSet};
+use crate::rule::Direction;
 use crate::source::Lists;
 use anyhow::Context as _;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::io::{BufWriter, Write as _};
 
 /// Prints what a policy compiles to; needs no root and changes nothing
@@ -34,7 +37,8 @@ impl Compile {
         let compiled = compile(&configuration, &Lists::default())?;
         let mut output = BufWriter::new(std::io::stdout().lock());
         match format {
-            Format::Nft => write!(output, "{}", document(&configuration, &compiled)),
+            Format::Nft => write!(output, "{}", document(&configuration, &compiled))
+                .and_then(|()| write_firewall(&mut output, &compiled)),
             Format::Json => writeln!(output, "{:#}", as_json(&configuration, &compiled)),
         }
         .and_then(|()| output.flush())
@@ -65,6 +69,39 @@ fn document<'a>(configuration: &Configuration, compiled: &'a Compiled) -> Docume
     Document { ruleset: &compiled.ruleset, preamble, provenance }
 }
 
+/// The tables of a firewall policy.
+fn write_firewall(output: &mut impl std::io::Write, compiled: &Compiled) -> std::io::Result<()> {
+    for ruleset in &compiled.firewall_tables {
+        let preamble = vec![
+            "The firewall policy beyond the agent's port: a packet has to pass both.".to_owned(),
+        ];
+        write!(output, "\n{}", Document { ruleset, preamble, provenance: BTreeMap::new() })?;
+    }
+    Ok(())
+}
+
+/// The rules of a firewall policy, in the order in which they are evaluated.
+fn firewall_as_json(firewall: &Firewall) -> Value {
+    let idle = firewall.idle_rules();
+    let rules = firewall.rules().iter().map(|rule| {
+        let idle = idle.iter().find(|idle| std::ptr::eq(idle.rule, rule));
+        json!({
+            "name": rule.name,
+            "action": rule.action.to_string(),
+            "priority": rule.priority.to_string(),
+            "direction": rule.direction.to_string(),
+            "decides": idle.is_none(),
+            "shadowed_by": idle.and_then(|idle| Some(&idle.shadow?.name)),
+        })
+    });
+    let restrictive = |direction| firewall.restricts(direction);
+    json!({
+        "rules": rules.collect::<Vec<_>>(),
+        "incoming_is_restrictive": restrictive(Direction::Incoming),
+        "outgoing_is_restrictive": restrictive(Direction::Outgoing),
+    })
+}
+
 fn as_json(configuration: &Configuration, compiled: &Compiled) -> Value {
     let policy = &compiled.lowered.policy;
     let admissions: Vec<Value> = policy
@@ -90,6 +127,7 @@ fn as_json(configuration: &Configuration, compiled: &Compiled) -> Value {
         "admits_everyone": policy.admits_everyone(),
         "admissions": admissions,
         "sources": sources,
+        "firewall": compiled.firewall.as_ref().map(firewall_as_json),
         "notices": compiled.notices.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
 }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 /// Enforces a policy now and keeps it for the next boot
 ///
-/// Writes /etc/agent-fw/policy.toml, and exchanges the rules of the table inet agent_fw, or the XDP
+/// Writes /etc/agent-fw/policy.toml, and exchanges the rules of agent-fw's tables, or the XDP
 /// program of each interface, at one instant. If a step fails, those before it are undone, and the
 /// policy of before stays in force.
 #[derive(clap::Args, Debug)]
@@ -73,7 +73,7 @@ impl Install {
         }
         let mut steps = Steps { nftables, undo: Vec::new(), kept_edit: None };
         steps
-            .all(&configuration, &lists, &compiled, held.table, boot.as_deref())
+            .all(&configuration, &lists, &compiled, held.into_tables(), boot.as_deref())
             .map_err(|error| steps.undo(error))?;
         let kept_edit = steps.kept_edit.take();
         steps.finish(configuration.backend)?;
@@ -172,7 +172,7 @@ fn is_installed(
 /// What takes back a step that was taken.
 enum Undo {
     Restore(PathBuf, Option<String>),
-    Table(Box<Option<Live>>),
+    Tables(Vec<Live>),
     Programs(Box<Change>),
 }
 
@@ -190,7 +190,7 @@ impl Steps {
         configuration: &Configuration,
         lists: &Lists,
         compiled: &Compiled,
-        live: Option<Live>,
+        live: Vec<Live>,
         boot: Option<&[(PathBuf, String)]>,
     ) -> anyhow::Result<()> {
         for (path, text) in lists.kept() {
@@ -201,7 +201,7 @@ impl Steps {
         // The kernel before the file: a policy that the kernel refuses is never the one to boot.
         // The table before the programs, which may count on it.
         if configuration.backend.has_table() {
-            self.replace_table(&compiled.ruleset.clone().into_image(), live)?;
+            self.replace_tables(&compiled.images(), live)?;
         }
         if configuration.backend.has_programs() {
             self.attach_programs(configuration, compiled)?;
@@ -241,15 +241,20 @@ impl Steps {
         if backend.has_table() { Ok(()) } else { self.nftables.delete().context(not_removed) }
     }
 
-    fn replace_table(&mut self, image: &Image, live: Option<Live>) -> anyhow::Result<()> {
-        self.nftables.replace(image)?;
-        self.undo.push(Undo::Table(Box::new(live)));
-        let found = differences(image, self.nftables.read()?.as_ref());
-        match found.as_slice() {
-            [] => Ok(()),
-            [first, ..] => Err(anyhow!("{first}"))
-                .context("the kernel's table is not what was sent; something else changed it"),
+    fn replace_tables(&mut self, images: &[Image], live: Vec<Live>) -> anyhow::Result<()> {
+        self.nftables.replace(images)?;
+        self.undo.push(Undo::Tables(live));
+        let found = self.nftables.read_tables()?;
+        for image in images {
+            let live = found.iter().find(|live| live.image.name == image.name);
+            if let [first, ..] = differences(image, live).as_slice() {
+                let name = image.name;
+                return Err(anyhow!("{first}")).with_context(|| {
+                    format!("the table {name} is not what was sent; something else changed it")
+                });
+            }
         }
+        Ok(())
     }
 
     fn write_policy(&mut self, policy: file::Prepared) -> anyhow::Result<()> {
@@ -274,14 +279,18 @@ impl Steps {
 
     /// A table that somebody altered cannot be put back as it was read; what the policy of before
     /// compiles to can.
-    fn restore_table(&mut self, live: &Live) -> anyhow::Result<()> {
-        if live.strays.is_empty() {
-            return Ok(self.nftables.replace(&live.image)?);
+    fn restore_tables(&mut self, live: Vec<Live>) -> anyhow::Result<()> {
+        if live.is_empty() {
+            return Ok(self.nftables.delete()?);
+        }
+        if live.iter().all(|live| live.strays.is_empty()) {
+            let images: Vec<Image> = live.into_iter().map(|live| live.image).collect();
+            return Ok(self.nftables.replace(&images)?);
         }
         let before = installed().ok().flatten().context("the table of before had been altered")?;
         let catalogue = super::words::catalogue().map_err(|_| anyhow!("regions.toml is faulty"))?;
         let compiled = before.0.compile(&catalogue, &Lists::default())?;
-        Ok(self.nftables.replace(&compiled.ruleset.into_image())?)
+        Ok(self.nftables.replace(&compiled.images())?)
     }
 
     /// Takes the steps back, the last first, and tells how that went along with `error`.
@@ -291,10 +300,7 @@ impl Steps {
             let result = match step {
                 Undo::Restore(path, Some(text)) => file::write(&path, &text),
                 Undo::Restore(path, None) => file::remove(&path),
-                Undo::Table(before) => match *before {
-                    Some(live) => self.restore_table(&live),
-                    None => self.nftables.delete().map_err(Into::into),
-                },
+                Undo::Tables(before) => self.restore_tables(before),
                 Undo::Programs(change) => change.undo().map_err(Into::into),
             };
             failed.extend(result.err().map(|error| format!("{error:#}")));

@@ -1,26 +1,37 @@
 //! What the kernel holds of a policy, table and programs, beside what it should hold.
 
 use crate::configuration::{Backend, Compiled, Configuration, XdpMode};
-use crate::nft::{Live, Nftables, differences};
+use crate::nft::{Difference, Live, Nftables, Ruleset, TableName, differences};
 use crate::policy::PolicyHash;
 use crate::xdp::{self, Attachment, Targets};
 
 /// What the kernel holds.
 pub(super) struct Held {
-    /// The table.
+    /// The gate's table.
     pub(super) table: Option<Live>,
+    /// The tables of a firewall policy.
+    pub(super) firewall: Vec<Live>,
     /// The interfaces that have a program.
     pub(super) programs: Vec<Attachment>,
 }
 
 impl Held {
     pub(super) fn read(nftables: &mut Nftables) -> anyhow::Result<Self> {
-        Ok(Self { table: nftables.read()?, programs: xdp::attachments()? })
+        let (mut gate, firewall): (Vec<Live>, Vec<Live>) = nftables
+            .read_tables()?
+            .into_iter()
+            .partition(|live| live.image.name == TableName::Gate);
+        Ok(Self { table: gate.pop(), firewall, programs: xdp::attachments()? })
+    }
+
+    /// All tables.
+    pub(super) fn into_tables(self) -> Vec<Live> {
+        self.table.into_iter().chain(self.firewall).collect()
     }
 
     /// Whether the kernel holds anything.
     pub(super) fn is_something(&self) -> bool {
-        self.table.is_some() || !self.programs.is_empty()
+        self.table.is_some() || !self.firewall.is_empty() || !self.programs.is_empty()
     }
 
     /// Whether a program stands behind another's XDP program that has gone: its place is free.
@@ -35,6 +46,7 @@ impl Held {
         compiled: &Compiled,
     ) -> Vec<String> {
         let mut differing = self.table_differences(configuration.backend, compiled);
+        differing.extend(self.firewall_differences(compiled));
         differing.extend(self.program_differences(configuration, compiled));
         differing
     }
@@ -48,6 +60,25 @@ impl Held {
         let extra =
             self.table.as_ref().map(|_| "the table inet agent_fw is superfluous".to_owned());
         extra.into_iter().collect()
+    }
+
+    fn firewall_differences(&self, compiled: &Compiled) -> Vec<String> {
+        let wanted: Vec<_> =
+            compiled.firewall_tables.iter().cloned().map(Ruleset::into_image).collect();
+        let mut differing = Vec::new();
+        for image in &wanted {
+            let live = self.firewall.iter().find(|live| live.image.name == image.name);
+            // The parts of both tables may have the same names.
+            let named = |difference: &Difference| match difference {
+                Difference::NoTable(_) => difference.to_string(),
+                _ => format!("table {}: {difference}", image.name),
+            };
+            differing.extend(differences(image, live).iter().map(named));
+        }
+        let names = self.firewall.iter().map(|live| live.image.name);
+        let superfluous = names.filter(|name| wanted.iter().all(|image| image.name != *name));
+        differing.extend(superfluous.map(|name| format!("the table {name} is superfluous")));
+        differing
     }
 
     fn program_differences(

@@ -2,6 +2,7 @@
 
 use super::outcome::{Failure, Outcome, Result};
 use super::report::{self, say, wrapped};
+use crate::firewall::{self, Firewall, Idle};
 use crate::policy::Port;
 use crate::rule::{Meaning, Place, Rule, RuleFile, Written, read_rules};
 use crate::source::{ListFile, Notice};
@@ -62,16 +63,29 @@ impl Check {
                 Judged { line, rule, meaning }
             })
             .collect();
+        let firewall = whole(&judged);
+        let idle = firewall.idle_rules();
         if self.json {
-            say!("{:#}", as_json(port, &judged, &ignored));
+            say!("{:#}", as_json(port, &judged, &ignored, &idle));
         } else {
             for place in &ignored {
                 report::notice(&Notice::IgnoredField { place: place.to_string() });
             }
-            print(port, &judged);
+            print(&judged);
+            for idle in &idle {
+                report::notice(&Notice::FirewallRule { said: format!("with --policy, {idle}") });
+            }
+            conclude(port, &judged);
         }
         Ok(if is_replaced(&judged) { Outcome::Done } else { Outcome::False })
     }
+}
+
+/// The rules as a whole policy, as far as they can be part of one.
+fn whole(judged: &[Judged]) -> Firewall {
+    let rules = judged.iter().map(|judged| &judged.rule);
+    let expressible = rules.filter(|rule| firewall::Rule::new(rule).is_ok());
+    Firewall::new(expressible).unwrap_or_default()
 }
 
 fn count(judged: &[Judged], word: &str) -> usize {
@@ -83,7 +97,7 @@ fn is_replaced(judged: &[Judged]) -> bool {
     count(judged, "replaces") > 0 && count(judged, "refused") == 0
 }
 
-fn print(port: Port, judged: &[Judged]) {
+fn print(judged: &[Judged]) {
     say!("{:>5}  {:<11} {:>8}  rule", "line", "action", "priority");
     for Judged { line, rule, meaning } in judged {
         let (action, priority) = (rule.action.to_string(), rule.priority);
@@ -103,6 +117,10 @@ fn print(port: Port, judged: &[Judged]) {
             say!("{}", wrapped("         ", "           ", &from));
         }
     }
+}
+
+/// Whether the hidden rule is replaced, in a line.
+fn conclude(port: Port, judged: &[Judged]) {
     match count(judged, "replaces") {
         _ if count(judged, "refused") > 0 => {
             report::bad("refused:", "a rule that cannot be kept; see above");
@@ -138,7 +156,10 @@ fn shortened(list: &str) -> String {
     }
 }
 
-fn as_json(port: Port, judged: &[Judged], ignored: &[Place]) -> Value {
+fn as_json(port: Port, judged: &[Judged], ignored: &[Place], idle: &[Idle<'_>]) -> Value {
+    let idle = idle.iter().map(|Idle { rule, shadow }| {
+        json!({ "name": rule.name, "shadowed_by": shadow.map(|shadow| &shadow.name) })
+    });
     let rules: Vec<Value> = judged
         .iter()
         .map(|Judged { line, rule, meaning }| {
@@ -170,6 +191,7 @@ fn as_json(port: Port, judged: &[Judged], ignored: &[Place]) -> Value {
         "port": port.0,
         "replaced": is_replaced(judged),
         "rules": rules,
+        "never_decide": idle.collect::<Vec<_>>(),
         "ignored": ignored.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
 }

@@ -104,9 +104,29 @@ impl Findings {
                 report::count(&words(counter), counter.count);
             }
         }
+        for live in &self.held.firewall {
+            say!("table {}, since it was first installed:", live.image.name);
+            for counter in &live.image.counters {
+                report::count(&counter.comment, counter.count);
+            }
+        }
         if let Some(counters) = &self.counters {
             report::program_counters(counters);
         }
+    }
+
+    fn firewall_to_json(&self) -> Value {
+        let counters = self.held.firewall.iter().flat_map(|live| {
+            let table = live.image.name.to_string();
+            live.image.counters.iter().map(move |Counter { name, comment, count }| {
+                let Count { packets, bytes } = count;
+                json!({
+                    "table": table, "counter": name, "by": comment,
+                    "packets": packets, "bytes": bytes,
+                })
+            })
+        });
+        counters.collect()
     }
 
     fn print_kernel(&self) {
@@ -165,6 +185,7 @@ impl Findings {
             "admitted": admitted,
             "refused": total(&[REFUSED, REFUSED_EARLY]),
             "left_to_other_rules": total(&[LEFT]),
+            "firewall": self.firewall_to_json(),
             "backend": configuration.map(|configuration| configuration.backend.to_string()),
             "xdp": self.programs_to_json(),
             "differences": self.differences,

@@ -12,6 +12,7 @@ use std::str::FromStr;
 
 /// What the policy is.
 #[derive(clap::Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Words {
     /// A source that is admitted; repeatable. Without it, any source is
     ///
@@ -32,6 +33,13 @@ pub(super) struct Words {
     /// --allow-from. `agent-fw rules check FILE` tells what each rule means. `-` is standard input.
     #[arg(long, value_name = "FILE")]
     rules: Vec<String>,
+    /// Enforce all rules of these files, as a whole firewall policy
+    ///
+    /// In tables of its own, inet agent_fw_policy and arp agent_fw_policy, beside the one for the
+    /// agent's port; a packet has to pass both. Mind that one Allow rule closes its direction to
+    /// all that no rule admits.
+    #[arg(long, requires = "rules")]
+    policy: bool,
     /// Ignore fields of rules that agent-fw does not know
     #[arg(long, requires = "rules")]
     lenient: bool,
@@ -85,11 +93,12 @@ impl Words {
                 return Err(Failure::Input(anyhow!(faults.join("\n"))));
             }
         };
-        let Self { backend, interface: interfaces, xdp_mode, lenient, .. } = self;
+        let Self { backend, interface: interfaces, xdp_mode, policy, lenient, .. } = self;
         let mut configuration = Configuration {
             allow_from,
             allow_mac,
             rules: self.rules.into_iter().map(ListFile::from).collect(),
+            policy,
             lenient,
             port,
             direction,

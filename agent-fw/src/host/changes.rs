@@ -1,7 +1,7 @@
 //! Changes of nf_tables and of interfaces, as the kernel announces them. Nothing is polled.
 
 use super::route::attributes;
-use crate::nft::TABLE;
+use crate::nft::TableName;
 use anyhow::Context as _;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -130,7 +130,9 @@ impl Changes {
                     changes.push(Change::Table(By { name, process }));
                 }
             } else if kind >> 8 == NFTABLES {
-                self.touched |= find(TABLE_NAME).map(text).as_deref() == Some(TABLE);
+                let name = find(TABLE_NAME).map(text);
+                let is = |table: TableName| name.as_deref() == Some(table.name());
+                self.touched |= TableName::ALL.into_iter().any(is);
             }
         }
         changes

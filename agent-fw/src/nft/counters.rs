@@ -73,12 +73,17 @@ pub fn counter_name(label: &Label) -> String {
         Label::Address => "from_addresses".to_owned(),
         Label::Any => "from_any".to_owned(),
     };
+    identifier(&name)
+}
+
+/// A name as nftables takes it; the caller sees to it that it begins with a letter.
+pub(crate) fn identifier(name: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     name.chars().map(|c| if plain(c) { c } else { '_' }).take(MAX_NAME).collect()
 }
 
 /// A comment as nftables takes it: without quotes and control characters, not too long.
-fn comment(words: &str) -> String {
+pub(crate) fn comment(words: &str) -> String {
     let plain = |c: char| c == ' ' || c.is_ascii_graphic() && c != '"' && c != '\\';
     words.chars().map(|c| if plain(c) { c } else { '?' }).take(MAX_COMMENT).collect()
 }

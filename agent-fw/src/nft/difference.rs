@@ -1,6 +1,7 @@
 //! What differs between the table that should be in the kernel and the one that is there.
 
 use super::expression::Program;
+use super::name::TableName;
 use super::netlink::Live;
 use super::table::{Chain, Elements, Image, Set};
 use crate::policy::{Notation, Ordinal, Range};
@@ -14,7 +15,7 @@ const SHOWN: usize = 3;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Difference {
     /// The table is not there.
-    NoTable,
+    NoTable(TableName),
     /// A part is missing.
     Missing(String),
     /// A part should not be there.
@@ -33,7 +34,7 @@ pub enum Difference {
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoTable => write!(f, "the table inet {} is not there", super::TABLE),
+            Self::NoTable(name) => write!(f, "the table {name} is not there"),
             Self::Missing(part) => write!(f, "missing: {part}"),
             Self::Extra(part) => write!(f, "not in this policy: {part}"),
             Self::Changed { part, expected, found } => {
@@ -46,7 +47,7 @@ impl fmt::Display for Difference {
 /// Everything in which the kernel's table differs from `expected`. What counters have counted is
 /// no difference.
 pub fn differences(expected: &Image, live: Option<&Live>) -> Vec<Difference> {
-    let Some(live) = live else { return vec![Difference::NoTable] };
+    let Some(live) = live else { return vec![Difference::NoTable(expected.name)] };
     let mut found: Vec<_> = live.strays.iter().cloned().map(Difference::Extra).collect();
     let unused = |set: &String| Difference::Extra(format!("set {set}, which no rule uses"));
     found.extend(live.leftovers.iter().map(unused));

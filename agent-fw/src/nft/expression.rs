@@ -33,8 +33,18 @@ pub enum Expression {
     Meta(MetaKey),
     /// Loads bytes of the packet into the register.
     Payload(Payload),
+    /// Loads a fact about the packet's connection into the register.
+    Ct(CtKey),
+    /// Loads this into the register.
+    Constant(Vec<u8>),
+    /// Sets the labels of the packet's connection that the register has.
+    SetCtLabels,
+    /// Keeps the bits of the register that this mask has.
+    Mask(Vec<u8>),
     /// Ends the rule unless the register equals this.
     CompareEqual(Vec<u8>),
+    /// Ends the rule if the register equals this.
+    CompareDifferent(Vec<u8>),
     /// Ends the rule unless the register, as a big-endian number, is at most this.
     CompareAtMost(Vec<u8>),
     /// Ends the rule unless the register is in the set.
@@ -84,12 +94,27 @@ pub enum Expression {
 pub enum MetaKey {
     /// The index of the interface that it came in through.
     InputInterface,
-    /// The type of that interface's hardware.
+    /// The index of the interface that it goes out through.
+    OutputInterface,
+    /// The type of the hardware of the interface that it came in through.
     InputInterfaceType,
     /// The network protocol's family.
     NetworkProtocol,
     /// The transport protocol's number.
     TransportProtocol,
+}
+
+/// A fact about a packet's connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CtKey {
+    /// What the packet is to its connection.
+    State,
+    /// Whether it goes as the connection's first packet went, or back.
+    Direction,
+    /// What is known of the connection, as bits.
+    Status,
+    /// The labels that rules have set on the connection.
+    Labels,
 }
 
 /// A part of a packet's headers.
@@ -122,14 +147,13 @@ impl fmt::Display for Expression {
             Self::Payload(Payload { base, offset, length }) => {
                 write!(f, "payload load {length}b @ {base} header + {offset}")
             }
-            Self::CompareEqual(data) => {
-                write!(f, "cmp eq 0x")?;
-                data.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-            }
-            Self::CompareAtMost(data) => {
-                write!(f, "cmp lte 0x")?;
-                data.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-            }
+            Self::Ct(key) => write!(f, "ct load {key}"),
+            Self::Constant(data) => write_bytes(f, "immediate", data),
+            Self::SetCtLabels => write!(f, "ct set label"),
+            Self::Mask(data) => write_bytes(f, "bitwise and", data),
+            Self::CompareEqual(data) => write_bytes(f, "cmp eq", data),
+            Self::CompareDifferent(data) => write_bytes(f, "cmp neq", data),
+            Self::CompareAtMost(data) => write_bytes(f, "cmp lte", data),
             Self::Lookup { set } => write!(f, "lookup set {set}"),
             Self::Count { counter } => write!(f, "objref counter {counter}"),
             Self::FibDestinationType => write!(f, "fib daddr type"),
@@ -143,10 +167,27 @@ impl fmt::Display for Expression {
     }
 }
 
+fn write_bytes(f: &mut fmt::Formatter<'_>, what: &str, bytes: &[u8]) -> fmt::Result {
+    write!(f, "{what} 0x")?;
+    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+}
+
+impl fmt::Display for CtKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::State => "state",
+            Self::Direction => "direction",
+            Self::Status => "status",
+            Self::Labels => "label",
+        })
+    }
+}
+
 impl fmt::Display for MetaKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::InputInterface => "iif",
+            Self::OutputInterface => "oif",
             Self::InputInterfaceType => "iiftype",
             Self::NetworkProtocol => "nfproto",
             Self::TransportProtocol => "l4proto",

@@ -56,8 +56,6 @@ pub enum Instruction {
     Compare(Comparison, Vec<u8>),
     /// Ends the rule unless the register lies between these, both included.
     Between(Vec<u8>, Vec<u8>),
-    /// Keeps the bits of the register that this mask has.
-    Mask(Vec<u8>),
     /// Ends the rule if the register is in the set.
     LookupNot(String),
     /// Counts, or marks the packet for tracing: decides nothing.

@@ -4,6 +4,7 @@ mod counters;
 mod difference;
 mod expression;
 mod foreign;
+mod name;
 mod netlink;
 mod ruleset;
 mod sources;
@@ -13,18 +14,18 @@ mod table;
 mod text;
 
 pub use counters::{LEFT, REFUSED, REFUSED_EARLY, counter_name};
+pub(crate) use counters::{comment, identifier};
 pub use difference::{Difference, differences};
-pub use expression::{Expression, MetaKey, Payload, PayloadBase, Program};
+pub use expression::{CtKey, Expression, MetaKey, Payload, PayloadBase, Program};
 pub use foreign::{Comparison, Foreign, ForeignBase, ForeignRule, Instruction};
+pub use name::TableName;
 pub use netlink::{Live, NetlinkError, Nftables, Tenure};
+pub(crate) use ruleset::{COMMENT, LOG_BURST};
 pub use ruleset::{Extras, LOG_RATE, Ruleset};
 pub use stamp::Stamp;
-pub use statement::{Family, Rule, Statement};
+pub use statement::{ConnectionState, End, Family, OPENED_BY_BYPASS, Rule, Statement};
 pub use table::{BaseChain, Chain, Count, Counter, Elements, Hook, Image, Set, Table};
 pub use text::Document;
-
-/// The table's name. Its family is `inet`, so that one table sees IPv4 and IPv6.
-pub const TABLE: &str = "agent_fw";
 
 /// The priority of the gate, "raw" in nftables' words: before every usual filter (0) and mangle
 /// (-150) chain, so that no other rule answers or rewrites what is to be dropped.

@@ -5,7 +5,7 @@ use super::sources::{Sources, Stage};
 use super::stamp::Stamp;
 use super::statement::{Rule, Statement};
 use super::table::{BaseChain, Chain, Elements, Hook, Set, Table};
-use super::{GATE_PRIORITY, Image};
+use super::{GATE_PRIORITY, Image, TableName};
 use crate::policy::{Others, Policy};
 use crate::rule::Lowered;
 
@@ -32,12 +32,12 @@ const AGENT_PORT: &str = "agent_port";
 /// The set of the agent's ports, where there are several.
 const PORTS: &str = "agent_ports";
 
-/// The table's comment.
-const COMMENT: &str = "made by agent-fw, which replaces it whole";
+/// The comment of agent-fw's tables.
+pub(crate) const COMMENT: &str = "made by agent-fw, which replaces it whole";
 
 /// Refused packets that are logged in a second, so that a flood does not fill the disk.
 pub const LOG_RATE: u64 = 10;
-const LOG_BURST: u32 = 5;
+pub(crate) const LOG_BURST: u32 = 5;
 const LOG_PREFIX: &str = "agent-fw refused: ";
 
 impl Ruleset {
@@ -57,7 +57,7 @@ impl Ruleset {
             chains.extend(early(policy, &sources, extras));
             counters.push(counters::of_early_drops());
         }
-        Self { comment: COMMENT.to_owned(), counters, sets, chains }
+        Self { name: TableName::Gate, comment: COMMENT.to_owned(), counters, sets, chains }
     }
 
     /// The ruleset in the kernel's terms.
@@ -105,7 +105,7 @@ fn gate(policy: &Policy, sources: &[Sources], extras: Extras) -> Vec<Chain<Rule>
 fn log() -> Rule {
     Rule::new([
         Statement::Limit { rate: LOG_RATE, burst: LOG_BURST },
-        Statement::Log { prefix: LOG_PREFIX },
+        Statement::Log { prefix: LOG_PREFIX.to_owned() },
     ])
 }
 

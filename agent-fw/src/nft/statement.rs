@@ -1,8 +1,8 @@
 //! The statements of agent-fw's rules: each prints itself as nftables writes it, and knows the
 //! kernel's instructions for it.
 
-use super::expression::{Expression, MetaKey, Payload, PayloadBase, Program};
-use crate::policy::Port;
+use super::expression::{CtKey, Expression, MetaKey, Payload, PayloadBase, Program};
+use crate::policy::{MacAddr, Port};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -73,6 +73,45 @@ pub enum Statement {
     FromUpTo(IpAddr),
     /// The packet came from a MAC address of this set.
     FromAnyMacOf(String),
+    /// The packet goes out through loopback.
+    ToLoopback,
+    /// The packet's protocol above IP is this one.
+    ProtocolIs(u8),
+    /// The packet's protocol above IP is another one.
+    ProtocolIsNot(u8),
+    /// The packet's address at this end is this one. Follows [`Statement::Is`].
+    AddressIs(End, IpAddr),
+    /// The packet's address at this end is in this set. Follows [`Statement::Is`].
+    AddressIn(End, Family, String),
+    /// The frame's MAC address at this end is this one.
+    MacIs(End, MacAddr),
+    /// The frame's MAC address at this end is in this set.
+    MacIn(End, String),
+    /// The packet's port at this end is this one. Follows [`Statement::ProtocolIs`] with TCP or UDP.
+    PortIs(End, Port),
+    /// The packet's port at this end is in this set. Follows [`Statement::ProtocolIs`] with TCP or
+    /// UDP.
+    PortIn(End, String),
+    /// Of the TCP flags of the mask, exactly these are set; or, with `not`, not exactly these.
+    /// Follows [`Statement::ProtocolIs`] with TCP.
+    TcpFlags {
+        /// The flags looked at.
+        mask: u8,
+        /// Their values.
+        value: u8,
+        /// Whether it is another combination that is meant.
+        not: bool,
+    },
+    /// The first bytes of the ICMP header, type and code, are these; or, with `not`, others.
+    /// Follows [`Statement::ProtocolIs`] with ICMP or `ICMPv6`.
+    IcmpHeader {
+        /// The type, and the code if it matters.
+        bytes: Vec<u8>,
+        /// Whether other ones are meant.
+        not: bool,
+    },
+    /// Connection tracking says this of the packet.
+    Connection(ConnectionState),
     /// Count the packet.
     Count(String),
     /// Goes on for so many packets a second, with as many as `burst` at once.
@@ -85,8 +124,10 @@ pub enum Statement {
     /// Writes the packet's headers to the kernel's log at level "info".
     Log {
         /// What the line begins with.
-        prefix: &'static str,
+        prefix: String,
     },
+    /// Sets the label [`OPENED_BY_BYPASS`] on the packet's connection.
+    LabelConnection,
     /// Ends the base chain.
     Accept,
     /// Ends the packet.
@@ -97,6 +138,36 @@ pub enum Statement {
     Goto(String),
 }
 
+/// An end of a packet's way.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum End {
+    /// Where it comes from.
+    Source,
+    /// Where it goes.
+    Destination,
+}
+
+/// What connection tracking says of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ConnectionState {
+    /// It opens a connection, which is known only when it has passed every hook.
+    Opens,
+    /// It fits some connection, begins one, or is not tracked.
+    Valid,
+    /// It goes against the direction in which its connection was opened.
+    Reply,
+    /// A packet that Bypass let through opened its connection.
+    OpenedByBypass,
+}
+
+/// The bit among a connection's 128 labels that says that Bypass let its first packet through.
+pub const OPENED_BY_BYPASS: u32 = 118;
+
+/// `NF_CT_STATE_INVALID_BIT` and `IPS_CONFIRMED` of linux/netfilter/nf_conntrack_common.h.
+const STATE_INVALID: u32 = 1;
+const STATUS_CONFIRMED: u32 = 8;
+/// `IP_CT_DIR_REPLY`.
+const DIRECTION_REPLY: u8 = 1;
 /// The index of the loopback interface: the kernel makes it first in every network namespace.
 /// <https://git.kernel.org/pub/scm/linux/kernel/git/torvalds/linux.git/tree/include/net/flow.h> (`LOOPBACK_IFINDEX`)
 const LOOPBACK: u32 = 1;
@@ -104,6 +175,8 @@ const LOOPBACK: u32 = 1;
 const ETHERNET: u16 = 1;
 /// `RTN_LOCAL`: an address of this host.
 const LOCAL: u32 = 2;
+/// The number of TCP.
+const TCP: u8 = 6;
 /// `LOG_INFO` of syslog.
 const LEVEL_INFO: u32 = 6;
 
@@ -128,24 +201,58 @@ impl Statement {
                 vec![Expression::Meta(MetaKey::NetworkProtocol), equals(&[family.number()])]
             }
             Self::FromAnyOf(family, set) => {
-                vec![source(*family), Expression::Lookup { set: set.clone() }]
+                vec![End::Source.address(*family), Expression::Lookup { set: set.clone() }]
             }
             Self::FromUpTo(IpAddr::V4(last)) => {
-                vec![source(Family::V4), Expression::CompareAtMost(last.octets().to_vec())]
+                vec![
+                    End::Source.address(Family::V4),
+                    Expression::CompareAtMost(last.octets().to_vec()),
+                ]
             }
             Self::FromUpTo(IpAddr::V6(last)) => {
-                vec![source(Family::V6), Expression::CompareAtMost(last.octets().to_vec())]
+                vec![
+                    End::Source.address(Family::V6),
+                    Expression::CompareAtMost(last.octets().to_vec()),
+                ]
             }
-            Self::FromAnyMacOf(set) => vec![
-                Expression::Meta(MetaKey::InputInterfaceType),
-                equals(&ETHERNET.to_ne_bytes()),
-                Expression::Payload(Payload { base: PayloadBase::Link, offset: 6, length: 6 }),
-                Expression::Lookup { set: set.clone() },
-            ],
+            Self::FromAnyMacOf(set) => End::Source.mac(Expression::Lookup { set: set.clone() }),
+            Self::ToLoopback => {
+                vec![Expression::Meta(MetaKey::OutputInterface), equals(&LOOPBACK.to_ne_bytes())]
+            }
+            Self::ProtocolIs(number) => {
+                vec![Expression::Meta(MetaKey::TransportProtocol), equals(&[*number])]
+            }
+            Self::ProtocolIsNot(number) => {
+                vec![Expression::Meta(MetaKey::TransportProtocol), differs(&[*number])]
+            }
+            Self::AddressIs(end, IpAddr::V4(address)) => {
+                vec![end.address(Family::V4), equals(&address.octets())]
+            }
+            Self::AddressIs(end, IpAddr::V6(address)) => {
+                vec![end.address(Family::V6), equals(&address.octets())]
+            }
+            Self::AddressIn(end, family, set) => {
+                vec![end.address(*family), Expression::Lookup { set: set.clone() }]
+            }
+            Self::MacIs(end, mac) => end.mac(equals(&mac.0)),
+            Self::MacIn(end, set) => end.mac(Expression::Lookup { set: set.clone() }),
+            Self::PortIs(end, port) => vec![end.port(), equals(&port.0.to_be_bytes())],
+            Self::PortIn(end, set) => vec![end.port(), Expression::Lookup { set: set.clone() }],
+            Self::TcpFlags { mask, value, not } => {
+                vec![transport(13, 1), Expression::Mask(vec![*mask]), compare(&[*value], *not)]
+            }
+            Self::IcmpHeader { bytes, not } => {
+                let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                vec![transport(0, length), compare(bytes, *not)]
+            }
+            Self::Connection(state) => state.expressions(),
+            Self::LabelConnection => {
+                vec![Expression::Constant(label().to_vec()), Expression::SetCtLabels]
+            }
             Self::Count(counter) => vec![Expression::Count { counter: counter.clone() }],
             Self::Limit { rate, burst } => vec![Expression::Limit { rate: *rate, burst: *burst }],
             Self::Log { prefix } => {
-                vec![Expression::Log { prefix: (*prefix).to_owned(), level: LEVEL_INFO }]
+                vec![Expression::Log { prefix: prefix.clone(), level: LEVEL_INFO }]
             }
             Self::Accept => vec![Expression::Accept],
             Self::Drop => vec![Expression::Drop],
@@ -159,20 +266,89 @@ fn equals(bytes: &[u8]) -> Expression {
     Expression::CompareEqual(bytes.to_vec())
 }
 
-fn destination_port() -> Vec<Expression> {
-    vec![
-        Expression::Meta(MetaKey::TransportProtocol),
-        equals(&[6]),
-        Expression::Payload(Payload { base: PayloadBase::Transport, offset: 2, length: 2 }),
-    ]
+fn differs(bytes: &[u8]) -> Expression {
+    Expression::CompareDifferent(bytes.to_vec())
 }
 
-fn source(family: Family) -> Expression {
-    let (offset, length) = match family {
-        Family::V4 => (12, 4),
-        Family::V6 => (8, 16),
-    };
-    Expression::Payload(Payload { base: PayloadBase::Network, offset, length })
+fn compare(bytes: &[u8], not: bool) -> Expression {
+    if not { differs(bytes) } else { equals(bytes) }
+}
+
+fn transport(offset: u32, length: u32) -> Expression {
+    Expression::Payload(Payload { base: PayloadBase::Transport, offset, length })
+}
+
+/// The labels of a connection of which [`OPENED_BY_BYPASS`] alone is set.
+const fn label() -> [u8; 16] {
+    (1_u128 << OPENED_BY_BYPASS).to_ne_bytes()
+}
+
+impl ConnectionState {
+    fn expressions(self) -> Vec<Expression> {
+        match self {
+            Self::Opens => vec![
+                Expression::Ct(CtKey::Status),
+                Expression::Mask(STATUS_CONFIRMED.to_ne_bytes().to_vec()),
+                equals(&[0; 4]),
+            ],
+            Self::Valid => {
+                vec![Expression::Ct(CtKey::State), differs(&STATE_INVALID.to_ne_bytes())]
+            }
+            Self::Reply => vec![Expression::Ct(CtKey::Direction), equals(&[DIRECTION_REPLY])],
+            Self::OpenedByBypass => vec![
+                Expression::Ct(CtKey::Labels),
+                Expression::Mask(label().to_vec()),
+                differs(&[0; 16]),
+            ],
+        }
+    }
+}
+
+impl End {
+    fn address(self, family: Family) -> Expression {
+        let (source, length) = match family {
+            Family::V4 => (12, 4),
+            Family::V6 => (8, 16),
+        };
+        let offset = match self {
+            Self::Source => source,
+            Self::Destination => source + length,
+        };
+        Expression::Payload(Payload { base: PayloadBase::Network, offset, length })
+    }
+
+    fn mac(self, compare: Expression) -> Vec<Expression> {
+        let offset = match self {
+            Self::Source => 6,
+            Self::Destination => 0,
+        };
+        vec![
+            Expression::Meta(MetaKey::InputInterfaceType),
+            equals(&ETHERNET.to_ne_bytes()),
+            Expression::Payload(Payload { base: PayloadBase::Link, offset, length: 6 }),
+            compare,
+        ]
+    }
+
+    fn port(self) -> Expression {
+        match self {
+            Self::Source => transport(0, 2),
+            Self::Destination => transport(2, 2),
+        }
+    }
+
+    /// As nftables writes it before what is meant: `saddr`, `dport`.
+    const fn letter(self) -> char {
+        match self {
+            Self::Source => 's',
+            Self::Destination => 'd',
+        }
+    }
+}
+
+fn destination_port() -> Vec<Expression> {
+    let tcp = [Expression::Meta(MetaKey::TransportProtocol), equals(&[TCP])];
+    tcp.into_iter().chain([End::Destination.port()]).collect()
 }
 
 impl Family {
@@ -213,6 +389,40 @@ impl fmt::Display for Statement {
             Self::FromUpTo(last @ IpAddr::V4(_)) => write!(f, "ip saddr <= {last}"),
             Self::FromUpTo(last @ IpAddr::V6(_)) => write!(f, "ip6 saddr <= {last}"),
             Self::FromAnyMacOf(set) => write!(f, "ether saddr @{set}"),
+            Self::ToLoopback => write!(f, "oif \"lo\""),
+            Self::ProtocolIs(number) => write!(f, "meta l4proto {number}"),
+            Self::ProtocolIsNot(number) => write!(f, "meta l4proto != {number}"),
+            Self::AddressIs(end, address @ IpAddr::V4(_)) => {
+                write!(f, "ip {}addr {address}", end.letter())
+            }
+            Self::AddressIs(end, address @ IpAddr::V6(_)) => {
+                write!(f, "ip6 {}addr {address}", end.letter())
+            }
+            Self::AddressIn(end, family, set) => {
+                write!(f, "{} {}addr @{set}", family.header(), end.letter())
+            }
+            Self::MacIs(end, mac) => write!(f, "ether {}addr {mac}", end.letter()),
+            Self::MacIn(end, set) => write!(f, "ether {}addr @{set}", end.letter()),
+            Self::PortIs(end, port) => write!(f, "th {}port {port}", end.letter()),
+            Self::PortIn(end, set) => write!(f, "th {}port @{set}", end.letter()),
+            Self::TcpFlags { mask, value, not } => {
+                let compare = if *not { "!=" } else { "==" };
+                write!(f, "tcp flags & {mask:#04x} {compare} {value:#04x}")
+            }
+            Self::IcmpHeader { bytes, not } => {
+                let compare = if *not { "!= " } else { "" };
+                write!(f, "@th,0,{} {compare}0x", bytes.len() * 8)?;
+                bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+            Self::Connection(ConnectionState::Opens) => {
+                write!(f, "ct status & confirmed == 0")
+            }
+            Self::Connection(ConnectionState::Valid) => write!(f, "ct state != invalid"),
+            Self::Connection(ConnectionState::Reply) => write!(f, "ct direction reply"),
+            Self::Connection(ConnectionState::OpenedByBypass) => {
+                write!(f, "ct label {OPENED_BY_BYPASS}")
+            }
+            Self::LabelConnection => write!(f, "ct label set {OPENED_BY_BYPASS}"),
             Self::Count(counter) => write!(f, "counter name \"{counter}\""),
             Self::Limit { rate, burst } => {
                 write!(f, "limit rate {rate}/second burst {burst} packets")

@@ -4,12 +4,15 @@
 //! [`Ruleset`](super::Ruleset); expressions, as the kernel keeps them, in an [`Image`].
 
 use super::expression::Program;
+use super::name::TableName;
 use crate::policy::{MacAddr, Notation, Port, Range};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// A table of the family `inet`, named [`TABLE`](super::TABLE).
+/// A table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Table<R> {
+    /// Which one.
+    pub name: TableName,
     /// The table's comment.
     pub comment: String,
     /// Its named counters.
@@ -26,8 +29,8 @@ pub type Image = Table<Program>;
 impl<R> Table<R> {
     /// The table with each rule made into something else.
     pub fn map_rules<S>(self, mut rule: impl FnMut(R) -> S) -> Table<S> {
-        let chains = self
-            .chains
+        let Self { name, comment, counters, sets, chains } = self;
+        let chains = chains
             .into_iter()
             .map(|Chain { name, base, rules }| Chain {
                 name,
@@ -35,7 +38,7 @@ impl<R> Table<R> {
                 rules: rules.into_iter().map(&mut rule).collect(),
             })
             .collect();
-        Table { comment: self.comment, counters: self.counters, sets: self.sets, chains }
+        Table { name, comment, counters, sets, chains }
     }
 
     /// Lets counters go on from where those of the same name in `before` are.
@@ -160,6 +163,8 @@ pub enum Hook {
     Prerouting,
     /// After routing: packets to this host, with the port that they really go to.
     Input,
+    /// Packets that this host itself sends.
+    Output,
 }
 
 impl std::fmt::Display for Hook {
@@ -167,6 +172,7 @@ impl std::fmt::Display for Hook {
         f.write_str(match self {
             Self::Prerouting => "prerouting",
             Self::Input => "input",
+            Self::Output => "output",
         })
     }
 }

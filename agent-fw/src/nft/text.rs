@@ -1,6 +1,5 @@
 //! The ruleset as text: what `nft -f` loads and a person reviews.
 
-use super::TABLE;
 use super::ruleset::Ruleset;
 use super::table::{Chain, Elements, Set};
 use crate::policy::Notation;
@@ -22,8 +21,9 @@ impl fmt::Display for Document<'_> {
         for line in &self.preamble {
             writeln!(f, "# {}", harmless(line))?;
         }
-        writeln!(f, "add table inet {TABLE}\ndelete table inet {TABLE}\n")?;
-        writeln!(f, "table inet {TABLE} {{")?;
+        let table = self.ruleset.name;
+        writeln!(f, "add table {table}\ndelete table {table}\n")?;
+        writeln!(f, "table {table} {{")?;
         writeln!(f, "\tcomment \"{}\"", self.ruleset.comment)?;
         for counter in &self.ruleset.counters {
             writeln!(f, "\n\tcounter {} {{", counter.name)?;

@@ -5,6 +5,7 @@ use super::base;
 use super::netfilter::Connection;
 use super::road::{Conclusion, Decider, Road};
 use super::trace::Place;
+use crate::nft::TableName;
 use crate::policy::Port;
 
 /// A firewall of this host.
@@ -66,7 +67,7 @@ impl Firewall {
         let is_iptables = ["filter", "mangle", "raw", "security"].contains(&base.table.as_str())
             && ["INPUT", "PREROUTING"].contains(&base.chain.as_str());
         Some(match base.table.as_str() {
-            crate::nft::TABLE => return None,
+            ours if TableName::ALL.iter().any(|table| table.name() == ours) => return None,
             "firewalld" => Self::Firewalld(None),
             _ if is_iptables && (has("ufw-") || has("ufw6-")) => Self::Ufw,
             _ if is_iptables && (has("IN_public") || has("INPUT_ZONES")) => Self::Firewalld(None),

@@ -231,6 +231,11 @@ pub enum Notice {
         /// The rule, and why.
         meaning: String,
     },
+    /// Something about a rule of a firewall policy.
+    FirewallRule {
+        /// What.
+        said: String,
+    },
     /// The vendor's block of before 2019 is admitted.
     Obsolete {
         /// The source.
@@ -250,7 +255,7 @@ impl fmt::Display for Notice {
                 write!(f, "the first on line {line}: {written} means {meant}")
             }
             Self::IgnoredField { place } => write!(f, "{place}: unknown field, ignored"),
-            Self::OtherRule { meaning } => f.write_str(meaning),
+            Self::OtherRule { meaning: said } | Self::FirewallRule { said } => f.write_str(said),
             Self::EmptyList { list } => write!(f, "{list}: the list is empty and admits nobody"),
             Self::Obsolete { source } => write!(
                 f,

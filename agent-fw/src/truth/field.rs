@@ -62,14 +62,16 @@ impl fmt::Display for Field {
 impl Field {
     pub(super) const DESTINATION: Self = Self { what: What::Destination, mask: None };
 
-    pub(super) fn meta(key: MetaKey) -> Self {
+    /// What a fact about the packet tells; `None` where it tells nothing of packets that come in.
+    pub(super) fn meta(key: MetaKey) -> Option<Self> {
         let what = match key {
+            MetaKey::OutputInterface => return None,
             MetaKey::InputInterface => What::Interface,
             MetaKey::InputInterfaceType => What::Hardware,
             MetaKey::NetworkProtocol => What::Family,
             MetaKey::TransportProtocol => What::Protocol,
         };
-        Self { what, mask: None }
+        Some(Self { what, mask: None })
     }
 
     pub(super) fn payload(payload: Payload) -> Self {

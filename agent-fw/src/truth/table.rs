@@ -5,7 +5,9 @@
 
 use super::field::{Field, Test};
 use super::region::{Block, Condition, LOCAL, only, united};
-use crate::nft::{BaseChain, Elements, Expression, ForeignBase, Hook, Instruction, Live, Program};
+use crate::nft::{
+    BaseChain, Comparison, Elements, Expression, ForeignBase, Hook, Instruction, Live, Program,
+};
 use crate::policy::{MacAddr, Port, RangeSet};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,7 +33,7 @@ pub fn effect(live: &Live) -> Effect {
         .image
         .chains
         .iter()
-        .filter_map(|chain| Some(Base::ours(&chain.name, chain.base?)))
+        .filter_map(|chain| Base::ours(&chain.name, chain.base?))
         .chain(live.foreign.bases.iter().filter_map(Base::foreign))
         .collect();
     bases.sort_by_key(|base| base.priority);
@@ -71,12 +73,14 @@ struct Base {
 }
 
 impl Base {
-    fn ours(chain: &str, BaseChain { hook, priority }: BaseChain) -> Self {
+    fn ours(chain: &str, BaseChain { hook, priority }: BaseChain) -> Option<Self> {
         let way = match hook {
             Hook::Prerouting => Way::Prerouting,
             Hook::Input => Way::Input,
+            // What this host sends, answers too, is not what a policy of sources is about.
+            Hook::Output => return None,
         };
-        Self { chain: chain.to_owned(), way, priority, drops: false, is_partial: false }
+        Some(Self { chain: chain.to_owned(), way, priority, drops: false, is_partial: false })
     }
 
     fn foreign(base: &ForeignBase) -> Option<Self> {
@@ -291,13 +295,6 @@ impl<'a> Machine<'a> {
                 Step::Test(Test::Compare(*comparison, data.clone()))
             }
             Instruction::Between(from, to) => Step::Test(Test::Between(from.clone(), to.clone())),
-            Instruction::Mask(mask) => match register {
-                Some(field) => {
-                    field.mask(mask);
-                    Step::Nothing
-                }
-                None => Step::Unknown("a mask of nothing".to_owned()),
-            },
             Instruction::LookupNot(set) => self.look_up(set, false),
             Instruction::Nothing => Step::Nothing,
             Instruction::Return => Step::End(End::Return),
@@ -308,7 +305,20 @@ impl<'a> Machine<'a> {
 
     fn known<'b>(&self, expression: &'b Expression, register: &mut Option<Field>) -> Step<'b> {
         match expression {
-            Expression::Meta(key) => *register = Some(Field::meta(*key)),
+            Expression::Ct(_) | Expression::Constant(_) | Expression::SetCtLabels => {
+                return Step::Unknown(format!("instruction `{expression}`"));
+            }
+            Expression::Mask(mask) => match register {
+                Some(field) => field.mask(mask),
+                None => return Step::Unknown("a mask of nothing".to_owned()),
+            },
+            Expression::CompareDifferent(data) => {
+                return Step::Test(Test::Compare(Comparison::Different, data.clone()));
+            }
+            Expression::Meta(key) => match Field::meta(*key) {
+                Some(field) => *register = Some(field),
+                None => return Step::Unknown(format!("instruction `{expression}`")),
+            },
             Expression::Payload(payload) => *register = Some(Field::payload(*payload)),
             Expression::FibDestinationType => *register = Some(Field::DESTINATION),
             Expression::CompareEqual(data) => return Step::Test(Test::Equal(data.clone())),
@@ -353,7 +363,6 @@ fn decides(instructions: &[Instruction]) -> bool {
         Instruction::Known(_)
         | Instruction::Compare(..)
         | Instruction::Between(..)
-        | Instruction::Mask(_)
         | Instruction::LookupNot(_)
         | Instruction::Nothing => false,
     })

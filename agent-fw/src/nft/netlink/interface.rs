@@ -4,9 +4,12 @@
     reason = "libc has the kernel's small positive constants as signed numbers"
 )]
 
-use crate::nft::expression::{MetaKey, PayloadBase};
-use crate::nft::table::Elements;
+use crate::nft::expression::{CtKey, MetaKey, PayloadBase};
+use crate::nft::name::TableName;
+use crate::nft::table::{Elements, Hook};
+use nftnl::ProtoFamily;
 use nftnl_sys::libc;
+use std::ffi::CStr;
 
 /// `NFT_OBJECT_COUNTER` of linux/netfilter/nf_tables.h.
 pub(super) const NFT_OBJECT_COUNTER: u32 = 1;
@@ -41,10 +44,49 @@ pub(super) const LIMIT_PACKETS: u32 = 0;
 pub(super) const fn meta_key(key: MetaKey) -> u32 {
     (match key {
         MetaKey::InputInterface => libc::NFT_META_IIF,
+        MetaKey::OutputInterface => libc::NFT_META_OIF,
         MetaKey::InputInterfaceType => libc::NFT_META_IIFTYPE,
         MetaKey::NetworkProtocol => libc::NFT_META_NFPROTO,
         MetaKey::TransportProtocol => libc::NFT_META_L4PROTO,
     }) as u32
+}
+
+/// `enum nft_ct_keys` of linux/netfilter/nf_tables.h.
+pub(super) const fn ct_key(key: CtKey) -> u32 {
+    match key {
+        CtKey::State => 0,
+        CtKey::Direction => 1,
+        CtKey::Status => 2,
+        CtKey::Labels => CT_LABELS,
+    }
+}
+
+/// `NFT_CT_LABELS`.
+pub(super) const CT_LABELS: u32 = 13;
+
+/// The kernel's name of a table.
+pub(super) const fn table_name(table: TableName) -> &'static CStr {
+    match table {
+        TableName::Gate => c"agent_fw",
+        TableName::Firewall | TableName::Arp => c"agent_fw_policy",
+    }
+}
+
+pub(super) const fn family(table: TableName) -> ProtoFamily {
+    match table {
+        TableName::Gate | TableName::Firewall => ProtoFamily::Inet,
+        TableName::Arp => ProtoFamily::Arp,
+    }
+}
+
+/// The number of a hook, which is another one for ARP (`NF_ARP_IN`, `NF_ARP_OUT` of
+/// linux/netfilter_arp.h) than for IP; nftnl names the numbers as IP does.
+pub(super) const fn hook(table: TableName, hook: Hook) -> nftnl::Hook {
+    match (table, hook) {
+        (TableName::Arp, Hook::Input) | (_, Hook::Prerouting) => nftnl::Hook::PreRouting,
+        (TableName::Arp, Hook::Output) | (_, Hook::Input) => nftnl::Hook::In,
+        (_, Hook::Output) => nftnl::Hook::Out,
+    }
 }
 
 pub(super) const fn payload_base(base: PayloadBase) -> u32 {

@@ -12,8 +12,9 @@ mod socket;
 pub use decode::{Live, Tenure};
 pub use socket::NetlinkError;
 
-use super::TABLE;
+use super::name::TableName;
 use super::table::Image;
+use encode::Transaction;
 use socket::Socket;
 
 /// A connection to the nf_tables of this network namespace.
@@ -27,74 +28,107 @@ impl Nftables {
         Ok(Self { socket: Socket::open()? })
     }
 
-    /// Puts `image` in the place of the table that is there: whatever fails, that one stays in
-    /// force. No packet is decided on by anything but the old rules or the new ones, and none is
-    /// missed; counters of the same name go on.
-    pub fn replace(&mut self, image: &Image) -> Result<(), NetlinkError> {
-        match self.read_outline()? {
-            None => self.socket.transact(encode::creation(image)),
-            Some(live) if live.strays.is_empty() && live.image.comment == image.comment => {
-                self.update(image, &live)
-            }
-            // What is not ours is best met by deleting it with the table.
-            Some(live) => {
-                let mut image = image.clone();
-                image.carry_counts(&live.image);
-                self.socket.transact(encode::creation(&image))
+    /// Puts `images` in the place of the tables of agent-fw's that are there, all of them at one
+    /// instant; those that are not among them go. Whatever fails, what was there stays in force. No
+    /// packet is decided on by anything but the old rules or the new ones, and none is missed;
+    /// counters of the same name go on.
+    pub fn replace(&mut self, images: &[Image]) -> Result<(), NetlinkError> {
+        let live = self.read_all(decode::Depth::Outline)?;
+        let before = |name| live.iter().find(|live| live.image.name == name);
+        let mut created = Vec::new();
+        let mut updated = Vec::new();
+        for image in images {
+            match before(image.name) {
+                Some(live) if live.strays.is_empty() && live.image.comment == image.comment => {
+                    updated.push((image, live));
+                }
+                // What is not ours is best met by deleting it with the table.
+                live => {
+                    let mut image = image.clone();
+                    live.inspect(|live| image.carry_counts(&live.image));
+                    created.push(image);
+                }
             }
         }
-    }
-
-    fn update(&mut self, image: &Image, live: &Live) -> Result<(), NetlinkError> {
-        let preparation = encode::preparation(image, live);
-        if preparation.parts.len() > 0 {
+        let mut preparation = Transaction::new();
+        for (image, live) in &updated {
+            preparation.prepare(image, live);
+        }
+        let prepared = preparation.parts.len() > 0;
+        if prepared {
             self.socket.transact(preparation)?;
         }
-        let exchanged = self.socket.transact(encode::exchange(image, live));
-        if exchanged.is_err() && !image.sets.is_empty() {
+        let mut exchange = Transaction::new();
+        let is_wanted = |name| images.iter().any(|image| image.name == name);
+        let names = live.iter().map(|live| live.image.name);
+        names.filter(|name| !is_wanted(*name)).for_each(|name| exchange.delete(name));
+        for image in &created {
+            exchange.create(image);
+        }
+        for (image, live) in &updated {
+            exchange.exchange(image, live);
+        }
+        let exchanged = self.socket.transact(exchange);
+        if exchanged.is_err() && prepared {
             // If this fails too, the sets are in nobody's way: the next update removes them.
-            drop(self.socket.transact(encode::abandonment(image, live)));
+            let mut abandonment = Transaction::new();
+            for (image, live) in &updated {
+                abandonment.abandon(image, live);
+            }
+            drop(self.socket.transact(abandonment));
         }
         exchanged
     }
 
-    /// Makes the table that is there this connection's own: until it ends, nobody else can change
-    /// or delete the table, and it stays when it has ended. Tells whether the kernel can do that
-    /// (Linux 6.9).
+    /// Makes the tables that are there this connection's own: until it ends, nobody else can change
+    /// or delete them, and they stay when it has ended. Tells whether the kernel can do that (Linux
+    /// 6.9).
     pub fn own(&mut self) -> Result<bool, NetlinkError> {
-        let Some(outline) = self.read_outline()? else { return Ok(false) };
-        let owned = match outline.tenure {
-            Tenure::Owned => return Ok(true),
-            Tenure::Orphan => self.socket.transact(encode::adoption(&outline.image.comment)),
-            // Whether it outlives its owner is settled when a table is made.
-            Tenure::Free => {
-                let Some(live) = self.read()? else { return Ok(false) };
-                self.socket.transact(encode::owned_creation(&live.image))
+        let tables = self.read_tables()?;
+        let mut transaction = Transaction::new();
+        for live in &tables {
+            match live.tenure {
+                Tenure::Owned => {}
+                Tenure::Orphan => transaction.adopt(&live.image),
+                // Whether it outlives its owner is settled when a table is made.
+                Tenure::Free => transaction.create_owned(&live.image),
             }
-        };
-        match owned {
+        }
+        if transaction.parts.len() == 0 {
+            return Ok(!tables.is_empty());
+        }
+        match self.socket.transact(transaction) {
             Ok(()) => Ok(true),
             Err(error) if error.is_unsupported() => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// Deletes the table. That there is none is no error.
+    /// Deletes agent-fw's tables. That there is none is no error.
     pub fn delete(&mut self) -> Result<(), NetlinkError> {
-        self.socket.transact(encode::deletion())
+        let mut transaction = Transaction::new();
+        // Not every kernel has tables of the family `arp`: only what is there is deleted.
+        for live in self.read_all(decode::Depth::Outline)? {
+            transaction.delete(live.image.name);
+        }
+        if transaction.parts.len() > 0 { self.socket.transact(transaction) } else { Ok(()) }
     }
 
-    /// Reads the table with everything in it, as of one moment; `None` if there is none.
+    /// Reads the gate's table with everything in it, as of one moment; `None` if there is none.
     pub fn read(&mut self) -> Result<Option<Live>, NetlinkError> {
-        decode::read(&mut self.socket, decode::Depth::Everything)
+        decode::read(&mut self.socket, TableName::Gate, decode::Depth::Everything)
     }
 
-    /// Reads the table without the elements of its sets: enough for its stamp and its counters.
-    pub fn read_outline(&mut self) -> Result<Option<Live>, NetlinkError> {
-        decode::read(&mut self.socket, decode::Depth::Outline)
+    /// Reads all of agent-fw's tables that are there, each as of one moment.
+    pub fn read_tables(&mut self) -> Result<Vec<Live>, NetlinkError> {
+        self.read_all(decode::Depth::Everything)
+    }
+
+    fn read_all(&mut self, depth: decode::Depth) -> Result<Vec<Live>, NetlinkError> {
+        let mut tables = Vec::new();
+        for name in TableName::ALL {
+            tables.extend(decode::read(&mut self.socket, name, depth)?);
+        }
+        Ok(tables)
     }
 }
-
-/// The kernel's name of the table, for libnftnl.
-const TABLE_NAME: &std::ffi::CStr = c"agent_fw";
-const _: () = assert!(TABLE.len() == TABLE_NAME.count_bytes());

@@ -7,10 +7,10 @@
 )]
 
 use super::object::{Object, owned_text};
-use crate::nft::expression::{Expression, MetaKey, Payload, PayloadBase};
+use crate::nft::expression::{CtKey, Expression, MetaKey, Payload, PayloadBase};
 use crate::nft::netlink::interface::{
-    FIB_F_DADDR, FIB_RESULT_ADDRTYPE, LIMIT_PACKETS, NFT_OBJECT_COUNTER, ONE_SECOND, REGISTER,
-    meta_key, payload_base,
+    CT_LABELS, FIB_F_DADDR, FIB_RESULT_ADDRTYPE, LIMIT_PACKETS, NFT_OBJECT_COUNTER, ONE_SECOND,
+    REGISTER, ct_key, meta_key, payload_base,
 };
 use nftnl_sys::{self as sys, libc};
 use std::ffi::{c_int, c_void};
@@ -87,13 +87,15 @@ impl LiveExpression {
         match self.text(sys::NFTNL_EXPR_NAME)?.as_str() {
             "meta" => self.meta(),
             "payload" => self.payload(),
+            "ct" => self.connection(),
+            "bitwise" => self.mask(),
             "cmp" => self.compare(),
             "lookup" => self.lookup(),
             "objref" => self.count(),
             "fib" => self.fib(),
             "limit" => self.limit(),
             "log" => self.log(),
-            "immediate" => self.verdict(),
+            "immediate" => self.constant().or_else(|| self.verdict()),
             _ => None,
         }
     }
@@ -103,6 +105,7 @@ impl LiveExpression {
         let key = self.u32(sys::NFTNL_EXPR_META_KEY)?;
         let known = [
             MetaKey::InputInterface,
+            MetaKey::OutputInterface,
             MetaKey::InputInterfaceType,
             MetaKey::NetworkProtocol,
             MetaKey::TransportProtocol,
@@ -121,11 +124,41 @@ impl LiveExpression {
         }))
     }
 
+    fn connection(&self) -> Option<Expression> {
+        let key = self.u32(sys::NFTNL_EXPR_CT_KEY)?;
+        // Of one direction of the connection alone.
+        if self.has(sys::NFTNL_EXPR_CT_DIR) {
+            return None;
+        }
+        if self.has(sys::NFTNL_EXPR_CT_SREG) {
+            self.uses_register(sys::NFTNL_EXPR_CT_SREG)?;
+            return (key == CT_LABELS).then_some(Expression::SetCtLabels);
+        }
+        self.uses_register(sys::NFTNL_EXPR_CT_DREG)?;
+        let known = [CtKey::State, CtKey::Direction, CtKey::Status, CtKey::Labels];
+        known.into_iter().find(|&known| ct_key(known) == key).map(Expression::Ct)
+    }
+
+    fn constant(&self) -> Option<Expression> {
+        self.uses_register(sys::NFTNL_EXPR_IMM_DREG)?;
+        self.bytes(sys::NFTNL_EXPR_IMM_DATA).map(Expression::Constant)
+    }
+
+    fn mask(&self) -> Option<Expression> {
+        self.uses_register(sys::NFTNL_EXPR_BITWISE_SREG)?;
+        self.uses_register(sys::NFTNL_EXPR_BITWISE_DREG)?;
+        // `NFT_BITWISE_BOOL`: with a mask, then an exclusive or, here with nothing.
+        let is_plain = self.u32(sys::NFTNL_EXPR_BITWISE_OP).unwrap_or(0) == 0
+            && self.bytes(sys::NFTNL_EXPR_BITWISE_XOR)?.iter().all(|byte| *byte == 0);
+        is_plain.then(|| self.bytes(sys::NFTNL_EXPR_BITWISE_MASK)).flatten().map(Expression::Mask)
+    }
+
     fn compare(&self) -> Option<Expression> {
         self.uses_register(sys::NFTNL_EXPR_CMP_SREG)?;
         let data = self.bytes(sys::NFTNL_EXPR_CMP_DATA)?;
         match self.u32(sys::NFTNL_EXPR_CMP_OP)?.cast_signed() {
             libc::NFT_CMP_EQ => Some(Expression::CompareEqual(data)),
+            libc::NFT_CMP_NEQ => Some(Expression::CompareDifferent(data)),
             libc::NFT_CMP_LTE => Some(Expression::CompareAtMost(data)),
             _ => None,
         }

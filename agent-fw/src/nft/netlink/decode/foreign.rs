@@ -40,7 +40,6 @@ impl LiveExpression {
         let common = match name.as_str() {
             "cmp" => self.comparison(),
             "range" => self.between(),
-            "bitwise" => self.mask(),
             "lookup" => self.lookup_not(),
             "counter" => Some(Instruction::Nothing),
             "immediate" => self.return_or_continue(),
@@ -53,7 +52,6 @@ impl LiveExpression {
     fn comparison(&self) -> Option<Instruction> {
         self.uses_register(sys::NFTNL_EXPR_CMP_SREG)?;
         let comparison = match self.u32(sys::NFTNL_EXPR_CMP_OP)?.cast_signed() {
-            libc::NFT_CMP_NEQ => Comparison::Different,
             libc::NFT_CMP_LT => Comparison::Less,
             libc::NFT_CMP_GT => Comparison::More,
             libc::NFT_CMP_GTE => Comparison::AtLeast,
@@ -68,15 +66,6 @@ impl LiveExpression {
         let from = self.bytes(sys::NFTNL_EXPR_RANGE_FROM_DATA)?;
         let to = self.bytes(sys::NFTNL_EXPR_RANGE_TO_DATA)?;
         (self.u32(sys::NFTNL_EXPR_RANGE_OP)? == 0).then_some(Instruction::Between(from, to))
-    }
-
-    fn mask(&self) -> Option<Instruction> {
-        self.uses_register(sys::NFTNL_EXPR_BITWISE_SREG)?;
-        self.uses_register(sys::NFTNL_EXPR_BITWISE_DREG)?;
-        // `NFT_BITWISE_BOOL`: with a mask, then an exclusive or, here with nothing.
-        let is_plain = self.u32(sys::NFTNL_EXPR_BITWISE_OP).unwrap_or(0) == 0
-            && self.bytes(sys::NFTNL_EXPR_BITWISE_XOR)?.iter().all(|byte| *byte == 0);
-        is_plain.then(|| self.bytes(sys::NFTNL_EXPR_BITWISE_MASK)).flatten().map(Instruction::Mask)
     }
 
     fn lookup_not(&self) -> Option<Instruction> {

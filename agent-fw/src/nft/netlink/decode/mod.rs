@@ -11,15 +11,18 @@ mod expression;
 mod foreign;
 mod object;
 
-use super::TABLE_NAME;
 use super::epoch::Epoch;
-use super::interface::{NFT_OBJECT_COUNTER, TABLE_DORMANT, TABLE_OWNER, TABLE_PERSIST, attributes};
+use super::interface::{
+    NFT_OBJECT_COUNTER, TABLE_DORMANT, TABLE_OWNER, TABLE_PERSIST, attributes, family, table_name,
+};
 use super::socket::{Dump, NetlinkError, Socket};
 use crate::nft::expression::{Expression, Program};
 use crate::nft::foreign::{Foreign, ForeignRule, Instruction};
+use crate::nft::name::TableName;
 use crate::nft::table::{Chain, Count, Counter, Image, Set};
 use crate::nft::{Stamp, ruleset::GATE};
 use element::{Bounds, Form};
+use nftnl::ProtoFamily;
 use nftnl_sys::{self as sys, libc};
 use object::Object;
 use std::ffi::{CString, c_int};
@@ -74,11 +77,15 @@ pub(super) enum Depth {
     Everything,
 }
 
-/// Reads the table as of one moment.
-pub(super) fn read(socket: &mut Socket, depth: Depth) -> Result<Option<Live>, NetlinkError> {
+/// Reads a table as of one moment.
+pub(super) fn read(
+    socket: &mut Socket,
+    table: TableName,
+    depth: Depth,
+) -> Result<Option<Live>, NetlinkError> {
     for _ in 0..ATTEMPTS {
         let before = generation(socket)?;
-        let reading = read_once(socket, depth)?;
+        let reading = read_once(socket, table, depth)?;
         if !reading.torn && generation(socket)? == before {
             return Ok(reading.live);
         }
@@ -93,9 +100,14 @@ struct Reading {
     torn: bool,
 }
 
-fn read_once(socket: &mut Socket, depth: Depth) -> Result<Reading, NetlinkError> {
-    let mut reader =
-        Reader { socket, strays: Vec::new(), foreign: Foreign::default(), torn: false };
+fn read_once(socket: &mut Socket, table: TableName, depth: Depth) -> Result<Reading, NetlinkError> {
+    let mut reader = Reader {
+        socket,
+        name: table,
+        strays: Vec::new(),
+        foreign: Foreign::default(),
+        torn: false,
+    };
     let Some((comment, tenure)) = reader.table()? else {
         return Ok(Reading { live: None, torn: false });
     };
@@ -111,7 +123,7 @@ fn read_once(socket: &mut Socket, depth: Depth) -> Result<Reading, NetlinkError>
     }
     name_sets(&mut foreign, epoch);
     let leftovers = leftovers(&mut sets, epoch);
-    let image = Image { comment, counters, sets, chains };
+    let image = Image { name: table, comment, counters, sets, chains };
     Ok(Reading { live: Some(Live { image, strays, leftovers, foreign, tenure, epoch }), torn })
 }
 
@@ -158,7 +170,8 @@ fn generation(socket: &mut Socket) -> Result<u32, NetlinkError> {
     /// `NFTA_GEN_ID` of linux/netfilter/nf_tables.h.
     const ID: u16 = 1;
     let mut generation = None;
-    let ask = |sequence| request(libc::NFT_MSG_GETGEN, 0, sequence, |_| ());
+    let ask =
+        |sequence| request(libc::NFT_MSG_GETGEN, 0, family(TableName::Gate), sequence, |_| ());
     socket.dump(ask, |message| {
         let value = attribute_of(message, ID);
         generation = value.and_then(|value| value.try_into().ok()).map(u32::from_be_bytes);
@@ -172,10 +185,11 @@ fn attribute_of(message: &[u8], wanted: u16) -> Option<&[u8]> {
     all.find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
 }
 
-/// A message of the family `inet` that asks for something; `payload` writes what.
+/// A message that asks for something; `payload` writes what.
 fn request(
     kind: c_int,
     flags: c_int,
+    family: ProtoFamily,
     sequence: u32,
     payload: impl FnOnce(*mut libc::nlmsghdr),
 ) -> Vec<u8> {
@@ -186,7 +200,7 @@ fn request(
         let header = sys::nftnl_nlmsg_build_hdr(
             buffer.as_mut_ptr().cast(),
             kind as u16,
-            libc::NFPROTO_INET as u16,
+            family as u16,
             (flags | libc::NLM_F_ACK) as u16,
             sequence,
         );
@@ -199,6 +213,7 @@ fn request(
 /// Reads one table, piece by piece.
 struct Reader<'a> {
     socket: &'a mut Socket,
+    name: TableName,
     strays: Vec<String>,
     foreign: Foreign,
     torn: bool,
@@ -212,19 +227,22 @@ impl Reader<'_> {
         payload: impl FnOnce(*mut libc::nlmsghdr),
         read: impl FnMut(&[u8]) -> Result<(), NetlinkError>,
     ) -> Result<Dump, NetlinkError> {
-        let dump = self.socket.dump(|sequence| request(kind, flags, sequence, payload), read)?;
+        let family = family(self.name);
+        let ask = |sequence| request(kind, flags, family, sequence, payload);
+        let dump = self.socket.dump(ask, read)?;
         self.torn |= dump == Dump::Torn;
         Ok(dump)
     }
 
     /// The table's comment and who may change it, or `None` if there is no table.
     fn table(&mut self) -> Result<Option<(String, Tenure)>, NetlinkError> {
+        let table = self.name;
         let mut found = None;
         let ask = |header| {
-            let table = Object::table();
-            table.set_str(sys::NFTNL_TABLE_NAME, TABLE_NAME);
+            let object = Object::table();
+            object.set_str(sys::NFTNL_TABLE_NAME, table_name(table));
             // SAFETY: both are live; the buffer has room for a table's name.
-            unsafe { sys::nftnl_table_nlmsg_build_payload(header, table.as_ptr()) };
+            unsafe { sys::nftnl_table_nlmsg_build_payload(header, object.as_ptr()) };
         };
         let dump = self.dump(libc::NFT_MSG_GETTABLE, 0, ask, |message| {
             let table = Object::table();
@@ -255,16 +273,17 @@ impl Reader<'_> {
     }
 
     fn counters(&mut self) -> Result<Vec<Counter>, NetlinkError> {
+        let table = self.name;
         let (mut counters, mut strays) = (Vec::new(), Vec::new());
         let ask = |header| {
             let object = Object::counter();
-            object.set_str(sys::NFTNL_OBJ_TABLE, TABLE_NAME);
+            object.set_str(sys::NFTNL_OBJ_TABLE, table_name(table));
             // SAFETY: both are live; the buffer has room for a table's name.
             unsafe { sys::nftnl_obj_nlmsg_build_payload(header, object.as_ptr()) };
         };
         self.dump(libc::NFT_MSG_GETOBJ, libc::NLM_F_DUMP, ask, |message| {
             // Before libnftnl, which does not know every type of object.
-            if !is_of_our_table(message) {
+            if !is_of(table, message) {
                 return Ok(());
             }
             let object = Object::counter();
@@ -288,18 +307,19 @@ impl Reader<'_> {
     }
 
     fn sets(&mut self, depth: Depth) -> Result<Vec<Set>, NetlinkError> {
+        let table = self.name;
         let (mut sets, mut strays) = (Vec::new(), Vec::new());
         let (mut foreign, mut opaque) = (Vec::new(), Vec::new());
         let ask = |header| {
             let set = Object::set();
-            set.set_str(sys::NFTNL_SET_TABLE, TABLE_NAME);
+            set.set_str(sys::NFTNL_SET_TABLE, table_name(table));
             // SAFETY: both are live; the buffer has room for a table's name.
             unsafe { sys::nftnl_set_nlmsg_build_payload(header, set.as_ptr()) };
         };
         self.dump(libc::NFT_MSG_GETSET, libc::NLM_F_DUMP, ask, |message| {
             let set = Object::set();
             set.parse(message)?;
-            if !is_of_our_table(message) {
+            if !is_of(table, message) {
                 return Ok(());
             }
             let name = set.text(sys::NFTNL_SET_NAME).unwrap_or_default();
@@ -331,10 +351,11 @@ impl Reader<'_> {
 
     /// Reads the elements of `set`, which has none yet.
     fn elements(&mut self, set: &mut Set, form: Form) -> Result<(), NetlinkError> {
+        let table = self.name;
         let name = CString::new(set.name.as_str()).unwrap_or_default();
         let ask = |header| {
             let named = Object::set();
-            named.set_str(sys::NFTNL_SET_TABLE, TABLE_NAME);
+            named.set_str(sys::NFTNL_SET_TABLE, table_name(table));
             named.set_str(sys::NFTNL_SET_NAME, &name);
             // SAFETY: both are live; the buffer has room for two names.
             unsafe { sys::nftnl_set_elems_nlmsg_build_payload(header, named.as_ptr()) };
@@ -362,6 +383,7 @@ impl Reader<'_> {
     }
 
     fn chains(&mut self) -> Result<Vec<Chain<Program>>, NetlinkError> {
+        let table = self.name;
         let (mut chains, mut strays) = (Vec::new(), Vec::new());
         let mut bases = Vec::new();
         self.dump(
@@ -369,13 +391,13 @@ impl Reader<'_> {
             libc::NLM_F_DUMP,
             |_| (),
             |message| {
-                if !is_of_our_table(message) {
+                if !is_of(table, message) {
                     return Ok(());
                 }
                 let chain = Object::chain();
                 chain.parse(message)?;
                 let name = chain.text(sys::NFTNL_CHAIN_NAME).unwrap_or_default();
-                match chain.base() {
+                match chain.base(table) {
                     Ok(base) => chains.push(Chain { name, base, rules: Vec::new() }),
                     Err((base, what)) => {
                         bases.push(base);
@@ -393,15 +415,16 @@ impl Reader<'_> {
     }
 
     fn rules(&mut self, chains: &mut [Chain<Program>]) -> Result<(), NetlinkError> {
+        let table = self.name;
         let (mut strays, mut rules) = (Vec::new(), Vec::new());
         let ask = |header| {
             let rule = Object::rule();
-            rule.set_str(sys::NFTNL_RULE_TABLE, TABLE_NAME);
+            rule.set_str(sys::NFTNL_RULE_TABLE, table_name(table));
             // SAFETY: both are live; the buffer has room for a table's name.
             unsafe { sys::nftnl_rule_nlmsg_build_payload(header, rule.as_ptr()) };
         };
         self.dump(libc::NFT_MSG_GETRULE, libc::NLM_F_DUMP, ask, |message| {
-            if !is_of_our_table(message) {
+            if !is_of(table, message) {
                 return Ok(());
             }
             let rule = Object::rule();
@@ -436,13 +459,14 @@ impl Reader<'_> {
         /// `NFT_MSG_GETFLOWTABLE` and `NFTA_FLOWTABLE_NAME` of linux/netfilter/nf_tables.h.
         const GET: c_int = 23;
         const NAME: u16 = 2;
+        let table = self.name;
         let mut strays = Vec::new();
         let result = self.dump(
             GET,
             libc::NLM_F_DUMP,
             |_| (),
             |message| {
-                if is_of_our_table(message) {
+                if is_of(table, message) {
                     let name = attribute_of(message, NAME).unwrap_or_default();
                     let name = String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name));
                     strays.push(format!("flowtable {}", name.escape_debug()));
@@ -455,9 +479,9 @@ impl Reader<'_> {
     }
 }
 
-/// Whether a message is about something in our table. Tables, chains, rules, sets, objects and
+/// Whether a message is about something in this table. Tables, chains, rules, sets, objects and
 /// flowtables all have the table's name as their first attribute.
-fn is_of_our_table(message: &[u8]) -> bool {
+fn is_of(table: TableName, message: &[u8]) -> bool {
     const TABLE: u16 = 1;
-    attribute_of(message, TABLE).is_some_and(|name| name == TABLE_NAME.to_bytes_with_nul())
+    attribute_of(message, TABLE).is_some_and(|name| name == table_name(table).to_bytes_with_nul())
 }

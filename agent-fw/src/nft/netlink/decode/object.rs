@@ -8,6 +8,7 @@
 
 use super::element::{Element, Form};
 use crate::nft::foreign::ForeignBase;
+use crate::nft::name::TableName;
 use crate::nft::netlink::interface::{NFT_SET_INTERVAL, key_type};
 use crate::nft::netlink::socket::{Header, NetlinkError};
 use crate::nft::table::{BaseChain, Elements, Hook};
@@ -284,7 +285,10 @@ impl Object<sys::nftnl_chain> {
     }
 
     /// Where the chain hangs, or why agent-fw has no such chain.
-    pub(super) fn base(&self) -> Result<Option<BaseChain>, (ForeignBase, String)> {
+    pub(super) fn base(
+        &self,
+        table: TableName,
+    ) -> Result<Option<BaseChain>, (ForeignBase, String)> {
         let Some(hook) = self.u32(sys::NFTNL_CHAIN_HOOKNUM) else { return Ok(None) };
         // SAFETY: the chain is live; a chain with a hook has a priority.
         let priority =
@@ -292,10 +296,15 @@ impl Object<sys::nftnl_chain> {
         let chain = self.text(sys::NFTNL_CHAIN_NAME).unwrap_or_default();
         let kind = self.text(sys::NFTNL_CHAIN_TYPE).unwrap_or_default();
         let drops = self.u32(sys::NFTNL_CHAIN_POLICY) != Some(libc::NF_ACCEPT as u32);
-        let known = match hook.cast_signed() {
-            libc::NF_INET_PRE_ROUTING => Ok(Hook::Prerouting),
-            libc::NF_INET_LOCAL_IN => Ok(Hook::Input),
-            other => Err(format!("at hook {other}")),
+        // ARP has its own numbers: 0 for what comes in, 1 for what goes out.
+        let known = match (table, hook.cast_signed()) {
+            (TableName::Arp, 0) => Ok(Hook::Input),
+            (TableName::Arp, 1) => Ok(Hook::Output),
+            (TableName::Arp, other) => Err(format!("at hook {other}")),
+            (_, libc::NF_INET_PRE_ROUTING) => Ok(Hook::Prerouting),
+            (_, libc::NF_INET_LOCAL_IN) => Ok(Hook::Input),
+            (_, libc::NF_INET_LOCAL_OUT) => Ok(Hook::Output),
+            (_, other) => Err(format!("at hook {other}")),
         };
         let known = known
             .and_then(|hook| (kind == "filter").then_some(hook).ok_or(format!("of type {kind}")))

@@ -10,8 +10,8 @@ use super::message::{attribute, c_string};
 use crate::nft::expression::Expression;
 use crate::nft::netlink::epoch::Epoch;
 use crate::nft::netlink::interface::{
-    FIB_F_DADDR, FIB_RESULT_ADDRTYPE, LIMIT_PACKETS, NFT_OBJECT_COUNTER, ONE_SECOND, REGISTER,
-    meta_key, payload_base,
+    CT_LABELS, FIB_F_DADDR, FIB_RESULT_ADDRTYPE, LIMIT_PACKETS, NFT_OBJECT_COUNTER, ONE_SECOND,
+    REGISTER, ct_key, meta_key, payload_base,
 };
 use nftnl_sys::{self as sys, libc};
 use std::ptr::NonNull;
@@ -33,7 +33,23 @@ impl nftnl::expr::Expression for InEpoch<'_> {
                 .u32(sys::NFTNL_EXPR_PAYLOAD_OFFSET, payload.offset)
                 .u32(sys::NFTNL_EXPR_PAYLOAD_LEN, payload.length)
                 .u32(sys::NFTNL_EXPR_PAYLOAD_DREG, REGISTER),
+            Expression::Ct(key) => Builder::new(c"ct")
+                .u32(sys::NFTNL_EXPR_CT_KEY, ct_key(*key))
+                .u32(sys::NFTNL_EXPR_CT_DREG, REGISTER),
+            Expression::Constant(data) => Builder::new(c"immediate")
+                .u32(sys::NFTNL_EXPR_IMM_DREG, REGISTER)
+                .bytes(sys::NFTNL_EXPR_IMM_DATA, data),
+            Expression::SetCtLabels => Builder::new(c"ct")
+                .u32(sys::NFTNL_EXPR_CT_KEY, CT_LABELS)
+                .u32(sys::NFTNL_EXPR_CT_SREG, REGISTER),
+            Expression::Mask(mask) => Builder::new(c"bitwise")
+                .u32(sys::NFTNL_EXPR_BITWISE_SREG, REGISTER)
+                .u32(sys::NFTNL_EXPR_BITWISE_DREG, REGISTER)
+                .u32(sys::NFTNL_EXPR_BITWISE_LEN, mask.len() as u32)
+                .bytes(sys::NFTNL_EXPR_BITWISE_MASK, mask)
+                .bytes(sys::NFTNL_EXPR_BITWISE_XOR, &vec![0; mask.len()]),
             Expression::CompareEqual(data) => compare(libc::NFT_CMP_EQ, data),
+            Expression::CompareDifferent(data) => compare(libc::NFT_CMP_NEQ, data),
             Expression::CompareAtMost(data) => compare(libc::NFT_CMP_LTE, data),
             Expression::Lookup { set } => Builder::new(c"lookup")
                 .u32(sys::NFTNL_EXPR_LOOKUP_SREG, REGISTER)

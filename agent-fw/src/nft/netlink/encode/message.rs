@@ -6,13 +6,13 @@
     reason = "libnftnl is called directly; its constants have other integer types than its functions"
 )]
 
-use crate::nft::netlink::TABLE_NAME;
+use crate::nft::name::TableName;
 use crate::nft::netlink::interface::{
-    INTERVAL_END, NFT_OBJECT_COUNTER, NFT_SET_INTERVAL, key_type,
+    INTERVAL_END, NFT_OBJECT_COUNTER, NFT_SET_INTERVAL, family, key_type, table_name,
 };
 use crate::nft::table::{Counter, Elements};
 use crate::policy::{Ordinal, Range};
-use nftnl::{MsgType, NlMsg, ProtoFamily};
+use nftnl::{MsgType, NlMsg};
 use nftnl_sys::{self as sys, libc};
 use std::ffi::{CString, c_char, c_void};
 use std::ptr::NonNull;
@@ -52,12 +52,18 @@ impl<T> Drop for Owned<T> {
     }
 }
 
-/// Begins a message of the family `inet`.
+/// Begins a message about something in a table.
 ///
 /// # Safety
 /// `buffer` must have room for the largest netlink message, as [`NlMsg::write`] demands.
-unsafe fn header(buffer: *mut c_void, kind: i32, flags: i32, sequence: u32) -> *mut libc::nlmsghdr {
-    let (kind, family) = (kind as u16, ProtoFamily::Inet as u16);
+unsafe fn header(
+    table: TableName,
+    buffer: *mut c_void,
+    kind: i32,
+    flags: i32,
+    sequence: u32,
+) -> *mut libc::nlmsghdr {
+    let (kind, family) = (kind as u16, family(table) as u16);
     let flags = (flags | libc::NLM_F_ACK) as u16;
     // SAFETY: passed on to the caller.
     unsafe { sys::nftnl_nlmsg_build_hdr(buffer.cast::<c_char>(), kind, family, flags, sequence) }
@@ -77,6 +83,7 @@ fn user_data(comment: &str) -> Vec<u8> {
 
 /// The table itself.
 pub(super) struct TableMessage<'a> {
+    pub(super) table: TableName,
     pub(super) comment: Option<&'a str>,
     pub(super) flags: u32,
 }
@@ -91,12 +98,12 @@ unsafe impl NlMsg for TableMessage<'_> {
         // SAFETY: the caller gives a buffer that is large enough; the table is freed by `Owned`,
         // and libnftnl copies the name and the user data that it is given.
         unsafe {
-            let table = Owned::new(sys::nftnl_table_alloc(), sys::nftnl_table_free);
-            let table_ptr = table.as_ptr();
+            let object = Owned::new(sys::nftnl_table_alloc(), sys::nftnl_table_free);
+            let table_ptr = object.as_ptr();
             sys::nftnl_table_set_str(
                 table_ptr,
                 attribute(sys::NFTNL_TABLE_NAME),
-                TABLE_NAME.as_ptr(),
+                table_name(self.table).as_ptr(),
             );
             if let Some(comment) = self.comment {
                 let data = user_data(comment);
@@ -112,14 +119,14 @@ unsafe impl NlMsg for TableMessage<'_> {
                 let flags = attribute(sys::NFTNL_TABLE_FLAGS);
                 sys::nftnl_table_set_u32(table_ptr, flags, self.flags);
             }
-            let header = header(buffer, kind, 0, sequence);
+            let header = header(self.table, buffer, kind, 0, sequence);
             sys::nftnl_table_nlmsg_build_payload(header, table_ptr);
         }
     }
 }
 
 /// All rules of the table.
-pub(super) struct AllRulesMessage;
+pub(super) struct AllRulesMessage(pub(super) TableName);
 
 // SAFETY: the message is the table's name.
 unsafe impl NlMsg for AllRulesMessage {
@@ -129,8 +136,8 @@ unsafe impl NlMsg for AllRulesMessage {
         unsafe {
             let rule = Owned::new(sys::nftnl_rule_alloc(), sys::nftnl_rule_free);
             let number = attribute(sys::NFTNL_RULE_TABLE);
-            sys::nftnl_rule_set_str(rule.as_ptr(), number, TABLE_NAME.as_ptr());
-            let header = header(buffer, libc::NFT_MSG_DELRULE, 0, sequence);
+            sys::nftnl_rule_set_str(rule.as_ptr(), number, table_name(self.0).as_ptr());
+            let header = header(self.0, buffer, libc::NFT_MSG_DELRULE, 0, sequence);
             sys::nftnl_rule_nlmsg_build_payload(header, rule.as_ptr());
         }
     }
@@ -142,7 +149,7 @@ pub(super) const fn attribute(number: u32) -> u16 {
 }
 
 /// A named counter.
-pub(super) struct CounterMessage<'a>(pub(super) &'a Counter);
+pub(super) struct CounterMessage<'a>(pub(super) TableName, pub(super) &'a Counter);
 
 // SAFETY: a counter's message is two names, two numbers and at most 257 bytes of user data.
 unsafe impl NlMsg for CounterMessage<'_> {
@@ -151,7 +158,7 @@ unsafe impl NlMsg for CounterMessage<'_> {
             MsgType::Add => (libc::NFT_MSG_NEWOBJ, libc::NLM_F_CREATE),
             MsgType::Del => (libc::NFT_MSG_DELOBJ, 0),
         };
-        let Counter { name, comment, count } = self.0;
+        let Self(table, Counter { name, comment, count }) = *self;
         let (name, data) = (c_string(name), user_data(comment));
         // SAFETY: the caller gives a buffer that is large enough; the object is freed by `Owned`,
         // and libnftnl copies the names and the user data that it is given.
@@ -161,7 +168,7 @@ unsafe impl NlMsg for CounterMessage<'_> {
             let set_str = |number, text: *const c_char| {
                 sys::nftnl_obj_set_str(object_ptr, attribute(number), text);
             };
-            set_str(sys::NFTNL_OBJ_TABLE, TABLE_NAME.as_ptr());
+            set_str(sys::NFTNL_OBJ_TABLE, table_name(table).as_ptr());
             set_str(sys::NFTNL_OBJ_NAME, name.as_ptr());
             // The type first: the attributes that follow are the type's own.
             sys::nftnl_obj_set_u32(object_ptr, attribute(sys::NFTNL_OBJ_TYPE), NFT_OBJECT_COUNTER);
@@ -173,7 +180,7 @@ unsafe impl NlMsg for CounterMessage<'_> {
                 data.as_ptr().cast(),
                 data.len() as u32,
             );
-            let header = header(buffer, kind, flags, sequence);
+            let header = header(table, buffer, kind, flags, sequence);
             sys::nftnl_obj_nlmsg_build_payload(header, object_ptr);
         }
     }
@@ -181,6 +188,7 @@ unsafe impl NlMsg for CounterMessage<'_> {
 
 /// A named set, without its elements.
 pub(super) struct SetMessage<'a> {
+    pub(super) table: TableName,
     pub(super) name: CString,
     pub(super) elements: &'a Elements,
 }
@@ -192,7 +200,7 @@ unsafe impl NlMsg for SetMessage<'_> {
         // SAFETY: the caller gives a buffer that is large enough; the set is freed by `Owned`, and
         // libnftnl copies the names that it is given.
         unsafe {
-            let set = named_set(&self.name);
+            let set = named_set(self.table, &self.name);
             let set_u32 = |number, value| {
                 sys::nftnl_set_set_u32(set.as_ptr(), attribute(number), value);
             };
@@ -201,33 +209,34 @@ unsafe impl NlMsg for SetMessage<'_> {
             set_u32(sys::NFTNL_SET_FLAGS, NFT_SET_INTERVAL);
             set_u32(sys::NFTNL_SET_KEY_TYPE, key_type);
             set_u32(sys::NFTNL_SET_KEY_LEN, key_length);
-            let header = header(buffer, libc::NFT_MSG_NEWSET, libc::NLM_F_CREATE, sequence);
+            let (kind, flags) = (libc::NFT_MSG_NEWSET, libc::NLM_F_CREATE);
+            let header = header(self.table, buffer, kind, flags, sequence);
             sys::nftnl_set_nlmsg_build_payload(header, set.as_ptr());
         }
     }
 }
 
 /// A set that is to be deleted, by its name in the kernel.
-pub(super) struct SetName<'a>(pub(super) &'a str);
+pub(super) struct SetName<'a>(pub(super) TableName, pub(super) &'a str);
 
 // SAFETY: the message is two names.
 unsafe impl NlMsg for SetName<'_> {
     unsafe fn write(&self, buffer: *mut c_void, sequence: u32, _: MsgType) {
         // SAFETY: the caller gives a buffer that is large enough; the set is freed by `Owned`.
         unsafe {
-            let set = named_set(&c_string(self.0));
-            let header = header(buffer, libc::NFT_MSG_DELSET, 0, sequence);
+            let set = named_set(self.0, &c_string(self.1));
+            let header = header(self.0, buffer, libc::NFT_MSG_DELSET, 0, sequence);
             sys::nftnl_set_nlmsg_build_payload(header, set.as_ptr());
         }
     }
 }
 
-fn named_set(name: &std::ffi::CStr) -> Owned<sys::nftnl_set> {
+fn named_set(table: TableName, name: &std::ffi::CStr) -> Owned<sys::nftnl_set> {
     // SAFETY: the set is freed by `Owned`; libnftnl copies the names that it is given.
     unsafe {
         let set = Owned::new(sys::nftnl_set_alloc(), sys::nftnl_set_free);
-        let (table, own) = (attribute(sys::NFTNL_SET_TABLE), attribute(sys::NFTNL_SET_NAME));
-        sys::nftnl_set_set_str(set.as_ptr(), table, TABLE_NAME.as_ptr());
+        let (of, own) = (attribute(sys::NFTNL_SET_TABLE), attribute(sys::NFTNL_SET_NAME));
+        sys::nftnl_set_set_str(set.as_ptr(), of, table_name(table).as_ptr());
         sys::nftnl_set_set_str(set.as_ptr(), own, name.as_ptr());
         set
     }
@@ -261,6 +270,7 @@ pub(super) fn bounds<T: Ordinal, const N: usize>(
 
 /// Elements of a set, as many as fit into a message.
 pub(super) struct ElementsMessage<'a> {
+    pub(super) table: TableName,
     pub(super) set: &'a CString,
     pub(super) bounds: Vec<Bound>,
 }
@@ -272,12 +282,13 @@ unsafe impl NlMsg for ElementsMessage<'_> {
         // SAFETY: the caller gives a buffer that is large enough; the set is freed by `Owned` with
         // the elements that were added to it; libnftnl copies the names and keys that it is given.
         unsafe {
-            let set = named_set(self.set);
+            let set = named_set(self.table, self.set);
             for bound in &self.bounds {
                 sys::nftnl_set_elem_add(set.as_ptr(), element(bound).as_ptr());
             }
             let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
-            let header = header(buffer, libc::NFT_MSG_NEWSETELEM, flags, sequence);
+            let kind = libc::NFT_MSG_NEWSETELEM;
+            let header = header(self.table, buffer, kind, flags, sequence);
             sys::nftnl_set_elems_nlmsg_build_payload(header, set.as_ptr());
         }
     }

@@ -3,19 +3,19 @@
 mod expression;
 mod message;
 
-use super::TABLE_NAME;
 use super::decode::Live;
 use super::epoch::Epoch;
-use super::interface::{TABLE_OWNER, TABLE_PERSIST, attributes};
+use super::interface::{TABLE_OWNER, TABLE_PERSIST, attributes, family, hook, table_name};
 use crate::nft::expression::Program;
-use crate::nft::table::{Chain, Elements, Hook, Image, Set};
+use crate::nft::name::TableName;
+use crate::nft::table::{Chain, Elements, Image, Set};
 use crate::policy::{Ordinal, Range};
 use expression::InEpoch;
 use message::{
     AllRulesMessage, CounterMessage, ElementsMessage, RANGES_IN_A_MESSAGE, SetMessage, SetName,
     TableMessage, bounds, c_string,
 };
-use nftnl::{Batch, MsgType, NlMsg, ProtoFamily};
+use nftnl::{Batch, MsgType, NlMsg};
 use std::ffi::CString;
 
 /// A transaction: its messages, and what each of them is about.
@@ -25,19 +25,165 @@ pub(super) struct Transaction<'a> {
 }
 
 impl<'a> Transaction<'a> {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         // Pages of 1 MiB: the kernel takes 1024 of them in one message.
         Self { batch: Batch::with_page_size(1 << 20), parts: Parts::default() }
     }
 
-    fn add<T: NlMsg>(&mut self, part: Part<'a>, message: &T) {
+    fn push_add<T: NlMsg>(&mut self, part: Part<'a>, message: &T) {
         self.batch.add(message, MsgType::Add);
         self.parts.0.push(part);
     }
 
-    fn delete<T: NlMsg>(&mut self, part: Part<'a>, message: &T) {
+    fn push_delete<T: NlMsg>(&mut self, part: Part<'a>, message: &T) {
         self.batch.add(message, MsgType::Del);
         self.parts.0.push(part);
+    }
+
+    /// Deletes a table, whether or not it is there: deleting what was just added cannot fail.
+    pub(super) fn delete(&mut self, table: TableName) {
+        let message = TableMessage { table, comment: None, flags: 0 };
+        self.push_add(Part::Named("table", table.name()), &message);
+        self.push_delete(Part::Named("table", table.name()), &message);
+    }
+
+    /// Makes the table, instead of one that may be there.
+    pub(super) fn create(&mut self, image: &'a Image) {
+        self.create_with(image, 0);
+    }
+
+    /// Makes the table likewise, and makes it the connection's own. It outlives the connection.
+    pub(super) fn create_owned(&mut self, image: &'a Image) {
+        self.create_with(image, TABLE_OWNER | TABLE_PERSIST);
+    }
+
+    /// Makes a table that has outlived its owner the connection's own.
+    pub(super) fn adopt(&mut self, image: &'a Image) {
+        let (table, comment) = (image.name, Some(image.comment.as_str()));
+        let message = TableMessage { table, comment, flags: TABLE_OWNER | TABLE_PERSIST };
+        self.push_add(Part::Named("table", table.name()), &message);
+    }
+
+    fn create_with(&mut self, image: &'a Image, flags: u32) {
+        self.delete(image.name);
+        let table = TableMessage { table: image.name, comment: Some(&image.comment), flags };
+        self.push_add(Part::Named("table", image.name.name()), &table);
+        for counter in &image.counters {
+            let message = CounterMessage(image.name, counter);
+            self.push_add(Part::Named("counter", &counter.name), &message);
+        }
+        self.add_sets(image, Epoch::default());
+        let table = nftnl::Table::new(table_name(image.name), family(image.name));
+        let chains = chain_messages(image, &table);
+        for (chain, message) in image.chains.iter().zip(&chains) {
+            self.push_add(Part::Named("chain", &chain.name), message);
+        }
+        self.add_rules(image, &chains, Epoch::default());
+    }
+
+    /// Makes the sets of `image` ready in the other epoch than that of `live`, where no rule refers
+    /// to them yet; and takes away what an update left there that did not come to its end.
+    pub(super) fn prepare(&mut self, image: &'a Image, live: &'a Live) {
+        for name in &live.leftovers {
+            self.push_delete(Part::Named("set", name), &SetName(image.name, name));
+        }
+        self.add_sets(image, live.epoch.other());
+    }
+
+    /// Takes back what [`Self::prepare`] has made.
+    pub(super) fn abandon(&mut self, image: &'a Image, live: &Live) {
+        for set in &image.sets {
+            let name = live.epoch.other().name_of(&set.name);
+            self.push_delete(Part::Named("set", &set.name), &SetName(image.name, &name));
+        }
+    }
+
+    /// Exchanges the contents of the table at one instant, after [`Self::prepare`]. The table
+    /// itself, the base chains and the counters that both have stay.
+    ///
+    /// Were a base chain replaced by another, a packet could pass the new one before the
+    /// transaction and the old one behind it, and so be seen by neither; a chain that stays has its
+    /// rules exchanged at once. And a counter that stays loses nothing.
+    pub(super) fn exchange(&mut self, image: &'a Image, live: &'a Live) {
+        let name = image.name;
+        let table = nftnl::Table::new(table_name(name), family(name));
+        self.push_delete(Part::Named("rules of table", name.name()), &AllRulesMessage(name));
+        let old = &live.image;
+        for chain in old.chains.iter().filter(|chain| !is_base_chain_of(chain, image)) {
+            let message = nftnl::Chain::new(c_string(&chain.name), &table);
+            self.push_delete(Part::Named("chain", &chain.name), &message);
+        }
+        for set in &old.sets {
+            let in_use = live.epoch.name_of(&set.name);
+            self.push_delete(Part::Named("set", &set.name), &SetName(name, &in_use));
+        }
+        for counter in old.counters.iter().filter(|old| image.counter(&old.name).is_none()) {
+            let message = CounterMessage(name, counter);
+            self.push_delete(Part::Named("counter", &counter.name), &message);
+        }
+        for counter in image.counters.iter().filter(|new| old.counter(&new.name).is_none()) {
+            self.push_add(Part::Named("counter", &counter.name), &CounterMessage(name, counter));
+        }
+        let chains = chain_messages(image, &table);
+        for (chain, message) in image.chains.iter().zip(&chains) {
+            if !is_base_chain_of(chain, old) {
+                self.push_add(Part::Named("chain", &chain.name), message);
+            }
+        }
+        self.add_rules(image, &chains, live.epoch.other());
+    }
+
+    fn add_sets(&mut self, image: &'a Image, epoch: Epoch) {
+        let table = image.name;
+        for set in &image.sets {
+            let name = c_string(&epoch.name_of(&set.name));
+            let message = SetMessage { table, name, elements: &set.elements };
+            self.push_add(Part::Named("set", &set.name), &message);
+            self.add_elements(table, set, &message.name);
+        }
+    }
+
+    fn add_rules(&mut self, image: &'a Image, chains: &[nftnl::Chain<'_>], epoch: Epoch) {
+        for (chain, message) in image.chains.iter().zip(chains) {
+            for (index, rule) in chain.rules.iter().enumerate() {
+                let mut built = nftnl::Rule::new(message);
+                for expression in &rule.expressions {
+                    built.add_expr(&InEpoch { expression, epoch });
+                }
+                if !rule.comment.is_empty() {
+                    // One that is too long is somebody else's, from a table that is being
+                    // restored. It decides nothing.
+                    let _ = built.set_comment(c_string(&rule.comment));
+                }
+                self.push_add(Part::Rule(&chain.name, index), &built);
+            }
+        }
+    }
+
+    fn add_elements(&mut self, table: TableName, set: &'a Set, name: &CString) {
+        match &set.elements {
+            Elements::V4(ranges) => self.add_ranges(table, set, name, ranges, |v4| v4.octets()),
+            Elements::V6(ranges) => self.add_ranges(table, set, name, ranges, |v6| v6.octets()),
+            Elements::Mac(ranges) => self.add_ranges(table, set, name, ranges, |mac| mac.0),
+            Elements::Port(ranges) => {
+                self.add_ranges(table, set, name, ranges, |port| port.0.to_be_bytes());
+            }
+        }
+    }
+
+    fn add_ranges<T: Ordinal, const N: usize>(
+        &mut self,
+        table: TableName,
+        set: &'a Set,
+        name: &CString,
+        ranges: &[Range<T>],
+        bytes: impl Fn(T) -> [u8; N],
+    ) {
+        for (index, part) in ranges.chunks(RANGES_IN_A_MESSAGE).enumerate() {
+            let bounds = part.iter().flat_map(|range| bounds(range, &bytes)).collect();
+            let message = ElementsMessage { table, set: name, bounds };
+            self.push_add(Part::Elements(set, index * RANGES_IN_A_MESSAGE), &message);
+        }
     }
 }
 
@@ -73,180 +219,23 @@ impl Parts<'_> {
     }
 }
 
-/// Deletes the table, whether or not it is there: deleting what was just added cannot fail.
-pub(super) fn deletion() -> Transaction<'static> {
-    let mut transaction = Transaction::new();
-    let table = TableMessage { comment: None, flags: 0 };
-    transaction.add(Part::Named("table", crate::nft::TABLE), &table);
-    transaction.delete(Part::Named("table", crate::nft::TABLE), &table);
-    transaction
-}
-
-/// Makes the table, instead of one that may be there.
-pub(super) fn creation(image: &Image) -> Transaction<'_> {
-    creation_with(image, 0)
-}
-
-/// Makes the table likewise, and makes it the connection's own. It outlives the connection.
-pub(super) fn owned_creation(image: &Image) -> Transaction<'_> {
-    creation_with(image, TABLE_OWNER | TABLE_PERSIST)
-}
-
-/// Makes a table that has outlived its owner the connection's own.
-pub(super) fn adoption(comment: &str) -> Transaction<'_> {
-    let mut transaction = Transaction::new();
-    let table = TableMessage { comment: Some(comment), flags: TABLE_OWNER | TABLE_PERSIST };
-    transaction.add(Part::Named("table", crate::nft::TABLE), &table);
-    transaction
-}
-
-fn creation_with(image: &Image, flags: u32) -> Transaction<'_> {
-    let mut transaction = deletion();
-    let table = TableMessage { comment: Some(&image.comment), flags };
-    transaction.add(Part::Named("table", crate::nft::TABLE), &table);
-    for counter in &image.counters {
-        transaction.add(Part::Named("counter", &counter.name), &CounterMessage(counter));
-    }
-    add_sets(&mut transaction, image, Epoch::default());
-    let table = nftnl::Table::new(TABLE_NAME, ProtoFamily::Inet);
-    let chains: Vec<_> = image.chains.iter().map(|chain| chain_message(chain, &table)).collect();
-    for (chain, message) in image.chains.iter().zip(&chains) {
-        transaction.add(Part::Named("chain", &chain.name), message);
-    }
-    add_rules(&mut transaction, image, &chains, Epoch::default());
-    transaction
-}
-
-/// Makes the sets of `image` ready in the other epoch than that of `live`, where no rule refers to
-/// them yet; and takes away what an update left there that did not come to its end.
-pub(super) fn preparation<'a>(image: &'a Image, live: &'a Live) -> Transaction<'a> {
-    let mut transaction = Transaction::new();
-    for name in &live.leftovers {
-        transaction.delete(Part::Named("set", name), &SetName(name));
-    }
-    add_sets(&mut transaction, image, live.epoch.other());
-    transaction
-}
-
-/// Takes back a [`preparation`].
-pub(super) fn abandonment<'a>(image: &'a Image, live: &Live) -> Transaction<'a> {
-    let mut transaction = Transaction::new();
-    for set in &image.sets {
-        let name = live.epoch.other().name_of(&set.name);
-        transaction.delete(Part::Named("set", &set.name), &SetName(&name));
-    }
-    transaction
-}
-
-/// Exchanges the contents of the table at one instant, after a [`preparation`]. The table itself,
-/// the base chains and the counters that both have stay.
-///
-/// Were a base chain replaced by another, a packet could pass the new one before the transaction
-/// and the old one behind it, and so be seen by neither; a chain that stays has its rules exchanged
-/// at once. And a counter that stays loses nothing.
-pub(super) fn exchange<'a>(image: &'a Image, live: &'a Live) -> Transaction<'a> {
-    let mut transaction = Transaction::new();
-    let table = nftnl::Table::new(TABLE_NAME, ProtoFamily::Inet);
-    transaction.delete(Part::Named("rules of table", crate::nft::TABLE), &AllRulesMessage);
-    let old = &live.image;
-    for chain in old.chains.iter().filter(|chain| !is_base_chain_of(chain, image)) {
-        let message = nftnl::Chain::new(c_string(&chain.name), &table);
-        transaction.delete(Part::Named("chain", &chain.name), &message);
-    }
-    for set in &old.sets {
-        let name = live.epoch.name_of(&set.name);
-        transaction.delete(Part::Named("set", &set.name), &SetName(&name));
-    }
-    for counter in old.counters.iter().filter(|old| image.counter(&old.name).is_none()) {
-        transaction.delete(Part::Named("counter", &counter.name), &CounterMessage(counter));
-    }
-    for counter in image.counters.iter().filter(|new| old.counter(&new.name).is_none()) {
-        transaction.add(Part::Named("counter", &counter.name), &CounterMessage(counter));
-    }
-    let chains: Vec<_> = image.chains.iter().map(|chain| chain_message(chain, &table)).collect();
-    for (chain, message) in image.chains.iter().zip(&chains) {
-        if !is_base_chain_of(chain, old) {
-            transaction.add(Part::Named("chain", &chain.name), message);
-        }
-    }
-    add_rules(&mut transaction, image, &chains, live.epoch.other());
-    transaction
-}
-
 /// Whether `image` has this chain, too, as a base chain at the same place.
 fn is_base_chain_of(chain: &Chain<Program>, image: &Image) -> bool {
     let same = |other: &Chain<Program>| other.name == chain.name && other.base == chain.base;
     chain.base.is_some() && image.chains.iter().any(same)
 }
 
-fn add_sets<'a>(transaction: &mut Transaction<'a>, image: &'a Image, epoch: Epoch) {
-    for set in &image.sets {
-        let name = epoch.name_of(&set.name);
-        let message = SetMessage { name: c_string(&name), elements: &set.elements };
-        transaction.add(Part::Named("set", &set.name), &message);
-        add_elements(transaction, set, &message.name);
-    }
-}
-
-fn add_rules<'a>(
-    transaction: &mut Transaction<'a>,
-    image: &'a Image,
-    chains: &[nftnl::Chain<'_>],
-    epoch: Epoch,
-) {
-    for (chain, message) in image.chains.iter().zip(chains) {
-        for (index, rule) in chain.rules.iter().enumerate() {
-            let mut built = nftnl::Rule::new(message);
-            for expression in &rule.expressions {
-                built.add_expr(&InEpoch { expression, epoch });
-            }
-            if !rule.comment.is_empty() {
-                // One that is too long is somebody else's, from a table that is being restored. It
-                // decides nothing.
-                let _ = built.set_comment(c_string(&rule.comment));
-            }
-            transaction.add(Part::Rule(&chain.name, index), &built);
+fn chain_messages<'a>(image: &Image, table: &'a nftnl::Table) -> Vec<nftnl::Chain<'a>> {
+    let message = |chain: &Chain<Program>| {
+        let mut message = nftnl::Chain::new(c_string(&chain.name), table);
+        if let Some(base) = chain.base {
+            message.set_hook(hook(image.name, base.hook), base.priority);
+            message.set_type(nftnl::ChainType::Filter);
+            message.set_policy(nftnl::Policy::Accept);
         }
-    }
-}
-
-fn chain_message<'a>(chain: &Chain<Program>, table: &'a nftnl::Table) -> nftnl::Chain<'a> {
-    let mut message = nftnl::Chain::new(c_string(&chain.name), table);
-    if let Some(base) = chain.base {
-        let hook = match base.hook {
-            Hook::Prerouting => nftnl::Hook::PreRouting,
-            Hook::Input => nftnl::Hook::In,
-        };
-        message.set_hook(hook, base.priority);
-        message.set_type(nftnl::ChainType::Filter);
-        message.set_policy(nftnl::Policy::Accept);
-    }
-    message
-}
-
-fn add_elements<'a>(transaction: &mut Transaction<'a>, set: &'a Set, name: &CString) {
-    match &set.elements {
-        Elements::V4(ranges) => add_ranges(transaction, set, name, ranges, |v4| v4.octets()),
-        Elements::V6(ranges) => add_ranges(transaction, set, name, ranges, |v6| v6.octets()),
-        Elements::Mac(ranges) => add_ranges(transaction, set, name, ranges, |mac| mac.0),
-        Elements::Port(ranges) => {
-            add_ranges(transaction, set, name, ranges, |port| port.0.to_be_bytes());
-        }
-    }
-}
-
-fn add_ranges<'a, T: Ordinal, const N: usize>(
-    transaction: &mut Transaction<'a>,
-    set: &'a Set,
-    name: &CString,
-    ranges: &[Range<T>],
-    bytes: impl Fn(T) -> [u8; N],
-) {
-    for (index, part) in ranges.chunks(RANGES_IN_A_MESSAGE).enumerate() {
-        let bounds = part.iter().flat_map(|range| bounds(range, &bytes)).collect();
-        let message = ElementsMessage { set: name, bounds };
-        transaction.add(Part::Elements(set, index * RANGES_IN_A_MESSAGE), &message);
-    }
+        message
+    };
+    image.chains.iter().map(message).collect()
 }
 
 /// Which element of a message of elements lies at `offset` in it.
@@ -269,9 +258,16 @@ mod tests {
         let ranges =
             (0..100_000_u128).map(|n| Range::single(Ipv6Addr::from_bits(n << 8))).collect();
         let set = Set { name: "sources".to_owned(), elements: Elements::V6(ranges) };
-        let image =
-            Image { comment: String::new(), counters: vec![], sets: vec![set], chains: vec![] };
-        let batch = creation(&image).batch.finalize();
+        let image = Image {
+            name: TableName::Gate,
+            comment: String::new(),
+            counters: vec![],
+            sets: vec![set],
+            chains: vec![],
+        };
+        let mut transaction = Transaction::new();
+        transaction.create(&image);
+        let batch = transaction.batch.finalize();
         let mut elements = 0;
         for message in batch.iter().flat_map(mnl::NlMessages::new) {
             let message = message.expect("well-formed");

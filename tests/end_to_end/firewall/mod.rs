@@ -1,0 +1,14 @@
+//! Whole firewall policies: `--policy`.
+
+mod flow;
+mod golden;
+mod kernel;
+mod lifecycle;
+mod random;
+mod specification;
+mod traffic;
+
+pub(crate) use golden::TESTS as GOLDEN;
+pub(crate) use lifecycle::TESTS as LIFECYCLE;
+pub(crate) use specification::TESTS as SPECIFICATION;
+pub(crate) use traffic::TESTS as TRAFFIC;
