@@ -7,6 +7,7 @@ mod bystanders;
 mod chance;
 mod disguise;
 mod doctor;
+mod exceptions;
 mod explain;
 mod firewall;
 mod guard;
@@ -89,6 +90,7 @@ fn selection() -> Vec<&'static [Test]> {
         selection.extend([
             boot_unit::TESTS,
             doctor::TESTS,
+            exceptions::TESTS,
             lifecycle::TESTS,
             messages::TESTS,
             metrics::TESTS,

@@ -97,11 +97,11 @@ fn iptables(program: &str) -> Result<()> {
 }
 
 fn what_install_advises_opens_iptables_in_nf_tables() -> Result<()> {
-    advice_opens("iptables -I INPUT", |_| iptables("iptables-nft"))
+    advice_opens("iptables-nft -w -t filter -I INPUT", |_| iptables("iptables-nft"))
 }
 
 fn what_install_advises_opens_iptables_legacy() -> Result<()> {
-    advice_opens("iptables-legacy -I INPUT", |_| iptables("iptables-legacy"))
+    advice_opens("iptables-legacy -w -t filter -I INPUT", |_| iptables("iptables-legacy"))
 }
 
 fn what_install_advises_opens_ufw_and_stays_when_it_is_reloaded() -> Result<()> {

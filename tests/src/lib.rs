@@ -34,6 +34,7 @@ mod command;
 mod effort;
 #[cfg(test)]
 mod filter;
+mod firewalld;
 mod lab;
 mod mac;
 mod namespace;
@@ -51,6 +52,7 @@ pub use command::{
     Finished, agent_fw, agent_fw_path, built_agent_fw_path, command, feed, output, run,
 };
 pub use effort::{EMULATED, rounds};
+pub use firewalld::Firewalld;
 pub use lab::Lab;
 pub use mac::MacAddr;
 pub use namespace::Namespace;

@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: finds what is missing on this machine and installs it.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
@@ -116,6 +117,25 @@ const NEEDS: &[Need] = &[
     },
     Need {
         group: Group::Test,
+        // Its package starts it where systemd runs; see `keep_from_starting`.
+        probe: Probe::Program("firewall-cmd"),
+        why: "is another firewall of a test's host",
+        apt: &["firewalld"],
+        dnf: &["firewalld"],
+        pacman: &["firewalld"],
+        apk: &["firewalld"],
+    },
+    Need {
+        group: Group::Test,
+        probe: Probe::Program("dbus-daemon"),
+        why: "is the message bus of a test's firewalld",
+        apt: &["dbus-daemon"],
+        dnf: &["dbus-daemon"],
+        pacman: &["dbus"],
+        apk: &["dbus"],
+    },
+    Need {
+        group: Group::Test,
         probe: Probe::Program("systemctl"),
         why: "enables the boot unit of a test's host",
         apt: &["systemd"],
@@ -225,6 +245,9 @@ fn packages(needs: &[&Need], of: impl Fn(&Need) -> &'static [&'static str]) -> V
 fn install_with_apt(missing: &[&Need]) -> Result<()> {
     let packages = packages(missing, |need| need.apt);
     eprintln!("xtask: installing with apt-get: {}", packages.join(" "));
+    if packages.contains(&"firewalld") {
+        keep_from_starting("firewalld.service")?;
+    }
     // A fresh machine or container image has no package lists; one with old lists asks for
     // versions that the server no longer has.
     let mut updated = false;
@@ -243,6 +266,18 @@ fn install_with_apt(missing: &[&Need]) -> Result<()> {
         }
         done => done,
     }
+}
+
+/// Masks a unit before its package comes, which would start it now and at every boot: this machine
+/// keeps the firewall that it has. The tests start the program themselves.
+fn keep_from_starting(unit: &str) -> Result<()> {
+    let mask = Path::new("/etc/systemd/system").join(unit);
+    if mask.symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    eprintln!("xtask: {unit} is masked, so that it does not start (systemctl unmask undoes it)");
+    run(as_root("mkdir", "masking a unit")?.args(["-p", "/etc/systemd/system"]))?;
+    run(as_root("ln", "masking a unit")?.args(["-s", "/dev/null"]).arg(mask))
 }
 
 /// Fetches the lists of packages anew.

@@ -2,7 +2,7 @@
 
 use super::outcome::{Failure, Outcome, Result};
 use super::words::{compile, installed};
-use super::{Patience, report};
+use super::{Patience, exceptions, report};
 use crate::configuration::{Compiled, Configuration};
 use crate::host::{self, lock, privilege};
 use crate::last_good::LastGood;
@@ -49,6 +49,11 @@ fn apply(patient: bool) -> Result<Outcome> {
     let (configuration, compiled) = wanted()?;
     enforce(&configuration, &compiled, patient)?;
     keep(&configuration, &compiled);
+    if patient {
+        exceptions::refresh_at_boot(&configuration, &compiled);
+    } else {
+        exceptions::refresh(&configuration, &compiled);
+    }
     let hash = compiled.lowered.policy.hash();
     report::remark(&format!("the kernel enforces policy {hash}"));
     if !compiled.lowered.policy.closes() {

@@ -3,7 +3,7 @@
 use super::apply::{at_boot, enforce, wanted};
 use super::kernel::Held;
 use super::outcome::{Outcome, Result};
-use super::report;
+use super::{exceptions, report};
 use crate::host::changes::{Change, Changes};
 use crate::host::handover::Door;
 use crate::host::{lock, privilege};
@@ -104,6 +104,7 @@ impl Hold {
         if !differing.is_empty() {
             self.owner = None;
             enforce(&configuration, &compiled, true)?;
+            exceptions::refresh_at_boot(&configuration, &compiled);
             let what = differing.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
             report::caution("put back:", format_args!("{cause}: {what}"));
         }

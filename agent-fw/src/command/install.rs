@@ -4,7 +4,7 @@ use super::apply::keep;
 use super::kernel::Held;
 use super::outcome::{Failure, Outcome, Result};
 use super::words::{Words, compile, installed};
-use super::{Patience, openness, report};
+use super::{Patience, exceptions, openness, report};
 use crate::configuration::{Backend, Compiled, Configuration, is_edited};
 use crate::host::{self, boot, file, lock, privilege};
 use crate::nft::{Image, Live, Nftables, differences};
@@ -35,14 +35,24 @@ pub(super) struct Install {
     /// Do not ask the kernel in the end whether admitted sources get through
     #[arg(long)]
     untested: bool,
+    /// Where another firewall of this host stops admitted sources, make an exception there
+    ///
+    /// By that firewall's own program: firewalld, ufw, iptables or nft. What is made is written
+    /// down below /var/lib/agent-fw, renewed by `apply`, and taken back by `uninstall`.
+    #[arg(long, conflicts_with_all = ["untested", "dry_run"])]
+    open_host_firewall: bool,
     #[command(flatten)]
     patience: Patience,
 }
 
 impl Install {
     pub(super) fn run(self) -> Result<Outcome> {
-        let (meant, untested) = (self.words.say_any(), self.untested);
-        let guard = self.guard;
+        let (meant, guard) = (self.words.say_any(), self.guard);
+        let test = match (self.untested, self.open_host_firewall) {
+            (true, _) => Test::None,
+            (false, false) => Test::Told,
+            (false, true) => Test::Opening,
+        };
         let mut configuration = self.words.configuration()?;
         privilege::require_net_admin("install")?;
         let lists = configuration.keep_lists().map_err(Failure::Input)?;
@@ -64,12 +74,13 @@ impl Install {
         if differing.is_empty() && installed && !held.can_move() {
             if boot.is_some() {
                 boot::enable()?;
-                drop(lock);
+            }
+            drop(lock);
+            if boot.is_some() {
                 report_boot(true, guard, self.no_boot);
             }
             report::remark("no change: the kernel and policy.toml are as they should be");
-            promises(&configuration, &compiled, untested);
-            return Ok(Outcome::Done);
+            return promises(&configuration, &compiled, test, &self.patience);
         }
         let mut steps = Steps { nftables, undo: Vec::new(), kept_edit: None };
         steps
@@ -86,19 +97,39 @@ impl Install {
         // The unit applies the policy once more, and needs the lock for it.
         drop(lock);
         report_boot(boot.is_some(), guard, self.no_boot);
-        promises(&configuration, &compiled, untested);
-        Ok(Outcome::Done)
+        promises(&configuration, &compiled, test, &self.patience)
     }
 }
 
+/// What is done about the promise "open".
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Test {
+    None,
+    /// It is tried, and said what stands in the way.
+    Told,
+    /// What stands in the way is opened.
+    Opening,
+}
+
 /// Both promises, apart: "closed" is enforced, "open" depends on the rest of the host.
-fn promises(configuration: &Configuration, compiled: &Compiled, untested: bool) {
+fn promises(
+    configuration: &Configuration,
+    compiled: &Compiled,
+    test: Test,
+    patience: &Patience,
+) -> Result<Outcome> {
+    let _lock = lock::acquire("install", patience.duration())?;
     report::promises(&compiled.lowered);
-    if untested {
+    exceptions::refresh(configuration, compiled);
+    if test == Test::Opening {
+        exceptions::open(configuration, compiled)?;
+    }
+    if test == Test::None {
         report::open_is_not_tested(&compiled.lowered);
     } else {
         openness::test(configuration, compiled);
     }
+    Ok(Outcome::Done)
 }
 
 /// What is to be on disk for the next boot; `None` on a host that has no systemd.

@@ -3,6 +3,7 @@
 mod apply;
 mod compile;
 mod doctor;
+mod exceptions;
 mod explain;
 mod guard;
 mod install;

@@ -4,9 +4,10 @@ use super::explain::{Answer, Sessions, samples};
 use super::report::{self, say};
 use super::road;
 use crate::configuration::{Compiled, Configuration};
-use crate::policy::{AddressSet, Notation, Ordinal, Policy, Port, Range, RangeSet, Verdict};
+use crate::exception::{self, Plan, Sources};
+use crate::policy::{Policy, Port, Verdict};
 use crate::probe::{self, Firewall, Question};
-use std::net::IpAddr;
+use anyhow::Context as _;
 use std::time::{Duration, Instant};
 
 /// Ranges of each family that are tried: enough to meet another firewall, few enough to be quick.
@@ -24,24 +25,43 @@ pub(super) fn test(configuration: &Configuration, compiled: &Compiled) {
     if policy.admissions().is_empty() {
         return;
     }
-    probe::clear();
     let port = Port(configuration.port);
-    let mut sessions = Sessions::default();
     let end = Instant::now() + ENOUGH;
-    let answers: Vec<Answer> = samples(policy, MOST)
-        .sources
-        .into_iter()
-        .take_while(|_| Instant::now() < end)
-        .map(|(source, mac)| {
-            let question = Question { source, mac, destination: None, port, interface: None };
-            Answer::to(&question, policy, &mut sessions)
-        })
-        .collect();
-    drop(sessions);
+    let mut answers = ask(policy, port);
+    let tried = std::iter::from_fn(|| (Instant::now() < end).then(|| answers.next()).flatten());
     let (admitted, others): (Vec<_>, Vec<_>) =
-        answers.into_iter().partition(|answer| answer.due == Verdict::Accept);
+        tried.partition(|answer| answer.due == Verdict::Accept);
+    drop(answers);
     others.iter().filter(|answer| !answer.is_as_promised()).for_each(not_closed);
     open(&admitted, policy, port);
+}
+
+/// What the kernel says of a few sources, admitted and not, one after the other.
+fn ask(policy: &Policy, port: Port) -> impl Iterator<Item = Answer> {
+    probe::clear();
+    let mut sessions = Sessions::default();
+    samples(policy, MOST).sources.into_iter().map(move |(source, mac)| {
+        let question = Question { source, mac, destination: None, port, interface: None };
+        Answer::to(&question, policy, &mut sessions)
+    })
+}
+
+/// The firewall that stops one of the sources that are admitted, if any is stopped.
+pub(super) fn firewall_in_the_way(policy: &Policy, port: Port) -> anyhow::Result<Option<Firewall>> {
+    for answer in ask(policy, port) {
+        if answer.due != Verdict::Accept || answer.reaches() != Some(false) {
+            continue;
+        }
+        if let Ok((case, road)) = &answer.found {
+            let firewall = Firewall::that_stopped(road, answer.source.is_ipv4())?;
+            let firewall = firewall.with_context(|| {
+                let became = road::conclusion(road);
+                format!("{} is {became}: no exception in a firewall helps", answer.source)
+            })?;
+            return exception::settle(firewall, &case.interface.name).map(Some);
+        }
+    }
+    Ok(None)
 }
 
 /// Says of a source that is refused that it gets through all the same.
@@ -95,32 +115,24 @@ fn stops(answer: &Answer) {
 
 /// How the firewall that stops sources is told to let them through.
 fn exceptions(first: &Answer, stopped: &[&Answer], policy: &Policy, port: Port) {
-    let Ok((_, road)) = &first.found else { return };
-    let Ok(Some(firewall)) = Firewall::that_stopped(road) else { return };
+    let Ok((case, road)) = &first.found else { return };
+    let found = Firewall::that_stopped(road, first.source.is_ipv4());
+    let Ok(Some(firewall)) = found else { return };
+    let firewall = exception::settle(firewall.clone(), &case.interface.name).unwrap_or(firewall);
     say!("  agent-fw cannot overrule {firewall}. An exception there:");
     for answer in stopped.iter().take(NAMED) {
-        let addresses = range_of(policy, answer.source).unwrap_or(answer.source.to_string());
-        for line in firewall.exception(&addresses, answer.source.is_ipv4(), port) {
+        let sources = Sources::around(policy, answer.source);
+        for step in Plan::for_sources(&firewall, &sources, port).steps {
             // Not wrapped: it is to be copied.
-            say!("    {line}");
+            step.typed().for_each(|line| say!("    {line}"));
         }
     }
     if let Some(lasting) = firewall.lasting() {
         report::remark(&format!("  {lasting}"));
     }
-    say!("  then `agent-fw explain --all` tries all of them again");
-}
-
-/// The admitted range that a source is in, as it is written.
-fn range_of(policy: &Policy, source: IpAddr) -> Option<String> {
-    fn find<T: Ordinal>(set: &RangeSet<T>, value: T) -> Option<Range<T>> {
-        set.ranges().iter().find(|range| range.contains(value)).copied()
-    }
-    policy.admissions().iter().find_map(|admission| {
-        let AddressSet { v4, v6 } = &admission.addresses;
-        match source {
-            IpAddr::V4(source) => Some(find(v4, source)?.notation()),
-            IpAddr::V6(source) => Some(find(v6, source)?.notation()),
-        }
-    })
+    report::remark(
+        "  `agent-fw install … --open-host-firewall` makes it for all admitted sources, and \
+         `agent-fw uninstall` takes it back",
+    );
+    say!("  `agent-fw explain --all` tries all of them again");
 }

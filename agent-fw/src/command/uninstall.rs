@@ -1,7 +1,7 @@
 //! `agent-fw uninstall`: leaves nothing in the kernel, and nothing on disk that is agent-fw's own.
 
 use super::outcome::{Failure, Outcome, Result};
-use super::{Patience, report};
+use super::{Patience, exceptions, report};
 use crate::configuration::is_edited;
 use crate::host::{self, boot, file, lock, privilege};
 use crate::last_good::LastGood;
@@ -13,6 +13,7 @@ use std::path::Path;
 
 /// Removes table and XDP programs from the kernel, the policy from the disk, and the boot unit's link
 ///
+/// Exceptions that `install --open-host-firewall` made in other firewalls are taken back.
 /// The port is then as open as the host's other rules leave it. Your regions.toml stays.
 #[derive(clap::Args, Debug)]
 pub(super) struct Uninstall {
@@ -35,6 +36,8 @@ impl Uninstall {
             report::remark("nothing was changed");
             return Ok(Outcome::False);
         }
+        // While the port is still closed to others: an exception may let in more than these.
+        let all_closed = exceptions::close()?;
         // The files first: were the table to go first and the rest to fail, the port would be
         // open now and closed again at the next boot.
         if let Err(error) = boot::remove() {
@@ -53,7 +56,10 @@ impl Uninstall {
         Nftables::open()?.delete()?;
         xdp::remove()?;
         report::remark("agent-fw is removed: the port is as open as other rules leave it");
-        Ok(Outcome::Done)
+        if !all_closed {
+            report::caution("note:", "`agent-fw uninstall` tries again to take exceptions back");
+        }
+        Ok(if all_closed { Outcome::Done } else { Outcome::False })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::handover::{self, Leave};
 use anyhow::Context as _;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -46,6 +46,7 @@ pub fn acquire(command: &str, patience: Duration) -> anyhow::Result<Lock> {
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(mut held) => {
+                inherit(&held).with_context(|| format!("cannot lock {LOCK}"))?;
                 // On a full /run the name is missing; the lock holds all the same.
                 drop(sign(&mut held, command));
                 return Ok(Lock { _held: held, _leave: None });
@@ -67,6 +68,12 @@ fn open() -> std::io::Result<File> {
         super::file::make_directory(directory)?;
     }
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).open(LOCK)
+}
+
+/// Programs that are run under the lock hold it, too: what a killed agent-fw has begun is at its end
+/// before the next one looks.
+fn inherit(file: &File) -> nix::Result<()> {
+    fcntl(file, FcntlArg::F_SETFD(FdFlag::empty())).map(drop)
 }
 
 fn sign(file: &mut File, command: &str) -> std::io::Result<()> {

@@ -1,43 +1,48 @@
-//! Which firewall's rule stops a packet, and how an exception is made through that firewall's own
-//! interface.
+//! Which firewall's rule stops a packet.
 
 use super::base;
 use super::netfilter::Connection;
 use super::road::{Conclusion, Decider, Road};
 use super::trace::Place;
 use crate::nft::TableName;
-use crate::policy::Port;
+use serde::{Deserialize, Serialize};
+use std::process::Command;
 
 /// A firewall of this host.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Firewall {
     /// firewalld, with either backend, and the zone that the packet came to.
     Firewalld(Option<String>),
     /// ufw.
     Ufw,
-    /// Rules of the program iptables in nf_tables.
-    Iptables,
-    /// Rules of iptables-legacy, which nf_tables does not trace.
-    IptablesLegacy,
+    /// Rules of the program iptables in nf_tables, with the base chain that dropped the packet.
+    Iptables(Place),
+    /// Rules of iptables-legacy, which nf_tables does not trace, for one version of IP.
+    IptablesLegacy {
+        /// Of iptables-legacy, not of ip6tables-legacy.
+        is_v4: bool,
+    },
     /// A ruleset of nft, with the base chain that dropped the packet.
     Nftables(Place),
 }
 
 impl std::fmt::Display for Firewall {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Firewalld(_) => "firewalld",
-            Self::Ufw => "ufw",
-            Self::Iptables => "iptables",
-            Self::IptablesLegacy => "iptables-legacy",
-            Self::Nftables(_) => "nftables",
-        })
+        match self {
+            Self::Firewalld(Some(zone)) => write!(f, "firewalld (zone {zone})"),
+            Self::Firewalld(None) => f.write_str("firewalld"),
+            Self::Ufw => f.write_str("ufw"),
+            Self::Iptables(_) => f.write_str("iptables"),
+            Self::IptablesLegacy { .. } => f.write_str("iptables-legacy"),
+            Self::Nftables(base) => write!(f, "nftables (chain {base})"),
+        }
     }
 }
 
 impl Firewall {
     /// The firewall that stopped a packet; `None` where no other one did.
-    pub fn that_stopped(road: &Road) -> anyhow::Result<Option<Self>> {
+    pub fn that_stopped(road: &Road, is_v4: bool) -> anyhow::Result<Option<Self>> {
         let chains = base::chains(&mut Connection::open()?)?;
         Ok(match &road.conclusion {
             Conclusion::Dropped(index) => {
@@ -53,7 +58,7 @@ impl Firewall {
                 })
             }
             Conclusion::Vanished(_) if super::road::has_iptables_legacy() => {
-                Some(if is_ufw_on() { Self::Ufw } else { Self::IptablesLegacy })
+                Some(Self::of_legacy(&legacy_rules(is_v4), is_v4))
             }
             _ => None,
         })
@@ -71,56 +76,33 @@ impl Firewall {
             "firewalld" => Self::Firewalld(None),
             _ if is_iptables && (has("ufw-") || has("ufw6-")) => Self::Ufw,
             _ if is_iptables && (has("IN_public") || has("INPUT_ZONES")) => Self::Firewalld(None),
-            _ if is_iptables => Self::Iptables,
+            _ if is_iptables => Self::Iptables(base.clone()),
             _ => Self::Nftables(base.clone()),
         })
     }
 
-    /// What to type, so that this firewall lets packets of these addresses to the port through:
-    /// an address, a prefix, or a range.
-    pub fn exception(&self, addresses: &str, is_v4: bool, port: Port) -> Vec<String> {
-        match self {
-            Self::Firewalld(zone) => {
-                let family = if is_v4 { "ipv4" } else { "ipv6" };
-                let zone = zone.as_ref().map_or(String::new(), |zone| format!(" --zone={zone}"));
-                vec![
-                    format!(
-                        "firewall-cmd --permanent{zone} --add-rich-rule='rule family=\"{family}\" source \
-                         address=\"{addresses}\" port port=\"{port}\" protocol=\"tcp\" accept'"
-                    ),
-                    "firewall-cmd --reload".to_owned(),
-                ]
-            }
-            Self::Ufw => {
-                vec![format!("ufw prepend allow proto tcp from {addresses} to any port {port}")]
-            }
-            Self::Iptables | Self::IptablesLegacy => {
-                let program = match (is_v4, self) {
-                    (true, Self::Iptables) => "iptables",
-                    (true, _) => "iptables-legacy",
-                    (false, Self::Iptables) => "ip6tables",
-                    (false, _) => "ip6tables-legacy",
-                };
-                let source = if addresses.contains('-') {
-                    format!("-m iprange --src-range {addresses}")
-                } else {
-                    format!("-s {addresses}")
-                };
-                vec![format!("{program} -I INPUT -p tcp {source} --dport {port} -j ACCEPT")]
-            }
-            Self::Nftables(base) => {
-                let header = if is_v4 { "ip" } else { "ip6" };
-                let rule = format!("{header} saddr {addresses} tcp dport {port} accept");
-                vec![format!("nft insert rule {base} {rule}")]
-            }
+    /// The firewall that has made these rules, as `iptables-legacy-save` writes them.
+    fn of_legacy(rules: &str, is_v4: bool) -> Self {
+        let has = |name: &str| rules.lines().any(|line| line.starts_with(&format!(":{name}")));
+        if has("ufw-") || has("ufw6-") {
+            Self::Ufw
+        } else if has("INPUT_ZONES") {
+            Self::Firewalld(None)
+        } else {
+            Self::IptablesLegacy { is_v4 }
         }
+    }
+
+    /// Whether it keeps what it is told for the next boot, by itself.
+    pub fn keeps_rules(&self) -> bool {
+        matches!(self, Self::Firewalld(_) | Self::Ufw)
     }
 
     /// How the exception lasts, where that takes more.
     pub fn lasting(&self) -> Option<String> {
         match self {
             Self::Firewalld(_) | Self::Ufw => None,
-            Self::Iptables | Self::IptablesLegacy => Some(
+            Self::Iptables(_) | Self::IptablesLegacy { .. } => Some(
                 "it lasts until the next boot; netfilter-persistent save keeps it (package \
                  iptables-persistent)"
                     .to_owned(),
@@ -141,6 +123,8 @@ impl Firewall {
 /// The zone whose chain this is, as firewalld calls it: `filter_IN_public`, `IN_public_allow`.
 fn zone(chain: &str) -> Option<&str> {
     let (_, rest) = chain.split_once("IN_")?;
+    // firewalld's policies between zones are named so.
+    let rest = Some(rest).filter(|rest| !rest.starts_with("policy_"))?;
     let parts = ["_pre", "_log", "_deny", "_allow", "_post"];
     let zone = parts.iter().find_map(|part| rest.strip_suffix(part)).unwrap_or(rest);
     // A name that could be something else to a shell is not written out.
@@ -170,9 +154,13 @@ fn find_chain(text: &str, base: &Place) -> Option<usize> {
     None
 }
 
-fn is_ufw_on() -> bool {
-    let text = std::fs::read_to_string("/etc/ufw/ufw.conf").unwrap_or_default();
-    text.lines().any(|line| line.trim().eq_ignore_ascii_case("enabled=yes"))
+/// The rules of iptables-legacy for a version of IP; none where its program is not there.
+fn legacy_rules(is_v4: bool) -> String {
+    let program = if is_v4 { "iptables-legacy-save" } else { "ip6tables-legacy-save" };
+    let found = ["/usr/sbin", "/sbin"]
+        .iter()
+        .find_map(|directory| Command::new(format!("{directory}/{program}")).output().ok());
+    found.map_or_else(String::new, |output| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[cfg(test)]
@@ -187,11 +175,14 @@ mod tests {
     fn firewalls_are_known_by_what_is_in_their_tables() {
         let input = place(2, "filter", "INPUT");
         let of = |chains: &[Place]| Firewall::of(&input, chains);
-        assert_eq!(of(std::slice::from_ref(&input)), Some(Firewall::Iptables));
+        assert_eq!(of(std::slice::from_ref(&input)), Some(Firewall::Iptables(input.clone())));
         let ufw = [input.clone(), place(2, "filter", "ufw-before-input")];
         assert_eq!(of(&ufw), Some(Firewall::Ufw));
         // ufw's chains in another family's table say nothing of this one.
-        assert_eq!(of(&[place(10, "filter", "ufw6-before-input")]), Some(Firewall::Iptables));
+        assert_eq!(
+            of(&[place(10, "filter", "ufw6-before-input")]),
+            Some(Firewall::Iptables(input.clone()))
+        );
         let firewalld = [input.clone(), place(2, "filter", "INPUT_ZONES")];
         assert_eq!(of(&firewalld), Some(Firewall::Firewalld(None)));
         let named = place(1, "firewalld", "filter_INPUT");
@@ -202,11 +193,20 @@ mod tests {
     }
 
     #[test]
+    fn who_has_made_legacy_rules_is_known_by_their_chains() {
+        let of = |rules: &str| Firewall::of_legacy(rules, true);
+        assert_eq!(of(":INPUT DROP [0:0]"), Firewall::IptablesLegacy { is_v4: true });
+        assert_eq!(of("*filter\n:INPUT DROP [0:0]\n:ufw-before-input - [0:0]"), Firewall::Ufw);
+        assert_eq!(of(":INPUT_ZONES - [0:0]"), Firewall::Firewalld(None));
+    }
+
+    #[test]
     fn the_zone_is_read_from_firewallds_names() {
         for chain in ["filter_IN_public", "IN_public", "filter_IN_public_allow", "IN_public_post"] {
             assert_eq!(zone(chain), Some("public"), "{chain}");
         }
         assert_eq!(zone("filter_INPUT"), None);
+        assert_eq!(zone("filter_IN_policy_allow-host-ipv6_allow"), None);
         assert_eq!(zone("IN_a;b"), None);
     }
 

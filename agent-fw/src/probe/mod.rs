@@ -192,6 +192,11 @@ pub fn ask(case: &Case) -> anyhow::Result<Road> {
     Session::at(&case.interface)?.ask(case)
 }
 
+/// The handles of the rules in a chain that have this comment.
+pub fn commented(chain: &Place, comment: &str) -> anyhow::Result<Vec<u64>> {
+    rule_text::commented(&mut Connection::open()?, chain, comment)
+}
+
 /// Removes what an older kernel may have kept of an `explain` that was killed.
 pub fn clear() {
     snare::clear();

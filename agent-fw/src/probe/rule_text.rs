@@ -1,8 +1,9 @@
 //! A rule of any firewall in nftables' words, as far as its instructions are common ones.
 
-use super::netfilter::{Connection, Kind, find, long, named, number, text};
+use super::netfilter::{Connection, Kind, Message, find, long, named, number, text};
 use super::trace::Place;
 use crate::host::route::attributes;
+use nix::errno::Errno;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -33,6 +34,25 @@ pub(super) fn rule_text(connection: &mut Connection, at: &Place, handle: u64) ->
         words = format!("{words} comment \"{}\"", comment.escape_debug());
     }
     Some(words)
+}
+
+/// The handles of the rules in a chain that have this comment; none where there is no such chain.
+pub(super) fn commented(
+    connection: &mut Connection,
+    at: &Place,
+    comment: &str,
+) -> anyhow::Result<Vec<u64>> {
+    let ask = [named(RULE_TABLE, &at.table), named(RULE_CHAIN, &at.chain)].concat();
+    let rules = match connection.dump(Kind::GetRule, at.family, &ask) {
+        Err(error) if error.downcast_ref() == Some(&Errno::ENOENT) => Vec::new(),
+        rules => rules?,
+    };
+    let is_it = |rule: &&Message| {
+        rule.text(RULE_CHAIN).as_deref() == Some(at.chain.as_str())
+            && rule.find(RULE_USERDATA).and_then(self::comment).as_deref() == Some(comment)
+    };
+    let handle = |rule: &Message| rule.find(RULE_HANDLE).and_then(long);
+    Ok(rules.iter().filter(is_it).filter_map(handle).collect())
 }
 
 /// The comment in a rule's user data: type 0, its length, its text.

@@ -1,6 +1,7 @@
 //! What the kernel tells of a packet on its way: every chain and rule that it met.
 
 use super::netfilter::{Message, find, long, number, text};
+use serde::{Deserialize, Serialize};
 
 /// One event of a packet's trace.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -14,7 +15,7 @@ pub(super) struct Event {
 }
 
 /// A chain of a table.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Place {
     /// The table's family, by its number.
     pub family: u8,
