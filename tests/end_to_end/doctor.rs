@@ -14,6 +14,8 @@ tests![
     doctor_is_content_with_a_host_on_which_all_is_well,
     doctor_names_what_is_wrong_and_what_to_do,
     doctor_asks_about_outbound_443_and_sends_nothing,
+    doctor_names_the_agents_own_iptables_rules,
+    doctor_warns_of_the_obsolete_block,
 ];
 
 /// What doctor says, and its exit code.
@@ -121,6 +123,50 @@ fn doctor_asks_about_outbound_443_and_sends_nothing() -> Result<()> {
         let (health, seen) = outbound(CHECKS[0])?;
         ensure!(health == "bad" && seen.contains("the policy of chain inet host output"), "{seen}");
         ensure!(connect(peer.host_v4().into(), outside, PATIENCE)? == Outcome::Silent);
+        Ok(())
+    })
+}
+
+/// The check of this name: how it came out, and what was seen.
+fn check(name: &str) -> Result<(String, String)> {
+    let (value, _) = doctor()?;
+    let all = value["checks"].as_array().context("checks")?;
+    let check = all.iter().find(|check| check["check"] == name).context(name.to_owned())?;
+    let word = |key: &str| check[key].as_str().unwrap_or_default().to_owned();
+    Ok((word("health"), word("seen")))
+}
+
+fn doctor_names_the_agents_own_iptables_rules() -> Result<()> {
+    for program in ["iptables-nft", "ip6tables-nft", "iptables-legacy"] {
+        Lab::run(|_| {
+            install(&["--allow-from", "region:us-1"])?;
+            let name = "the agent's own iptables rules";
+            let (_, seen) = check(name)?;
+            ensure!(seen.contains("no such rule is there"), "{seen}");
+            let rule = "-I INPUT -p tcp --dport 4118 -j ACCEPT";
+            run([program].into_iter().chain(rule.split(' ')))?;
+            let rule = "-I INPUT -s 192.0.2.0/24 -p tcp --dport 4118 -j ACCEPT";
+            if program != "ip6tables-nft" {
+                run([program].into_iter().chain(rule.split(' ')))?;
+            }
+            let (health, seen) = check(name)?;
+            let named = format!("--dport 4118 -j ACCEPT` ({program}-save)");
+            ensure!(health == "note" && seen.contains(&named), "{seen}");
+            ensure!(!seen.contains("192.0.2.0"), "a rule of the user's is no agent's: {seen}");
+            Ok(())
+        })
+        .context(program)?;
+    }
+    Ok(())
+}
+
+fn doctor_warns_of_the_obsolete_block() -> Result<()> {
+    Lab::run(|_| {
+        install(&["--allow-from", "region:us-1"])?;
+        ensure!(check("the obsolete block")?.0 == "good");
+        install(&["--allow-from", "54.221.192.0/20"])?;
+        let (health, seen) = check("the obsolete block")?;
+        ensure!(health == "bad" && seen.contains("54.221.196.0/24"), "{seen}");
         Ok(())
     })
 }

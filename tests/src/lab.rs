@@ -121,7 +121,12 @@ fn forget_installation() -> Result<()> {
         }
     }
     let units = "/etc/systemd/system";
-    for file in ["agent-fw.service", "nftables.service.d/agent-fw.conf"] {
+    for file in [
+        "agent-fw.service",
+        "nftables.service.d/agent-fw.conf",
+        "netfilter-persistent.service.d/agent-fw.conf",
+        "iptables.service.d/agent-fw.conf",
+    ] {
         let path = Path::new(units).join(file);
         if path.symlink_metadata().is_ok() {
             fs::remove_file(&path)

@@ -11,7 +11,7 @@ use crate::host::{agent, interface, lock, privilege};
 use crate::nft::Nftables;
 use crate::policy::{Label, Port, Verdict};
 use crate::probe::{self, Conclusion, Outbound, Question, Road};
-use crate::source::OVERRIDES;
+use crate::source::{OBSOLETE, OVERRIDES, admits_obsolete};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use serde_json::{Value, json};
 use std::net::ToSocketAddrs as _;
@@ -33,6 +33,8 @@ pub(super) struct Doctor {
     #[command(flatten)]
     patience: Patience,
 }
+
+const OBSOLETE_CHECK: &str = "the obsolete block";
 
 /// How a check came out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,9 +106,10 @@ impl Doctor {
         let mut checks = Vec::new();
         checks.push(enforcement(installed.as_ref())?);
         checks.push(listening(installed.as_ref().map(|(known, _)| known), port));
-        checks.push(own_rules());
+        checks.push(own_rules(port));
         if let Some((configuration, compiled)) = &installed {
             checks.extend(promises(configuration, compiled));
+            checks.extend(obsolete(compiled));
             checks.push(versions(compiled));
         }
         checks.extend(outbound());
@@ -179,15 +182,46 @@ fn listening(configuration: Option<&Configuration>, port: Port) -> Check {
 }
 
 /// The rules that the agent itself adds.
-fn own_rules() -> Check {
+fn own_rules(port: Port) -> Check {
     let why = "the agent adds rules to iptables that open its ports to every address, unless the \
-               file is there; agent-fw closes the port all the same";
-    let is_there = Path::new(agent::LEAVE_IPTABLES).exists();
-    let seen =
-        format!("{} is {}", agent::LEAVE_IPTABLES, if is_there { "there" } else { "not there" });
-    let health =
-        if is_there || agent::processes().is_empty() { Health::Good } else { Health::Note };
-    Check::new("the agent's own iptables rules", why, health, seen)
+               file is there; agent-fw closes its port all the same, a relay's 4122 stays open";
+    let name = "the agent's own iptables rules";
+    let is_left_alone = Path::new(agent::LEAVE_IPTABLES).exists();
+    let file = format!(
+        "{} is {}",
+        agent::LEAVE_IPTABLES,
+        if is_left_alone { "there" } else { "not there" }
+    );
+    let rules = agent::own_rules(port);
+    if rules.is_empty() {
+        let is_well = is_left_alone || agent::processes().is_empty();
+        let health = if is_well { Health::Good } else { Health::Note };
+        return Check::new(name, why, health, format!("{file}; no such rule is there"));
+    }
+    let rules: Vec<String> =
+        rules.iter().map(|(program, rule)| format!("`{rule}` ({program})")).collect();
+    Check::new(name, why, Health::Note, format!("{file}; {}", rules.join(", "))).advise(format!(
+        "touch {} before the agent starts, so that it adds none",
+        agent::LEAVE_IPTABLES
+    ))
+}
+
+/// Whether the policy admits addresses that have not been the vendor's for years.
+fn obsolete(compiled: &Compiled) -> Option<Check> {
+    let why = "\"Deep Security as a Service\" left these addresses about 2019: they may be \
+               anybody's now";
+    let policy = &compiled.lowered.policy;
+    if policy.admits_everyone() {
+        return None;
+    }
+    let is_admitted = policy.admissions().iter().any(|a| admits_obsolete(&a.addresses));
+    Some(if is_admitted {
+        Check::new(OBSOLETE_CHECK, why, Health::Bad, format!("the policy admits {OBSOLETE}"))
+            .advise("name the region instead (region:NAME), or leave these addresses out")
+    } else {
+        let seen = format!("the policy does not admit {OBSOLETE}");
+        Check::new(OBSOLETE_CHECK, why, Health::Good, seen)
+    })
 }
 
 /// Closed and open, asked of the kernel.

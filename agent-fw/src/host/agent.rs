@@ -3,6 +3,7 @@
 use crate::policy::Port;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 /// The agent's process.
 const PROCESS: &str = "ds_agent";
@@ -24,6 +25,42 @@ pub fn processes() -> Vec<u32> {
 fn is_agent(process: u32) -> bool {
     let name = Path::new("/proc").join(process.to_string()).join("comm");
     fs::read_to_string(name).is_ok_and(|name| name.trim() == PROCESS)
+}
+
+/// The port on which an agent that is a relay listens, too.
+const RELAY: Port = Port(4122);
+
+/// The rules of iptables that open the agent's ports to every address, as the agent adds them: each
+/// with the program that shows it. Nothing is loaded into the kernel for this.
+pub fn own_rules(port: Port) -> Vec<(&'static str, String)> {
+    let programs = [
+        "iptables-nft-save",
+        "ip6tables-nft-save",
+        "iptables-legacy-save",
+        "ip6tables-legacy-save",
+    ];
+    let mut found = Vec::new();
+    for program in programs {
+        let saved = ["/usr/sbin", "/sbin"]
+            .iter()
+            .find_map(|directory| Command::new(format!("{directory}/{program}")).output().ok());
+        let text = saved.map(|saved| String::from_utf8_lossy(&saved.stdout).into_owned());
+        let rules = text.iter().flat_map(|text| opening(text, &[port, RELAY]));
+        found.extend(rules.map(|rule| (program, rule.to_owned())));
+    }
+    found
+}
+
+/// Rules of the chain INPUT that accept TCP to one of these ports and ask for nothing else.
+fn opening<'a>(saved: &'a str, ports: &[Port]) -> Vec<&'a str> {
+    let opens = |rule: &&str| {
+        let words: Vec<&str> = rule.split_whitespace().collect();
+        let [rest @ .., "-j", "ACCEPT"] = words.as_slice() else { return false };
+        let Some(rest) = rest.strip_prefix(&["-A", "INPUT", "-p", "tcp"]) else { return false };
+        let rest = rest.strip_prefix(&["-m", "tcp"]).unwrap_or(rest);
+        matches!(rest, ["--dport", port] if ports.iter().any(|of| of.to_string() == **port))
+    };
+    saved.lines().filter(opens).collect()
 }
 
 /// The local addresses, as the kernel writes them, of TCP sockets that listen on this port in this
@@ -50,6 +87,19 @@ fn listening(table: &str, port: Port) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_rules_that_open_a_port_to_every_address_are_the_agents() {
+        let saved = "*filter\n:INPUT DROP [0:0]\n\
+             -A INPUT -p tcp -m tcp --dport 4118 -j ACCEPT\n\
+             -A INPUT -s 192.0.2.0/24 -p tcp -m tcp --dport 4118 -j ACCEPT\n\
+             -A INPUT -p tcp -m tcp --dport 22 -j ACCEPT\n\
+             -A OUTPUT -p tcp -m tcp --dport 4118 -j ACCEPT\n\
+             -A INPUT -p tcp -m tcp --dport 4122 -j ACCEPT\nCOMMIT\n";
+        let found = opening(saved, &[Port(4118), RELAY]);
+        let of = |port: u16| format!("-A INPUT -p tcp -m tcp --dport {port} -j ACCEPT");
+        assert_eq!(found, [of(4118), of(4122)]);
+    }
 
     #[test]
     fn only_sockets_that_listen_on_the_port_count() {

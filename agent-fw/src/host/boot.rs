@@ -25,11 +25,14 @@ const OURS: &str = "# Written by agent-fw";
 
 /// The files of `data/`, with a place for the path of agent-fw.
 const SANDBOX: &str = include_str!("../../data/sandbox.conf");
-const TEMPLATES: [(&str, &str); 4] = [
+const IPTABLES: &str = include_str!("../../data/iptables-drop-in.conf");
+const TEMPLATES: [(&str, &str); 6] = [
     (UNIT, include_str!("../../data/agent-fw.service")),
     ("agent-fw-interface@.service", include_str!("../../data/agent-fw-interface@.service")),
     (GUARD, include_str!("../../data/agent-fw-guard.service")),
     ("nftables.service.d/agent-fw.conf", include_str!("../../data/nftables-drop-in.conf")),
+    ("netfilter-persistent.service.d/agent-fw.conf", IPTABLES),
+    ("iptables.service.d/agent-fw.conf", IPTABLES),
 ];
 
 /// The units, as they are below `/etc/systemd/system` or in a package: name and text.
@@ -137,7 +140,11 @@ pub fn remove() -> anyhow::Result<()> {
         file::remove(&path)?;
     }
     // Stays when the administrator's own files are in it.
-    drop(std::fs::remove_dir(Path::new(UNITS).join("nftables.service.d")));
+    for (name, _) in TEMPLATES {
+        if let Some((directory, _)) = name.split_once('/') {
+            drop(std::fs::remove_dir(Path::new(UNITS).join(directory)));
+        }
+    }
     if theirs_or_ours && is_running() { systemctl(&["daemon-reload"]) } else { Ok(()) }
 }
 

@@ -1,6 +1,6 @@
 //! Changes of nf_tables and of interfaces, as the kernel announces them. Nothing is polled.
 
-use super::route::attributes;
+use super::route::{attributes, messages, text};
 use crate::nft::TableName;
 use anyhow::Context as _;
 use nix::errno::Errno;
@@ -23,8 +23,7 @@ const TABLE_NAME: u16 = 1;
 /// `NFTA_GEN_PROC_PID`, `NFTA_GEN_PROC_NAME`.
 const PROCESS: u16 = 2;
 const PROCESS_NAME: u16 = 3;
-/// `struct nlmsghdr`, and `struct nfgenmsg` behind it.
-const HEADER: usize = 16;
+/// `struct nfgenmsg`, before the attributes.
 const FAMILY: usize = 4;
 const RECEIVE_BYTES: usize = 64 * 1024;
 
@@ -115,12 +114,10 @@ impl Changes {
     /// What these messages tell. A transaction's come in any number of pieces.
     fn take_in(&mut self, bytes: &[u8]) -> Vec<Change> {
         let mut changes = Vec::new();
-        for (kind, body) in messages(bytes) {
+        for (kind, _, body) in messages(bytes) {
+            let body = body.get(FAMILY..).unwrap_or_default();
             let find = |wanted: u16| {
                 attributes(body).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
-            };
-            let text = |value: &[u8]| {
-                String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
             };
             if kind == GENERATION {
                 let process = find(PROCESS).and_then(|value| value.first_chunk());
@@ -158,15 +155,4 @@ fn drain(socket: &OwnedFd) -> anyhow::Result<bool> {
             Err(errno) => return Err(errno).context("cannot hear of changes of interfaces"),
         }
     }
-}
-
-/// The type of each message, and its attributes.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = usize::try_from(u32::from_ne_bytes(*bytes.first_chunk()?)).ok()?;
-        let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
-        let body = bytes.get(HEADER + FAMILY..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, body))
-    })
 }

@@ -39,8 +39,7 @@ fn exchange(kind: u16, flags: i32, request: &[u8]) -> nix::Result<Vec<Vec<u8>>> 
     let mut found = Vec::new();
     loop {
         let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-        let mut bytes = &buffer[..length];
-        while let Some((kind, body)) = message(&mut bytes) {
+        for (kind, _, body) in messages(&buffer[..length]) {
             match i32::from(kind) {
                 libc::NLMSG_DONE => return Ok(found),
                 libc::NLMSG_ERROR => match body.first_chunk().map(|code| i32::from_ne_bytes(*code))
@@ -66,13 +65,16 @@ fn message_of(kind: u16, flags: i32, request: &[u8]) -> Vec<u8> {
     message
 }
 
-/// Takes one message off: its type, and what follows its header.
-fn message<'a>(bytes: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
-    let length = usize::try_from(u32::from_ne_bytes(*bytes.first_chunk()?)).ok()?;
-    let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
-    let body = bytes.get(HEADER_BYTES..length)?;
-    *bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    Some((kind, body))
+/// The messages in what was received: type, sequence number, and what follows the header.
+pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::try_from(u32::from_ne_bytes(*bytes.first_chunk()?)).ok()?;
+        let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
+        let sequence = u32::from_ne_bytes(*bytes.get(8..)?.first_chunk()?);
+        let body = bytes.get(HEADER_BYTES..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, sequence, body))
+    })
 }
 
 /// An attribute: its length, its type, and its value, padded.
@@ -114,7 +116,7 @@ mod tests {
 
     #[test]
     fn what_was_cut_is_not_read() {
-        assert_eq!(message(&mut &[32_u8, 0, 0, 0, 0, 0][..]), None);
+        assert_eq!(messages(&[32, 0, 0, 0, 0, 0]).count(), 0);
         assert_eq!(attributes(&[9, 0, 1, 0, 7]).count(), 0);
     }
 
@@ -124,7 +126,7 @@ mod tests {
         let read: Vec<_> = attributes(&bytes).collect();
         assert_eq!(read, [(1, &b"bpf\0"[..]), (7, &[5][..])]);
         let sent = message_of(38, libc::NLM_F_REQUEST, &bytes);
-        assert_eq!(message(&mut &sent[..]), Some((38, &bytes[..])));
+        assert_eq!(messages(&sent).collect::<Vec<_>>(), [(38, 0, &bytes[..])]);
     }
 
     #[test]

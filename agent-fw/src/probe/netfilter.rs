@@ -1,7 +1,7 @@
 //! Messages to and from nf_tables, of every table of the host: as bytes, since what other firewalls
 //! have there is more than any library names.
 
-use crate::host::route::{attribute, attributes};
+use crate::host::route::{attribute, attributes, messages};
 use anyhow::{Context as _, anyhow};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -245,18 +245,6 @@ fn message(
     bytes.extend(resource.to_be_bytes());
     bytes.extend(body);
     bytes
-}
-
-/// The messages in what was received: type, sequence number, and what follows the header.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = usize::try_from(u32::from_ne_bytes(*bytes.first_chunk()?)).ok()?;
-        let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
-        let sequence = u32::from_ne_bytes(*bytes.get(8..)?.first_chunk()?);
-        let body = bytes.get(HEADER_BYTES..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, sequence, body))
-    })
 }
 
 fn parse(bytes: &[u8]) -> Option<Message> {

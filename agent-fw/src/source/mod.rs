@@ -357,7 +357,8 @@ pub fn resolve_macs(
     Ok((macs, notices))
 }
 
-fn admits_obsolete(addresses: &AddressSet) -> bool {
+/// Whether these are addresses of [`OBSOLETE`].
+pub fn admits_obsolete(addresses: &AddressSet) -> bool {
     let Ok(Item { range: crate::policy::AddressRange::V4(block), .. }) = item::parse(OBSOLETE)
     else {
         return false;
