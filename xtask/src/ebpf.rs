@@ -84,7 +84,7 @@ fn build_into(
     target: &Path,
     place: &Path,
 ) -> Result<Object> {
-    let linker = linker(workspace, toolchain)?;
+    let linker = linker(crate::process::workspace(), toolchain)?;
     compile(workspace, toolchain, &linker, target)?;
     Ok(Object {
         path: deliver(target, toolchain, &PRODUCT, place)?,
@@ -295,25 +295,32 @@ fn flag(name: &str, path: &Path, value: &str) -> OsString {
     flag
 }
 
-fn cargo_home() -> Result<PathBuf> {
+/// Where cargo keeps the sources of crates.
+pub(crate) fn cargo_home() -> Result<PathBuf> {
     env::var_os("CARGO_HOME")
         .map(PathBuf::from)
         .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")))
         .context("neither CARGO_HOME nor HOME is set")
 }
 
-/// Puts an object, without the debug information that no kernel reads, where it is looked for.
+/// Puts an object, without the debug information that no kernel reads, where it is looked for. One
+/// that has not changed stays as it is: agent-fw is built anew whenever it is newer.
 fn deliver(target: &Path, toolchain: &Toolchain, binary: &Binary, place: &Path) -> Result<PathBuf> {
     let built = target.join(TARGET).join("release").join(binary.name);
     fs::create_dir_all(place).with_context(|| format!("cannot create {}", place.display()))?;
     let object = place.join(binary.file);
+    let incoming = object.with_extension("new");
     let strip = toolchain.llvm_prefix().join("bin/llvm-strip");
     if strip.is_file() {
-        run(Command::new(strip).arg("--strip-debug").arg("-o").arg(&object).arg(&built))?;
+        run(Command::new(strip).arg("--strip-debug").arg("-o").arg(&incoming).arg(&built))?;
     } else {
-        fs::copy(&built, &object)
-            .with_context(|| format!("cannot copy {} to {}", built.display(), object.display()))?;
+        fs::copy(&built, &incoming).with_context(|| {
+            format!("cannot copy {} to {}", built.display(), incoming.display())
+        })?;
     }
+    let is_known = fs::read(&object).is_ok_and(|old| fs::read(&incoming).is_ok_and(|n| n == old));
+    let placed = if is_known { fs::remove_file(&incoming) } else { fs::rename(&incoming, &object) };
+    placed.with_context(|| format!("cannot place {}", object.display()))?;
     Ok(object)
 }
 

@@ -1,8 +1,9 @@
 //! Everything that is done with agent-fw's sources: set-up, build, installation on this
-//! host, tests, the demonstration, benchmarks. Each file here is one task, or what several share.
+//! host, packages, tests, the demonstration, benchmarks. Each file here is one task, or what several share.
 
 mod bench;
 mod demo;
+mod dist;
 mod ebpf;
 mod install;
 mod process;
@@ -50,6 +51,8 @@ enum Task {
         #[arg(long, hide = true)]
         again: bool,
     },
+    /// Builds packages: .deb, .rpm and a tarball, with their checksums
+    Dist(dist::Options),
     /// Measures agent-fw beside `nft -f`, and fails if it takes more than it may
     Bench(bench::Options),
     /// Runs one command and prints what it cost; the benchmark's own means
@@ -62,11 +65,14 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
-        Task::Setup => setup::ensure(&[Group::Build, Group::Test]).map(|()| ExitCode::SUCCESS),
+        Task::Setup => {
+            setup::ensure(&[Group::Build, Group::Test, Group::Dist]).map(|()| ExitCode::SUCCESS)
+        }
         Task::Build => product::build().map(|_| ExitCode::SUCCESS),
         Task::Install { args } => install::install(&args),
         Task::Test(options) => test::test(&options),
         Task::Demo { again } => demo::demo(again),
+        Task::Dist(options) => dist::dist(&options).map(|()| ExitCode::SUCCESS),
         Task::Bench(options) => bench::bench(&options),
         Task::Measure { command } => bench::measure(&command),
     };

@@ -15,6 +15,10 @@ pub(crate) enum Group {
     Build,
     /// The end-to-end tests and the demonstration.
     Test,
+    /// Building packages.
+    Dist,
+    /// Tests of packages, which are Debian's business.
+    Debian,
     /// Tests in virtual machines.
     Vm,
 }
@@ -161,6 +165,61 @@ const NEEDS: &[Need] = &[
         dnf: &["util-linux-script"],
         pacman: &["util-linux"],
         apk: &["util-linux-misc"],
+    },
+    Need {
+        group: Group::Dist,
+        // The other programs that pack (tar, gzip, sha256sum) are on every system.
+        probe: Probe::Program("strip"),
+        why: "leaves debug information out of a package",
+        apt: &["binutils"],
+        dnf: &["binutils"],
+        pacman: &["binutils"],
+        apk: &["binutils"],
+    },
+    Need {
+        group: Group::Dist,
+        probe: Probe::Program("dpkg-deb"),
+        why: "builds Debian's package",
+        apt: &["dpkg"],
+        dnf: &["dpkg"],
+        pacman: &["dpkg"],
+        apk: &["dpkg"],
+    },
+    Need {
+        group: Group::Dist,
+        probe: Probe::Program("dpkg-shlibdeps"),
+        why: "finds what Debian's package depends on",
+        apt: &["dpkg-dev"],
+        dnf: &["dpkg-dev"],
+        pacman: &["dpkg"],
+        apk: &["dpkg-dev"],
+    },
+    Need {
+        group: Group::Dist,
+        probe: Probe::Program("rpmbuild"),
+        why: "builds Red Hat's package",
+        apt: &["rpm"],
+        dnf: &["rpm-build"],
+        pacman: &["rpm-tools"],
+        apk: &["rpm"],
+    },
+    Need {
+        group: Group::Dist,
+        probe: Probe::Program("xz"),
+        why: "compresses packages",
+        apt: &["xz-utils"],
+        dnf: &["xz"],
+        pacman: &["xz"],
+        apk: &["xz"],
+    },
+    Need {
+        group: Group::Debian,
+        probe: Probe::Program("lintian"),
+        why: "checks Debian's package",
+        apt: &["lintian"],
+        dnf: &[],
+        pacman: &[],
+        apk: &[],
     },
     Need {
         group: Group::Vm,
@@ -313,7 +372,7 @@ mod tests {
 
     #[test]
     fn every_need_names_its_packages_for_every_manager() {
-        for need in NEEDS {
+        for need in NEEDS.iter().filter(|need| need.group != Group::Debian) {
             for list in [need.apt, need.dnf, need.pacman] {
                 assert!(!list.is_empty(), "{}", need.probe.describe());
             }

@@ -2,16 +2,16 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use agent_fw_lab::vm::Kernel;
 use anyhow::{Context, Result};
 
 use crate::process::{cargo, find, is_root};
-use crate::product;
 use crate::setup::{self, Group};
 use crate::vm::{self, Workshop};
+use crate::{dist, product};
 
 /// The packages whose tests need root: they build network namespaces and load BPF programs.
 const ROOTS: [&str; 2] = [LAB, "agent-fw-ebpf"];
@@ -19,6 +19,8 @@ const ROOTS: [&str; 2] = [LAB, "agent-fw-ebpf"];
 const LAB: &str = "agent-fw-lab";
 /// Without it, the tests that load the object are left out.
 const LOADER: &str = "agent-fw-ebpf/aya";
+/// Names the packages to test, in the environment.
+const PACKAGES: &str = "AGENT_FW_PACKAGES";
 
 /// Where tests run, and which.
 #[derive(Debug, clap::Args)]
@@ -83,25 +85,40 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
 
 fn on_this_kernel(options: &Options, binary: &Path, count: &mut Count) -> Result<bool> {
     let filter = options.filter.as_deref();
+    let packages = packages(binary, count)?;
     if is_root() {
-        return run_tests(cargo_test(&["--workspace", "--features", LOADER], filter), count);
+        let mut all = cargo_test(&["--workspace", "--features", LOADER], filter);
+        return run_tests(all.envs(packages.map(|place| (PACKAGES, place))), count);
     }
     let [lab, ebpf] = ROOTS;
-    let others = cargo_test(&["--workspace", "--exclude", lab, "--exclude", ebpf], filter);
-    let mut succeeded = run_tests(others, count)?;
+    let mut others = cargo_test(&["--workspace", "--exclude", lab, "--exclude", ebpf], filter);
+    let mut succeeded = run_tests(&mut others, count)?;
     if find("sudo").is_some() {
         eprintln!("xtask: the tests of {lab} and {ebpf} need root: using sudo for them");
-        let agent_fw = format!("AGENT_FW={}", binary.display());
-        let runner = format!("target.'cfg(unix)'.runner=['sudo', 'env', '{agent_fw}']");
+        let packages = packages.map(|place| format!("{PACKAGES}={}", place.display()));
+        let settings = [Some(format!("AGENT_FW={}", binary.display())), packages];
+        let settings: Vec<String> =
+            settings.into_iter().flatten().map(|setting| format!("'{setting}'")).collect();
+        let settings = settings.join(", ");
+        let runner = format!("target.'cfg(unix)'.runner=['sudo', 'env', {settings}]");
         let selection = ["--config", &runner, "--package", lab, "--package", ebpf];
-        let rooted = cargo_test(&[&selection[..], &["--features", LOADER]].concat(), filter);
-        succeeded &= run_tests(rooted, count)?;
+        let mut rooted = cargo_test(&[&selection[..], &["--features", LOADER]].concat(), filter);
+        succeeded &= run_tests(&mut rooted, count)?;
     } else {
         for package in ROOTS {
             count.skip(format!("all tests of {package}: they need root, and there is no sudo"));
         }
     }
     Ok(succeeded)
+}
+
+/// The packages to be tested, around the program that is; `None` where they cannot be.
+fn packages(binary: &Path, count: &mut Count) -> Result<Option<PathBuf>> {
+    if let Some(reason) = dist::untestable() {
+        count.skip(format!("all tests of packages: {reason}"));
+        return Ok(None);
+    }
+    dist::for_tests(&product::beside(binary, LOADER)?).map(Some)
 }
 
 fn in_machines(
@@ -115,7 +132,7 @@ fn in_machines(
     let mut boots = cargo_test(&["--package", LAB, "--test", "boot"], options.filter.as_deref());
     let versions: Vec<&str> = kernels.iter().map(|kernel| kernel.version()).collect();
     boots.envs(workshop.environment()).env("AGENT_FW_KERNELS", versions.join(","));
-    let mut succeeded = run_tests(boots, count)?;
+    let mut succeeded = run_tests(&mut boots, count)?;
     // QEMU's emulation now and then crashes a kernel whose XDP programs are exchanged while packets
     // come (seen on 6.12, in bpf_dispatcher_xdp_func): these tests run when they are asked for.
     if options.kernel.is_empty() {
@@ -158,7 +175,7 @@ fn cargo_test(selection: &[&str], filter: Option<&str>) -> Command {
 }
 
 /// Runs `cargo test`, shows what it says and adds up its results. Tells whether it succeeded.
-fn run_tests(mut command: Command, count: &mut Count) -> Result<bool> {
+fn run_tests(command: &mut Command, count: &mut Count) -> Result<bool> {
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let output = child.stdout.take().context("cargo's output is not connected")?;
     let mut screen = std::io::stdout();

@@ -1,7 +1,7 @@
 //! `agent-fw apply`: what the boot unit runs.
 
 use super::outcome::{Failure, Outcome, Result};
-use super::words::{compile, installed};
+use super::words::{compile, has_policy, installed};
 use super::{Patience, exceptions, report};
 use crate::configuration::{Compiled, Configuration};
 use crate::host::{self, lock, privilege};
@@ -25,7 +25,8 @@ pub(super) struct Apply {
     ///
     /// If the policy cannot be enforced, the last one that could be is (exit code 1); if there is
     /// none, the port is closed to every source. Where an interface is still missing that gets an
-    /// XDP program, the nftables table holds until it comes.
+    /// XDP program, the nftables table holds until it comes. Where no policy was ever installed,
+    /// nothing is changed.
     #[arg(long)]
     boot: bool,
     #[command(flatten)]
@@ -42,6 +43,11 @@ impl Apply {
 
 /// Enforces the policy, or what stands in for it. The caller has the lock.
 pub(super) fn at_boot() -> Result<Outcome> {
+    if !has_policy() && matches!(LastGood::read(), Ok(None)) {
+        // A package brings what runs this, and a policy comes later, if at all.
+        report::remark("no policy is installed: nothing is enforced");
+        return Ok(Outcome::Done);
+    }
     apply(true).or_else(|failure| fall_back(&failure))
 }
 

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 pub(super) struct Install {
     #[command(flatten)]
     words: Words,
-    /// Print what would change in the kernel, and change nothing (exit code 1 if anything would)
+    /// Print what would change, and change nothing (exit code 1 if anything would)
     #[arg(long)]
     dry_run: bool,
     /// Leave the boot unit alone
@@ -61,7 +61,9 @@ impl Install {
         let mut nftables = Nftables::open()?;
         if self.dry_run {
             let held = Held::read(&mut nftables)?;
-            return Ok(dry_run(&held.differences(&configuration, &compiled)));
+            let boot = if self.no_boot { None } else { boot_files(&configuration)? };
+            let installed = is_installed(&configuration, &lists, boot.as_deref());
+            return Ok(dry_run(&held.differences(&configuration, &compiled), installed));
         }
         let lock = lock::acquire_for_change("install", self.patience.duration())?;
         if !meant {
@@ -163,10 +165,15 @@ fn name_interfaces(configuration: &mut Configuration) -> Result<()> {
     Ok(())
 }
 
-fn dry_run(differing: &[String]) -> Outcome {
-    if differing.is_empty() {
+fn dry_run(differing: &[String], installed: bool) -> Outcome {
+    if differing.is_empty() && installed {
         report::remark("the kernel enforces this policy already; nothing would change");
         return Outcome::Done;
+    }
+    if differing.is_empty() {
+        report::remark("the kernel enforces this policy already, but at the next boot it would");
+        report::remark("not be so: install would write policy.toml, or what applies it");
+        return Outcome::False;
     }
     report::remark("the kernel differs from this policy; install would change:");
     report::differences(differing);

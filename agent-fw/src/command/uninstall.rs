@@ -20,6 +20,10 @@ pub(super) struct Uninstall {
     /// Delete a policy.toml that was edited by hand without asking
     #[arg(long)]
     yes: bool,
+    /// Only take the policy out of force: its files and the boot unit stay, and `apply` is the way
+    /// back, but for exceptions in other firewalls, which go
+    #[arg(long, conflicts_with = "yes")]
+    keep_policy: bool,
     #[command(flatten)]
     patience: Patience,
 }
@@ -28,6 +32,14 @@ impl Uninstall {
     pub(super) fn run(self) -> Result<Outcome> {
         privilege::require_net_admin("uninstall")?;
         let _lock = lock::acquire_for_change("uninstall", self.patience.duration())?;
+        if self.keep_policy {
+            // The guard would put it back.
+            boot::stop()?;
+            let all_closed = exceptions::close()?;
+            leave_the_kernel()?;
+            report::remark("not in force any more: the port is as open as other rules leave it");
+            return Ok(conclude(all_closed));
+        }
         let policy = Path::new(host::POLICY);
         // What cannot be read was not written by us.
         let edited = file::read(policy).map_or(true, |text| text.is_some_and(|t| is_edited(&t)));
@@ -53,14 +65,23 @@ impl Uninstall {
         drop(std::fs::remove_dir(host::LISTS));
         // Stays when the user's own files are in it.
         drop(std::fs::remove_dir(host::DIRECTORY));
-        Nftables::open()?.delete()?;
-        xdp::remove()?;
+        leave_the_kernel()?;
         report::remark("agent-fw is removed: the port is as open as other rules leave it");
-        if !all_closed {
-            report::caution("note:", "`agent-fw uninstall` tries again to take exceptions back");
-        }
-        Ok(if all_closed { Outcome::Done } else { Outcome::False })
+        Ok(conclude(all_closed))
     }
+}
+
+fn conclude(all_closed: bool) -> Outcome {
+    if all_closed {
+        return Outcome::Done;
+    }
+    report::caution("note:", "`agent-fw uninstall` tries again to take exceptions back");
+    Outcome::False
+}
+
+fn leave_the_kernel() -> anyhow::Result<()> {
+    Nftables::open()?.delete()?;
+    Ok(xdp::remove()?)
 }
 
 fn confirmed() -> Result<bool> {

@@ -23,7 +23,25 @@ const UDEV_RULE: &str = "/etc/udev/rules.d/99-agent-fw.rules";
 /// The first line of what agent-fw has written.
 const OURS: &str = "# Written by agent-fw";
 
-/// The files of `data/`, with a place for the path of agent-fw.
+/// Who has put a unit there, as its first line says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// `agent-fw install`.
+    Command,
+    /// A package of the distribution's manager.
+    Package,
+}
+
+impl Origin {
+    fn line(self) -> &'static str {
+        match self {
+            Self::Command => "Written by agent-fw, and removed by `agent-fw uninstall`.",
+            Self::Package => "Of the package agent-fw. `systemctl edit` keeps changes apart.",
+        }
+    }
+}
+
+/// The files of `data/`, with places for their origin and the path of agent-fw.
 const SANDBOX: &str = include_str!("../../data/sandbox.conf");
 const IPTABLES: &str = include_str!("../../data/iptables-drop-in.conf");
 const TEMPLATES: [(&str, &str); 6] = [
@@ -36,9 +54,10 @@ const TEMPLATES: [(&str, &str); 6] = [
 ];
 
 /// The units, as they are below `/etc/systemd/system` or in a package: name and text.
-pub fn units(agent_fw: &str) -> impl Iterator<Item = (&'static str, String)> {
+pub fn units(origin: Origin, agent_fw: &str) -> impl Iterator<Item = (&'static str, String)> {
     TEMPLATES.into_iter().map(move |(name, template)| {
-        (name, template.replace("@SANDBOX@", SANDBOX).replace("@AGENT_FW@", agent_fw))
+        let text = template.replace("@ORIGIN@", origin.line());
+        (name, text.replace("@SANDBOX@", SANDBOX).replace("@AGENT_FW@", agent_fw))
     })
 }
 
@@ -53,7 +72,7 @@ pub fn files(configuration: &Configuration) -> anyhow::Result<Vec<(PathBuf, Stri
     if !is_provided() {
         let agent_fw = lasting_program()?;
         let place = |(name, text)| (Path::new(UNITS).join(name), text);
-        files.extend(units(&agent_fw).map(place));
+        files.extend(units(Origin::Command, &agent_fw).map(place));
     }
     if configuration.backend.has_programs() {
         files.push((UDEV_RULE.into(), udev_rule(&configuration.interfaces)));
@@ -125,6 +144,16 @@ pub fn start() -> anyhow::Result<()> {
     if is_running() { systemctl(&["restart", UNIT]) } else { Ok(()) }
 }
 
+/// Ends the guard, and what says that the policy is in force, until the next boot.
+pub fn stop() -> anyhow::Result<()> {
+    for unit in [GUARD, UNIT] {
+        if is_running() && systemctl(&["is-active", "--quiet", unit]).is_ok() {
+            systemctl(&["stop", unit])?;
+        }
+    }
+    Ok(())
+}
+
 /// Undoes all of this.
 pub fn remove() -> anyhow::Result<()> {
     let theirs_or_ours = is_provided() || is_ours(&Path::new(UNITS).join(UNIT));
@@ -164,18 +193,19 @@ fn systemctl(arguments: &[&str]) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{OURS, udev_rule, units};
+    use super::{OURS, Origin, udev_rule, units};
 
     #[test]
     fn units_are_recognised_as_ours_and_name_the_program() {
-        for (name, text) in units("/usr/bin/agent-fw") {
+        for (name, text) in units(Origin::Command, "/usr/bin/agent-fw") {
             assert!(text.starts_with(OURS), "{name}");
             assert!(text.contains("/usr/bin/agent-fw "), "{name}");
-            assert!(
-                !text.contains('@') || name.contains('@') || !text.contains("@AGENT"),
-                "{name}"
-            );
+            for place in ["@ORIGIN@", "@SANDBOX@", "@AGENT_FW@"] {
+                assert!(!text.contains(place), "{name}: {place}");
+            }
         }
+        let mut packaged = units(Origin::Package, "/usr/bin/agent-fw");
+        assert!(packaged.all(|(_, text)| !text.starts_with(OURS)), "a package's are its own");
     }
 
     #[test]
