@@ -19,13 +19,13 @@ tests![
 ];
 
 const AGENT: u16 = 4118;
-const LISTED: Ipv4Addr = Ipv4Addr::new(34, 205, 5, 1);
-const UNLISTED: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+pub(crate) const LISTED: Ipv4Addr = Ipv4Addr::new(34, 205, 5, 1);
+pub(crate) const UNLISTED: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 /// The program of the package, whatever else PATH has.
-const AGENT_FW: &str = "/usr/bin/agent-fw";
+pub(crate) const AGENT_FW: &str = "/usr/bin/agent-fw";
 
 /// A host of which everything that dpkg writes to is the lab's own, with somebody outside.
-fn host<T: Send>(experiment: impl FnOnce(&Lab, &Peer) -> Result<T> + Send) -> Result<T> {
+pub(crate) fn host<T: Send>(experiment: impl FnOnce(&Lab, &Peer) -> Result<T> + Send) -> Result<T> {
     Lab::run(|lab| {
         for directory in ["/usr", "/var/log", "/var/cache"] {
             lab.overlay(directory)?;
@@ -51,7 +51,7 @@ fn install_policy() -> Result<String> {
     run([AGENT_FW, "install", "--untested", "--allow-from", "region:us-1"])
 }
 
-fn outcome(peer: &Peer, source: Ipv4Addr) -> Result<Outcome> {
+pub(crate) fn outcome(peer: &Peer, source: Ipv4Addr) -> Result<Outcome> {
     let agent = peer.host_address(source.into(), AGENT);
     peer.enter(|| connect(source.into(), agent, Duration::from_millis(700)))?
 }
@@ -64,7 +64,7 @@ fn ensure_open(peer: &Peer) -> Result<()> {
     Ok(())
 }
 
-fn ensure_closed(peer: &Peer) -> Result<()> {
+pub(crate) fn ensure_closed(peer: &Peer) -> Result<()> {
     let (listed, unlisted) = (outcome(peer, LISTED)?, outcome(peer, UNLISTED)?);
     ensure!(listed == Outcome::Talked, "{LISTED}: {listed}");
     ensure!(unlisted == Outcome::Silent, "{UNLISTED}: {unlisted}");

@@ -6,6 +6,7 @@
 
 mod contents;
 mod dpkg;
+mod fleet;
 mod rpm;
 
 use agent_fw_lab::Lab;
@@ -44,7 +45,7 @@ fn main() {
     if !debian {
         eprintln!("skipped: the tests of dpkg: this machine is no Debian");
     }
-    let trials = [contents::TESTS, dpkg::TESTS, rpm::TESTS].concat();
+    let trials = [contents::TESTS, dpkg::TESTS, fleet::TESTS, rpm::TESTS].concat();
     let trials = trials.into_iter().map(|(name, test)| {
         let run = move || test().map_err(|error| format!("{error:?}").into());
         let skipped = missing.is_some() || !debian && name.contains("debian");

@@ -214,6 +214,16 @@ const NEEDS: &[Need] = &[
     },
     Need {
         group: Group::Debian,
+        probe: Probe::Program("ansible-playbook"),
+        why: "manages a fleet of two",
+        // The second is what its module for packages needs on the managed host.
+        apt: &["ansible-core", "python3-apt"],
+        dnf: &[],
+        pacman: &[],
+        apk: &[],
+    },
+    Need {
+        group: Group::Debian,
         probe: Probe::Program("lintian"),
         why: "checks Debian's package",
         apt: &["lintian"],
