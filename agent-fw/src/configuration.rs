@@ -4,8 +4,8 @@ use crate::firewall::Firewall;
 use crate::nft::{Extras, Image, Ruleset};
 use crate::policy::{Label, Others, Port};
 use crate::rule::{
-    Addresses, Endpoint, Lowered, Match, Meaning, Rule, Written, closed, hidden_rule, lower,
-    read_rules,
+    Addresses, Endpoint, Lowered, Match, Meaning, Rule, Written, closed, closing_rule, hidden_rule,
+    is_limited, lower, near_misses, read_rules,
 };
 use crate::source::{Catalogue, ListFile, Lists, MacSource, Notice, Source, resolve, resolve_macs};
 use anyhow::{Context as _, bail};
@@ -155,7 +155,8 @@ pub struct Compiled {
     pub lowered: Lowered,
     /// The nftables ruleset that enforces it.
     pub ruleset: Ruleset,
-    /// The firewall policy beyond the agent's port, if there is one.
+    /// The rules that are enforced as they are written, beyond who reaches the port, if there are
+    /// such.
     pub firewall: Option<Firewall>,
     /// The nftables rulesets that enforce that one.
     pub firewall_tables: Vec<Ruleset>,
@@ -226,7 +227,7 @@ impl Configuration {
         let mut rules = self.rules(catalogue, lists, &mut notices)?;
         let closes = self.direction == Mode::AgentInitiated;
         rules.extend(self.rules_of_files(rules.is_empty() && !closes, lists, &mut notices)?);
-        let firewall = if self.policy { Some(Firewall::new(&rules)?) } else { None };
+        let firewall = self.firewall(&rules)?;
         notices.extend(firewall.iter().flat_map(remarks));
         let lowered = if closes { closed(port) } else { lower(rules, port, self.otherwise)? };
         let extras = Extras { early_drop: self.early_drop, log: self.log };
@@ -306,6 +307,38 @@ impl Configuration {
 }
 
 impl Configuration {
+    /// The rules that are enforced as they are written: with --policy all; without it those that
+    /// replace the hidden rule, where one of them limits more than its source.
+    fn firewall(&self, rules: &[Rule]) -> anyhow::Result<Option<Firewall>> {
+        let port = Port(self.port);
+        let closes = self.direction == Mode::AgentInitiated;
+        let replacing =
+            || rules.iter().filter(|rule| !closes && near_misses(rule, port).is_empty());
+        let limited = replacing().find(|rule| is_limited(rule));
+        if let Some(Rule { name, .. }) = limited {
+            if !self.backend.has_table() {
+                bail!(
+                    "rule `{name}` limits more than its source, which needs tables of nf_tables: \
+                     --backend must be nft or both"
+                );
+            }
+            if self.otherwise == Others::Continue {
+                bail!(
+                    "rule `{name}` limits more than its source, which means nothing where others \
+                     are left to other rules: --otherwise must be drop"
+                );
+            }
+        }
+        let closing = limited.map(|_| closing_rule(port));
+        Ok(if self.policy {
+            Some(Firewall::new(rules.iter().chain(&closing))?)
+        } else if closing.is_some() {
+            Some(Firewall::new(replacing().chain(&closing))?)
+        } else {
+            None
+        })
+    }
+
     /// The rules of its files. With `alone`, nothing else says who is admitted, so that one of them
     /// must.
     fn rules_of_files(

@@ -17,6 +17,7 @@ tests![
     the_guard_does_not_fight_with_other_commands,
     a_guard_that_has_nothing_to_do_takes_no_time_and_little_memory,
     an_interface_that_comes_is_given_its_program_by_the_guard,
+    the_guard_keeps_the_tables_of_a_firewall_policy_too,
 ];
 
 const SAID: &str = "/run/guard.said";
@@ -212,6 +213,23 @@ fn an_interface_that_comes_is_given_its_program_by_the_guard() -> Result<()> {
             expect(peer, Outcome::Silent, &["198.51.100.7"])?;
             expect(peer, Outcome::Talked, &["34.205.5.1"])?;
         }
+        Ok(())
+    })
+}
+
+fn the_guard_keeps_the_tables_of_a_firewall_policy_too() -> Result<()> {
+    Lab::run(|_| {
+        install(&["--rules", &crate::firewall::rules("06-allow-arp-and-watch")?, "--policy"])?;
+        let _guard = Guard::start()?;
+        for family in ["inet", "arp"] {
+            let vandal = ["nft", "delete", "table", family, "agent_fw_policy"];
+            let nft = command(vandal).output()?;
+            ensure!(nft.status.success() != has_ownership()?, "{family}: {nft:?}");
+            until("put back", is_whole)?;
+        }
+        // To agent-fw's own commands the guard gives way.
+        agent_fw(["uninstall"])?.success()?;
+        ensure!(run(["nft", "list", "tables"])?.is_empty(), "something is left");
         Ok(())
     })
 }

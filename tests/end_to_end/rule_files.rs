@@ -4,6 +4,8 @@ use crate::scene::{AGENT, expect, install, try_install};
 use crate::tests;
 use agent_fw_lab::{Finished, Lab, Listener, MacAddr, Outcome, agent_fw, agent_fw_path, feed};
 use anyhow::{Context as _, Result, ensure};
+use boon::{Compiler, Schemas};
+use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +19,7 @@ tests![
     rules_from_standard_input_are_there_at_the_next_boot,
     a_rule_file_that_stops_restricting_never_opens_the_port,
     unknown_fields_are_ignored_only_when_asked_for,
+    what_can_be_read_fits_the_schema_and_what_it_does_not_know_fits_it_not,
 ];
 
 /// A file for each case: what is in it, what `rules check` says, what `compile` makes of it.
@@ -237,4 +240,49 @@ fn unknown_fields_are_ignored_only_when_asked_for() -> Result<()> {
         agent_fw_lab::agent_fw(["apply"])?.success()?;
         Ok(())
     })
+}
+
+/// A rule file as the data that it is, and the form of schema that is about it.
+fn data(path: &str) -> Result<(Value, &'static str)> {
+    let text = fs::read_to_string(path)?;
+    if path.ends_with("toml") {
+        return Ok((toml::from_str(&text)?, "toml"));
+    }
+    Ok((serde_json::from_str(&text)?, "json"))
+}
+
+fn fits_schema(data: &Value, form: &str) -> Result<bool> {
+    let schema = agent_fw(["rules", "schema", "--format", form])?.success()?;
+    let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
+    let at = "file:///schema.json";
+    let added = compiler.add_resource(at, serde_json::from_str(&schema)?);
+    added.map_err(|error| anyhow::anyhow!("{error}"))?;
+    let index = compiler.compile(at, &mut schemas);
+    let index = index.map_err(|error| anyhow::anyhow!("not a schema: {error}"))?;
+    Ok(schemas.validate(data, index).is_ok())
+}
+
+fn what_can_be_read_fits_the_schema_and_what_it_does_not_know_fits_it_not() -> Result<()> {
+    let (mut fitting, mut unfit) = (0, 0);
+    for entry in fs::read_dir(cases())? {
+        let case = entry?.file_name().to_string_lossy().into_owned();
+        let path = rules(&case)?;
+        // Its JSON reader takes the last of two fields of one name.
+        if case.contains("stands-twice") {
+            continue;
+        }
+        let is_read = agent_fw(["rules", "check", &path])?.code != Some(2);
+        let (mut data, form) = data(&path)?;
+        ensure!(fits_schema(&data, form)? == is_read, "{case}: is read: {is_read}");
+        if !is_read {
+            unfit += 1;
+            continue;
+        }
+        fitting += 1;
+        let list = if data.is_array() { &mut data } else { &mut data["firewallRules"] };
+        list[0]["sourceIPTypo"] = "any".into();
+        ensure!(!fits_schema(&data, form)?, "{case}: with an unknown field");
+    }
+    ensure!(fitting >= 7 && unfit >= 2, "{fitting} fit, {unfit} do not");
+    Ok(())
 }

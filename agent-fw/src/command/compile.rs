@@ -38,7 +38,7 @@ impl Compile {
         let mut output = BufWriter::new(std::io::stdout().lock());
         match format {
             Format::Nft => write!(output, "{}", document(&configuration, &compiled))
-                .and_then(|()| write_firewall(&mut output, &compiled)),
+                .and_then(|()| write_firewall(&mut output, &configuration, &compiled)),
             Format::Json => writeln!(output, "{:#}", as_json(&configuration, &compiled)),
         }
         .and_then(|()| output.flush())
@@ -70,11 +70,18 @@ fn document<'a>(configuration: &Configuration, compiled: &'a Compiled) -> Docume
 }
 
 /// The tables of a firewall policy.
-fn write_firewall(output: &mut impl std::io::Write, compiled: &Compiled) -> std::io::Result<()> {
+fn write_firewall(
+    output: &mut impl std::io::Write,
+    configuration: &Configuration,
+    compiled: &Compiled,
+) -> std::io::Result<()> {
+    let what = if configuration.policy {
+        "The firewall policy beyond the agent's port"
+    } else {
+        "The rules that limit more than their source"
+    };
     for ruleset in &compiled.firewall_tables {
-        let preamble = vec![
-            "The firewall policy beyond the agent's port: a packet has to pass both.".to_owned(),
-        ];
+        let preamble = vec![format!("{what}: a packet has to pass both.")];
         write!(output, "\n{}", Document { ruleset, preamble, provenance: BTreeMap::new() })?;
     }
     Ok(())

@@ -4,7 +4,9 @@ use super::outcome::{Failure, Outcome, Result};
 use super::report::{self, say, wrapped};
 use crate::firewall::{self, Firewall, Idle};
 use crate::policy::Port;
-use crate::rule::{Meaning, Place, Rule, RuleFile, Written, read_rules};
+use crate::rule::{
+    Meaning, Place, Rule, RuleFile, SchemaForm, Written, read_rules, rule_file_schema,
+};
 use crate::source::{ListFile, Notice};
 use serde_json::{Value, json};
 
@@ -12,6 +14,18 @@ use serde_json::{Value, json};
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Rules {
     Check(Check),
+    Schema(Schema),
+}
+
+/// Prints a JSON Schema of rule files, for editors and validators
+///
+/// It knows every field and every word. Whether a rule names the value that its form asks for, and
+/// what addresses are, `rules check` tells.
+#[derive(clap::Args, Debug)]
+pub(super) struct Schema {
+    /// The form of the files
+    #[arg(long, value_enum, default_value_t = SchemaForm::Json)]
+    format: SchemaForm,
 }
 
 /// Tells of each rule of a file whether it replaces the agent's hidden rule, and if not, why
@@ -43,8 +57,13 @@ struct Judged {
 
 impl Rules {
     pub(super) fn run(self) -> Result<Outcome> {
-        let Self::Check(check) = self;
-        check.run()
+        match self {
+            Self::Check(check) => check.run(),
+            Self::Schema(Schema { format }) => {
+                say!("{:#}", rule_file_schema(format));
+                Ok(Outcome::Done)
+            }
+        }
     }
 }
 
@@ -136,15 +155,22 @@ fn conclude(port: Port, judged: &[Judged]) {
     }
 }
 
-/// The sources of a rule, the first of them, in words.
+/// Who a rule admits, the first of them, in words.
 fn sources(rule: &Rule) -> String {
     let source = &rule.source;
     let addresses = shortened(&report::addresses_in_words(&source.addresses));
     let macs = shortened(&source.macs.to_string());
-    match macs.as_str() {
-        "any" => addresses,
-        macs => format!("{addresses}, from MAC address {macs}"),
-    }
+    let to = shortened(&report::addresses_in_words(&rule.destination.addresses));
+    let limits = [
+        ("from MAC address", macs),
+        ("from port", shortened(&source.ports.to_string())),
+        ("to", to),
+        ("to MAC address", shortened(&rule.destination.macs.to_string())),
+    ];
+    let limits = limits.into_iter().filter(|(_, value)| value != "any");
+    let words = limits.map(|(what, value)| format!(", {what} {value}"));
+    let flags = rule.tcp_flags.map(|_| ", with some TCP flags".to_owned());
+    std::iter::once(addresses).chain(words).chain(flags).collect()
 }
 
 /// The first items of a long list.

@@ -26,6 +26,13 @@ pub fn hidden_rule(listening: Port) -> Rule {
     }
 }
 
+/// The rule that closes the agent's port to what the rules that replace the hidden one do not
+/// admit: evaluated behind them, and before every other.
+pub fn closing_rule(listening: Port) -> Rule {
+    let name = format!("TCP port {listening} is closed to others");
+    Rule { name, action: Action::Deny, ..hidden_rule(listening) }
+}
+
 /// A field that keeps a rule from replacing the hidden one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NearMiss {

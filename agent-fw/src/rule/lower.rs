@@ -1,6 +1,6 @@
 //! From rules to a policy: the one road that flags and rule files share.
 
-use super::{Addresses, Match, Rule, hidden_rule, near_misses};
+use super::{Addresses, Endpoint, Match, Rule, hidden_rule, near_misses};
 use crate::policy::{
     AddressSet, Admission, Label, Ledger, MacAddr, MacMatch, Others, Policy, Port, Range, RangeSet,
 };
@@ -24,15 +24,6 @@ pub enum Limit {
     /// It has a context.
     #[error("it has a context, which agent-fw has not; remove it from the rule")]
     Context,
-    /// It names destination addresses or MAC addresses.
-    #[error("it limits the packet's destination, which a policy of sources cannot express")]
-    Destination,
-    /// It names source ports.
-    #[error("it limits the packet's source port, which a policy of sources cannot express")]
-    SourcePort,
-    /// It looks at TCP flags or ICMP types.
-    #[error("it looks at TCP flags or ICMP types, which a policy of sources cannot express")]
-    Flags,
 }
 
 /// What rules come to.
@@ -45,7 +36,8 @@ pub struct Lowered {
 }
 
 /// Compiles the rules that replace the hidden rule, or the hidden rule itself when none does.
-/// The sources of several such rules are united.
+/// The sources of several such rules are united. What a rule limits besides ([`is_limited`]) is not
+/// in the policy: it admits all of the rule's sources, and tables of their own enforce the rest.
 pub fn lower(rules: Vec<Rule>, listening: Port, others: Others) -> Result<Lowered, LowerError> {
     let mut replacing: Vec<Rule> =
         rules.into_iter().filter(|rule| near_misses(rule, listening).is_empty()).collect();
@@ -73,19 +65,22 @@ pub fn closed(listening: Port) -> Lowered {
     Lowered { policy, ledger: Ledger::default() }
 }
 
-/// The first limit of a rule that a policy of sources cannot keep.
+/// Whether a rule that replaces the hidden one limits more than the packet's source.
+pub fn is_limited(rule: &Rule) -> bool {
+    let Endpoint { addresses, macs, .. } = &rule.destination;
+    *addresses != Match::Any
+        || *macs != Match::Any
+        || rule.source.ports != Match::Any
+        || rule.tcp_flags.is_some()
+        || rule.icmp.is_some()
+}
+
+/// The first limit of a rule that agent-fw cannot keep.
 pub(super) fn inexpressible(rule: &Rule) -> Option<Limit> {
-    let destination = &rule.destination;
     if rule.schedule.is_some() {
         Some(Limit::Schedule)
     } else if rule.context.is_some() {
         Some(Limit::Context)
-    } else if destination.addresses != Match::Any || destination.macs != Match::Any {
-        Some(Limit::Destination)
-    } else if rule.source.ports != Match::Any {
-        Some(Limit::SourcePort)
-    } else if rule.tcp_flags.is_some() || rule.icmp.is_some() {
-        Some(Limit::Flags)
     } else {
         None
     }
@@ -115,7 +110,7 @@ fn admitted_macs(macs: Match<RangeSet<MacAddr>>) -> MacMatch {
 mod tests {
     use super::*;
     use crate::policy::{Packet, Transport, Verdict};
-    use crate::rule::{Action, Endpoint, Protocol};
+    use crate::rule::{Action, Protocol};
     use crate::source::parse_item;
 
     fn addresses(text: &str) -> AddressSet {
@@ -182,13 +177,15 @@ mod tests {
         };
         assert_eq!(refused(|rule| rule.schedule = Some(7)), Limit::Schedule);
         assert_eq!(refused(|rule| rule.context = Some(7)), Limit::Context);
-        assert_eq!(
-            refused(|rule| rule.source.ports = Match::Is(Range::single(Port(1)).into())),
-            Limit::SourcePort
-        );
-        assert_eq!(
-            refused(|rule| rule.destination.addresses = Match::Is(Addresses::default())),
-            Limit::Destination
-        );
+    }
+
+    #[test]
+    fn what_limits_more_than_the_source_is_told_from_what_does_not() {
+        let mut rule = rule_from("192.0.2.1");
+        assert!(!is_limited(&rule));
+        rule.source.ports = Match::Is(Range::single(Port(1)).into());
+        assert!(is_limited(&rule));
+        let to = Endpoint { addresses: Match::Is(Addresses::default()), ..Endpoint::ANY };
+        assert!(is_limited(&Rule { destination: to, ..rule_from("192.0.2.1") }));
     }
 }

@@ -8,9 +8,9 @@ mod hidden;
 mod lower;
 mod meaning;
 
-pub use file::{Place, RuleFile, RuleFileError, Written, read_rules};
-pub use hidden::{NearMiss, hidden_rule, near_misses};
-pub use lower::{Limit, LowerError, Lowered, closed, lower};
+pub use file::{Place, RuleFile, RuleFileError, SchemaForm, Written, read_rules, rule_file_schema};
+pub use hidden::{NearMiss, closing_rule, hidden_rule, near_misses};
+pub use lower::{Limit, LowerError, Lowered, closed, is_limited, lower};
 pub use meaning::Meaning;
 
 use crate::policy::{AddressSet, Label, MacAddr, Port, RangeSet};

@@ -14,7 +14,7 @@ fn cases() -> PathBuf {
 }
 
 /// The rule file of a case.
-pub(super) fn rules(case: &str) -> Result<String> {
+pub(crate) fn rules(case: &str) -> Result<String> {
     let path = cases().join(case).join("rules.json");
     ensure!(path.exists(), "no case {case}");
     Ok(path.to_str().context("a path in UTF-8")?.to_owned())

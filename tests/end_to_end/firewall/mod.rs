@@ -8,7 +8,7 @@ mod random;
 mod specification;
 mod traffic;
 
-pub(crate) use golden::TESTS as GOLDEN;
+pub(crate) use golden::{TESTS as GOLDEN, rules};
 pub(crate) use lifecycle::TESTS as LIFECYCLE;
 pub(crate) use specification::TESTS as SPECIFICATION;
 pub(crate) use traffic::TESTS as TRAFFIC;

@@ -3,7 +3,8 @@
 use super::golden::rules;
 use crate::scene::{PATIENCE, address, install};
 use crate::tests;
-use agent_fw_lab::{Lab, Listener, MacAddr, Outcome, Peer, agent_fw, connect, ping, run};
+use agent_fw_lab::packet::{Ethernet, Ipv4, Tcp};
+use agent_fw_lab::{Lab, Listener, MacAddr, Outcome, Peer, Wire, agent_fw, connect, ping, run};
 use anyhow::{Result, ensure};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -16,6 +17,7 @@ tests![
     arp_is_dropped_only_where_a_rule_names_it,
     denying_everything_leaves_loopback_and_neighbour_discovery_alone,
     log_only_counts_and_changes_nothing,
+    a_replacing_rule_is_enforced_with_its_destination_and_source_port,
 ];
 
 /// What becomes of a connection from `source`, an address that the peer is given for it.
@@ -177,6 +179,74 @@ fn log_only_counts_and_changes_nothing() -> Result<()> {
         // Counters go on when the policy is applied again.
         agent_fw(["apply"])?.success()?;
         ensure!(count()? == counted, "the counters began anew");
+        Ok(())
+    })
+}
+
+/// Whether a SYN to the agent from this address and port is answered.
+fn is_answered(peer: &Peer, source: [u8; 4], port: u16) -> Result<bool> {
+    let wire = peer.enter(|| Wire::open(peer.own_interface()))??;
+    let ip = Ipv4::new(source.into(), peer.host_v4());
+    let frame = Ethernet::new(peer.mac()?, peer.host_mac()) / ip / Tcp::syn(port, 4118);
+    wire.send(&frame.bytes())?;
+    let (from, to) = (SocketAddr::from((source, port)), SocketAddr::from((peer.host_v4(), 4118)));
+    Ok(wire.find_syn_ack(from, to, PATIENCE)?.is_some())
+}
+
+fn a_replacing_rule_is_enforced_with_its_destination_and_source_port() -> Result<()> {
+    Lab::run(|lab| {
+        let peer = lab.peer("world")?;
+        let _agent = Listener::bind(4118)?;
+        run(["ip", "address", "add", "10.119.0.1/32", "dev", &peer.interface()])?;
+        run(["ip", "route", "add", "192.0.2.0/24", "via", &peer.v4().to_string()])?;
+        let rule = |limits: &str| {
+            format!(
+                "[{{\"name\": \"Limited\", \"action\": \"bypass\", \"priority\": \"4\", \
+                 \"direction\": \"incoming\", \"frameType\": \"ip\", \"protocol\": \"tcp\", \
+                 \"sourceIPType\": \"multiple\", \"sourceIPMultiple\": [\"192.0.2.0/24\"], \
+                 {limits} \
+                 \"destinationPortType\": \"multiple\", \"destinationPortMultiple\": [\"4118\"]}}]"
+            )
+        };
+        let (ours, other) = (peer.host_v4().to_string(), "10.119.0.1");
+        let source = address("192.0.2.7");
+        peer.add_address(source)?;
+        let reaches = |to: &str| -> Result<bool> {
+            let to = SocketAddr::new(address(to), 4118);
+            Ok(peer.enter(|| connect(source, to, PATIENCE))?? == Outcome::Talked)
+        };
+        let to = format!("\"destinationIPType\": \"single\", \"destinationIPValue\": \"{ours}\",");
+        let from = "\"sourcePortType\": \"multiple\", \"sourcePortMultiple\": [\"40000-40009\"],";
+        fs::write("/run/rules.json", rule(&to))?;
+        for words in
+            [&["--rules", "/run/rules.json"][..], &["--rules", "/run/rules.json", "--policy"]]
+        {
+            install(words)?;
+            ensure!(reaches(&ours)?, "{words:?}: the destination that the rule names");
+            ensure!(!reaches(other)?, "{words:?}: another destination");
+            expect(comes(&peer, "203.0.113.7", 4118)?, Outcome::Silent, "another source")?;
+            ensure!(agent_fw(["verify"])?.code == Some(0));
+        }
+        fs::write("/run/rules.json", rule(from))?;
+        agent_fw(["apply"])?.success()?;
+        for (port, due) in [(40_009, true), (40_010, false), (39_999, false)] {
+            ensure!(is_answered(&peer, [192, 0, 2, 8], port)? == due, "from port {port}");
+        }
+        fs::write("/run/rules.json", rule(""))?;
+        install(&["--rules", "/run/rules.json"])?;
+        ensure!(reaches(other)? && reaches(&ours)?, "without limits");
+        ensure!(is_answered(&peer, [192, 0, 2, 8], 40_010)?, "without limits");
+        ensure!(!run(["nft", "list", "tables"])?.contains("policy"), "a table is left");
+        // Alone, XDP cannot keep the limits.
+        fs::write("/run/rules.json", rule(from))?;
+        let interface = peer.interface();
+        for words in
+            [&["--backend", "xdp", "--interface", &interface][..], &["--otherwise", "continue"]]
+        {
+            let words = [&["--rules", "/run/rules.json"], words].concat();
+            let refused = crate::scene::try_install(&words)?;
+            ensure!(refused.code == Some(2), "{words:?}: {refused}");
+        }
         Ok(())
     })
 }

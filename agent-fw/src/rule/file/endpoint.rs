@@ -1,13 +1,13 @@
 //! One end of a rule's way: the fields that begin with `source`, or with `destination`.
 
 use super::lists::{Items, Lists, Numbered};
-use super::reader::Reader;
+use super::reader::{Kind, Reader};
 use crate::policy::{AddressSet, Label};
 use crate::rule::{Addresses, Endpoint, Match};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// How addresses, MAC addresses or ports are named. Not each has all of these.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Form {
     Any,
@@ -18,6 +18,15 @@ enum Form {
     IpList,
     MacList,
     PortList,
+}
+
+impl Form {
+    fn word(self) -> String {
+        serde_json::to_value(self)
+            .ok()
+            .and_then(|word| word.as_str().map(str::to_owned))
+            .unwrap_or_default()
+    }
 }
 
 /// The fields of one kind at one end, and what they have.
@@ -66,6 +75,7 @@ impl<'r, 'f> Fields<'r, 'f> {
     fn form(&mut self, known: &[Form]) -> Form {
         let name = self.name("Type");
         let form = self.reader.choice(&name).unwrap_or(Form::Any);
+        self.reader.ask(&name, || Kind::Word(known.iter().copied().map(Form::word).collect()));
         if !known.contains(&form) {
             self.fault("Type", "this word is for addresses, MAC addresses or ports alone");
             return Form::Any;

@@ -5,12 +5,16 @@ mod lists;
 mod node;
 mod reader;
 mod rule;
+mod schema;
+mod words;
+
+pub use schema::{SchemaForm, rule_file_schema};
 
 use super::Rule;
 use crate::policy::Label;
 use lists::Lists;
 use node::{Language, Node, Path};
-use reader::{Faults, Reader};
+use reader::{Reader, Reading};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -56,7 +60,7 @@ impl fmt::Display for Place {
 pub struct RuleFileError {
     /// What is wrong, and where.
     pub faults: Vec<(Place, String)>,
-    /// Faults beyond those.
+    /// Reading beyond those.
     pub more: usize,
 }
 
@@ -70,7 +74,7 @@ impl fmt::Display for RuleFileError {
     }
 }
 
-/// Faults that are said before the rest is only counted.
+/// Reading that are said before the rest is only counted.
 const SAID: usize = 50;
 
 /// Reads a rule file. `file` is its name, for errors; `label` is what its sources are counted
@@ -83,7 +87,7 @@ pub fn read_rules(
 ) -> anyhow::Result<RuleFile> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let language = Language::of(text);
-    let mut faults = Faults::default();
+    let mut faults = Reading::default();
     // A bare list has no lists that its rules could name.
     let (table, bare) = match language.parse(file, text)? {
         list @ Node::List(_) => (Node::Table(BTreeMap::from([(RULES.to_owned(), list)])), true),
@@ -101,7 +105,7 @@ pub fn read_rules(
         let path = if bare { path.without_first() } else { path.clone() };
         Place { file: file.to_owned(), line: language.line_of(text, &path), path: path.to_string() }
     };
-    let Faults { mut faults, mut unknown } = faults;
+    let Reading { mut faults, mut unknown, .. } = faults;
     if !lenient {
         let said = |path| (path, "unknown field (--lenient ignores it)".to_owned());
         faults.extend(std::mem::take(&mut unknown).into_iter().map(said));

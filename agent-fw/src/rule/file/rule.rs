@@ -2,7 +2,7 @@
 
 use super::endpoint;
 use super::lists::Lists;
-use super::reader::Reader;
+use super::reader::{Kind, Reader};
 use crate::policy::Label;
 use crate::rule::{Direction, FrameType, Icmp, Match, Priority, Protocol, Rule, TcpFlags};
 use serde::Deserialize;
@@ -83,7 +83,9 @@ fn name(reader: &mut Reader<'_>) -> Option<String> {
 
 /// The vendor's form has it as a text, a person would write a number.
 fn priority(reader: &mut Reader<'_>) -> Option<Priority> {
-    let text = reader.required("priority", Reader::text)?;
+    let text = reader.required("priority", Reader::text);
+    reader.ask("priority", || Kind::Digit(4));
+    let text = text?;
     let priority = text.parse().ok().and_then(Priority::new);
     if priority.is_none() {
         let said = format!("`{}`: expected a priority from 0 to 4", text.escape_debug());
@@ -135,6 +137,9 @@ fn number<N: TryFrom<u64>>(reader: &mut Reader<'_>, of: &str, other: bool) -> Op
     let name = format!("{of}Number");
     if other {
         return reader.required(&name, Reader::number);
+    }
+    if reader.describes() {
+        return reader.number(&name);
     }
     // The vendor writes numbers of its own beside the other words.
     reader.skip(&[&name]);
