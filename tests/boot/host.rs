@@ -110,6 +110,18 @@ impl<'a> Host<'a> {
         self.orders.try_run(argv, COMMAND)
     }
 
+    /// Runs a command again and again until it succeeds.
+    pub(crate) fn run_until_true(&mut self, argv: &[&str]) -> Result<()> {
+        let deadline = Instant::now() + BOOT;
+        loop {
+            let answer = self.orders.try_run(argv, COMMAND)?;
+            if answer.code == Some(0) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "`{}`: {answer:?}", argv.join(" "));
+        }
+    }
+
     /// What the machine says of itself, for whoever reads a failure.
     fn diagnosis(&mut self) -> String {
         let questions = [

@@ -1,6 +1,6 @@
 //! The guard: what others change in the kernel is put back, and who did it is said.
 
-use crate::scene::{AGENT, expect, install, status};
+use crate::scene::{AGENT, expect, install, is_linux, status};
 use crate::tests;
 use agent_fw_lab::{Lab, Listener, Outcome, agent_fw, agent_fw_path, command, run};
 use anyhow::{Context as _, Result, ensure};
@@ -66,11 +66,9 @@ const VANDALISM: [&[&str]; 5] = [
     &["insert", "rule", "inet", "agent_fw", "gate", "accept"],
 ];
 
-/// Whether this kernel lets a process own a table that outlives it (Linux 6.9).
-fn has_ownership() -> Result<bool> {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
-    Ok((numbers.next(), numbers.next()) >= (Some(6), Some(9)))
+/// Whether this kernel lets a process own a table that outlives it.
+fn has_ownership() -> bool {
+    is_linux(6, 9)
 }
 
 fn what_others_take_away_the_guard_puts_back_or_the_kernel_keeps() -> Result<()> {
@@ -79,7 +77,7 @@ fn what_others_take_away_the_guard_puts_back_or_the_kernel_keeps() -> Result<()>
         let _agent = Listener::bind(AGENT)?;
         install(&["--allow-from", "region:us-1"])?;
         let _guard = Guard::start()?;
-        let owned = has_ownership()?;
+        let owned = has_ownership();
         for vandal in VANDALISM {
             let nft = command(std::iter::once("nft").chain(vandal.iter().copied())).output()?;
             if owned {
@@ -121,7 +119,7 @@ fn while_a_command_holds_the_guard_off_the_table_is_anybodys_and_then_it_is_put_
         let said = fs::read_to_string(SAID)?;
         ensure!(said.contains("put back: after a command of agent-fw's"), "{said}");
         let again = command(["nft", "flush", "chain", "inet", "agent_fw", "gate"]).output()?;
-        ensure!(!again.status.success() || !has_ownership()?, "nobody owns the table");
+        ensure!(!again.status.success() || !has_ownership(), "nobody owns the table");
         Ok(())
     })
 }

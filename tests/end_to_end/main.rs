@@ -6,6 +6,7 @@ mod boot_unit;
 mod bystanders;
 mod chance;
 mod disguise;
+mod dispatcher;
 mod doctor;
 mod exceptions;
 mod explain;
@@ -76,6 +77,7 @@ fn selection() -> Vec<&'static [Test]> {
         admission::TESTS,
         bystanders::TESTS,
         disguise::TESTS,
+        dispatcher::TESTS,
         explain::TESTS,
         firewall::TRAFFIC,
         guard::TESTS,

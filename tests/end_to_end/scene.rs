@@ -19,6 +19,13 @@ pub(crate) const LISTED: [&str; 4] = ["34.205.5.0", "34.205.5.31", "18.97.19.0",
 pub(crate) const UNLISTED: [&str; 4] =
     ["34.205.4.255", "34.205.5.32", "18.97.18.255", "18.97.19.32"];
 
+/// Whether this kernel is that version of Linux, or a newer one.
+pub(crate) fn is_linux(major: u32, minor: u32) -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
+}
+
 /// An address from its text.
 pub(crate) fn address(text: &str) -> IpAddr {
     text.parse().expect("a test's address is an address")

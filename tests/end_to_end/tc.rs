@@ -1,6 +1,6 @@
 //! The program at the tc hook, where another program has the interface's XDP.
 
-use crate::scene::{AGENT, LISTED, UNLISTED, expect, install, status, try_install};
+use crate::scene::{AGENT, LISTED, UNLISTED, expect, install, is_linux, status, try_install};
 use crate::tests;
 use crate::xdp::{PINS, attached, flags, foreign, tagged_syn, under_traffic};
 use agent_fw::configuration::Configuration;
@@ -56,9 +56,7 @@ pub(crate) const WITHOUT_TCX: &[crate::Test] = &[
 
 /// Whether this kernel has TCX, which came with 6.6.
 pub(crate) fn has_tcx() -> bool {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let mut numbers = release.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
-    (numbers.next(), numbers.next()) >= (Some(6), Some(6))
+    is_linux(6, 6)
 }
 
 /// How the program gets to the tc hook.

@@ -140,6 +140,15 @@ const NEEDS: &[Need] = &[
     },
     Need {
         group: Group::Test,
+        probe: Probe::Program("xdp-filter"),
+        why: "puts the dispatcher of libxdp on a test's interface",
+        apt: &["xdp-tools"],
+        dnf: &["xdp-tools"],
+        pacman: &["xdp-tools"],
+        apk: &["xdp-tools"],
+    },
+    Need {
+        group: Group::Test,
         probe: Probe::Program("systemctl"),
         why: "enables the boot unit of a test's host",
         apt: &["systemd"],

@@ -4,13 +4,15 @@ use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::mpsc;
+use std::thread;
 
 use agent_fw_lab::vm::Kernel;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use crate::process::{cargo, find, is_root};
 use crate::setup::{self, Group};
-use crate::vm::{self, Workshop};
+use crate::vm::{self, Suite, Workshop};
 use crate::{dist, product};
 
 /// The packages whose tests need root: they build network namespaces and load BPF programs.
@@ -28,8 +30,8 @@ pub(crate) struct Options {
     /// Only the tests whose names contain this
     #[arg(long, value_name = "WORD")]
     filter: Option<String>,
-    /// Only on this kernel, with all tests that depend on it; repeatable. Without it, all tests on
-    /// this machine's, and boots of the others
+    /// Only on this kernel; repeatable. Without it, all tests on this machine's, and boots and all
+    /// tests that depend on the kernel on the others
     #[arg(long, value_name = "KERNEL")]
     kernel: Vec<Where>,
     /// Keep the disks of virtual machines, for a look inside
@@ -133,20 +135,30 @@ fn in_machines(
     let versions: Vec<&str> = kernels.iter().map(|kernel| kernel.version()).collect();
     boots.envs(workshop.environment()).env("AGENT_FW_KERNELS", versions.join(","));
     let mut succeeded = run_tests(&mut boots, count)?;
-    // QEMU's emulation now and then crashes a kernel whose XDP programs are exchanged while packets
-    // come (seen on 6.12, in bpf_dispatcher_xdp_func): these tests run when they are asked for.
-    if options.kernel.is_empty() {
-        return Ok(succeeded);
-    }
-    for &kernel in kernels {
-        println!("\nxtask: the same on Debian's kernel {kernel}, in a virtual machine");
-        let filter = options.filter.as_deref();
-        succeeded &= vm::run_suite(&workshop, kernel, binary, filter, options.keep, |line| {
-            println!("{line}");
-            count.read(line);
-        })?;
-    }
-    Ok(succeeded)
+    println!("\nxtask: what depends on the kernel, on those of Debian's, in virtual machines");
+    let suite = Suite::build(&workshop, binary, options.filter.as_deref(), options.keep)?;
+    let (said, lines) = mpsc::channel();
+    // A machine has one processor.
+    thread::scope(|scope| {
+        let machines: Vec<_> = kernels
+            .iter()
+            .map(|&kernel| {
+                let (said, suite) = (said.clone(), &suite);
+                let say = move |line: &str| drop(said.send((kernel, line.to_owned())));
+                scope.spawn(move || suite.run(kernel, say))
+            })
+            .collect();
+        drop(said);
+        for (kernel, line) in lines {
+            println!("{kernel}: {line}");
+            count.read(&line);
+        }
+        for machine in machines {
+            let ended = machine.join().map_err(|_| anyhow!("what watches a machine panicked"));
+            succeeded &= ended??;
+        }
+        Ok(succeeded)
+    })
 }
 
 fn conclude(count: &Count, succeeded: bool) -> ExitCode {

@@ -1,4 +1,4 @@
-//! A Debian for virtual machines, as a directory: systemd, nftables, and the stock kernels.
+//! A Debian for virtual machines, as a directory: systemd, firewalls, and the stock kernels.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,9 +10,10 @@ use super::cached;
 use crate::process::run;
 
 const RELEASE: &str = "bookworm";
-const PACKAGES: [&str; 13] = [
+const PACKAGES: [&str; 16] = [
     "bsdutils",
     "dbus",
+    "firewalld",
     "initramfs-tools",
     "iproute2",
     "kmod",
@@ -23,7 +24,9 @@ const PACKAGES: [&str; 13] = [
     "systemd",
     "systemd-sysv",
     "udev",
+    "ufw",
     "util-linux",
+    "xdp-tools",
 ];
 /// An initial file system with these modules alone takes seconds less to load.
 const HOOKS: [&str; 3] = [
@@ -32,15 +35,19 @@ const HOOKS: [&str; 3] = [
     r#"printf 'virtio_pci\nvirtio_blk\n' > "$1/etc/initramfs-tools/modules""#,
 ];
 
+/// What a test wants to run, it starts.
+const DISABLING: &str = r#"chroot "$1" systemctl disable --quiet firewalld ufw"#;
+
 /// The directory with Debian in it.
 pub(super) fn ensure() -> Result<PathBuf> {
-    cached("debian", &(RELEASE, PACKAGES, HOOKS), |place| {
+    cached("debian", &(RELEASE, PACKAGES, HOOKS, DISABLING), |place| {
         eprintln!("xtask: making a Debian {RELEASE} for virtual machines; this takes a minute");
         let mut mmdebstrap = Command::new("mmdebstrap");
         mmdebstrap.args(["--variant=minbase", "--quiet", "--format=directory"]);
         mmdebstrap.arg(format!("--include={}", PACKAGES.join(",")));
         // mmdebstrap gives each hook to a shell, with the new root as its argument.
         mmdebstrap.args(HOOKS.map(|hook| format!("--essential-hook={hook}")));
+        mmdebstrap.arg(format!("--customize-hook={DISABLING}"));
         run(mmdebstrap.arg(RELEASE).arg(place).arg(sources()?))
     })
 }

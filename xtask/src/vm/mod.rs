@@ -4,7 +4,7 @@ mod debian;
 mod qemu;
 mod suite;
 
-pub(crate) use suite::run as run_suite;
+pub(crate) use suite::Suite;
 
 use std::collections::hash_map::DefaultHasher;
 use std::ffi::OsString;

@@ -26,32 +26,43 @@ const SETTINGS: [&str; 2] = ["AGENT_FW_PACKETS=20000", "AGENT_FW_FRAMES=10000"];
 /// The console is a file as much as a screen.
 const ARGUMENTS: [&str; 1] = ["--color=never"];
 
-/// Runs the tests whose names contain `filter` on this kernel. Each line that they print goes to
-/// `line`. Tells whether all is well.
-pub(crate) fn run(
-    workshop: &Workshop,
-    kernel: Kernel,
-    agent_fw: &Path,
-    filter: Option<&str>,
+/// The tests, built, and what machines need to run them.
+pub(crate) struct Suite {
+    parts: Parts,
+    payload: Payload,
     keep: bool,
-    mut line: impl FnMut(&str),
-) -> Result<bool> {
-    let [(_, qemu), (_, debian), (_, logs)] = workshop.environment();
-    let parts = Parts::new(qemu, debian, logs)?;
-    let name = format!("suite-{kernel}");
-    let mut image = Image::make(&parts, &name, &payload(agent_fw, filter)?)?;
-    let mut result = attempt(&parts, kernel, &image, &name, &mut line);
-    if let Ok(None) = result {
-        eprintln!("xtask: the machine did not boot; once more");
-        result = attempt(&parts, kernel, &image, &name, &mut line);
+}
+
+impl Suite {
+    /// The tests whose names contain `filter`. `keep`: the machines' disks are kept.
+    pub(crate) fn build(
+        workshop: &Workshop,
+        agent_fw: &Path,
+        filter: Option<&str>,
+        keep: bool,
+    ) -> Result<Self> {
+        let [(_, qemu), (_, debian), (_, logs)] = workshop.environment();
+        let parts = Parts::new(qemu, debian, logs)?;
+        Ok(Self { parts, payload: payload(agent_fw, filter)?, keep })
     }
-    if keep {
-        eprintln!("xtask: kept the disk: {}", image.keep().display());
-    }
-    let log = logs.join(format!("{name}.log"));
-    match result? {
-        Some(good) => Ok(good),
-        None => bail!("the machine with kernel {kernel} did not boot; see {}", log.display()),
+
+    /// Runs the tests on this kernel. Each line that they print goes to `line`. Tells whether all
+    /// is well.
+    pub(crate) fn run(&self, kernel: Kernel, mut line: impl FnMut(&str)) -> Result<bool> {
+        let name = format!("suite-{kernel}");
+        let mut image = Image::make(&self.parts, &name, &self.payload)?;
+        let mut result = attempt(&self.parts, kernel, &image, &name, &mut line);
+        if let Ok(None) = result {
+            eprintln!("xtask: the machine did not boot; once more");
+            result = attempt(&self.parts, kernel, &image, &name, &mut line);
+        }
+        if self.keep {
+            eprintln!("xtask: kept the disk: {}", image.keep().display());
+        }
+        match result? {
+            Some(good) => Ok(good),
+            None => bail!("the machine {name} did not boot; its console is in target/vm/logs"),
+        }
     }
 }
 
