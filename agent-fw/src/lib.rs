@@ -3,6 +3,7 @@
 pub mod command;
 pub mod configuration;
 pub mod connectivity;
+pub mod contact;
 pub mod exception;
 pub mod firewall;
 pub mod host;

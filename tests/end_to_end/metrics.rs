@@ -2,7 +2,7 @@
 
 use crate::scene::{AGENT, expect, from, install, status};
 use crate::tests;
-use agent_fw_lab::{Lab, Listener, Outcome, agent_fw, run};
+use agent_fw_lab::{Lab, Listener, Outcome, agent_fw, agent_fw_path, command, run};
 use anyhow::{Context as _, Result, ensure};
 use prometheus_parse::{Scrape, Value};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,6 +12,8 @@ tests![
     metrics_tell_drift_and_that_nothing_is_closed,
     metrics_tell_when_the_last_packet_came_where_a_program_saw_it,
     a_hostile_file_name_stays_inside_its_label,
+    a_heartbeat_that_fails_to_come_is_told_and_whether_it_was_refused_here,
+    where_no_heartbeat_is_expected_none_is_missed,
 ];
 
 /// All values of a metric, with their labels as `name=value`, sorted.
@@ -135,6 +137,62 @@ fn a_hostile_file_name_stays_inside_its_label() -> Result<()> {
         metrics.demand("agent_fw_closed", &[], 0.0)?;
         let closed = metrics.0.samples.iter().filter(|sample| sample.metric == "agent_fw_closed");
         ensure!(closed.count() == 1);
+        Ok(())
+    })
+}
+
+/// `status --check`, as it is after so many more minutes on the kernel's clock; with its exit code.
+fn check_after(minutes: u32) -> Result<(serde_json::Value, Option<i32>)> {
+    let seconds = (minutes * 60).to_string();
+    let mut check = command(["unshare", "--time", "--fork", "--boottime", &seconds]);
+    let output = check.arg(agent_fw_path()).args(["status", "--check", "--json"]).output()?;
+    let said = serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))?;
+    Ok((said, output.status.code()))
+}
+
+fn a_heartbeat_that_fails_to_come_is_told_and_whether_it_was_refused_here() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        install(&["--allow-from", "region:us-1"])?;
+        let expect_state = |minutes, state: &str, code| -> Result<serde_json::Value> {
+            let (said, exit) = check_after(minutes)?;
+            let heartbeat = &said["heartbeat"];
+            ensure!(heartbeat["state"] == state, "after {minutes} min: {heartbeat}");
+            ensure!(exit == Some(code), "after {minutes} min: {exit:?}");
+            Ok(said)
+        };
+        expect_state(0, "too-early", 0)?;
+        expect_state(19, "too-early", 0)?;
+        expect(&manager, Outcome::Talked, &["34.205.5.1"])?;
+        let said = expect_state(24, "heard", 0)?;
+        let between = &said["admitted"][0]["last_between_seconds_ago"];
+        let [from, to] = [0, 1].map(|at| between[at].as_u64().unwrap_or_default());
+        ensure!((290..=310).contains(&from) && to <= 2, "{between}");
+        expect_state(40, "heard", 0)?;
+        expect_state(45, "never-arrived", 1)?;
+        crate::scene::expect(&manager, Outcome::Silent, &["198.51.100.7"])?;
+        expect_state(50, "refused-here", 1)?;
+        expect_state(80, "never-arrived", 1)?;
+        expect(&manager, Outcome::Talked, &["34.205.5.1"])?;
+        expect_state(85, "heard", 0)?;
+        // An update is no contact.
+        install(&["--allow-from", "region:us-1", "--allow-from", "region:gb-1"])?;
+        expect_state(110, "never-arrived", 1)?;
+        Ok(())
+    })
+}
+
+fn where_no_heartbeat_is_expected_none_is_missed() -> Result<()> {
+    Lab::run(|_| {
+        install(&["--direction", "agent-initiated"])?;
+        for minutes in [0, 60] {
+            let (said, code) = check_after(minutes)?;
+            let heartbeat = &said["heartbeat"];
+            ensure!(heartbeat["state"] == "not-expected" && code == Some(0), "{heartbeat}");
+        }
+        run(["nft", "flush", "ruleset"])?;
+        ensure!(check_after(120)?.1 == Some(1), "a drift is told as ever");
         Ok(())
     })
 }

@@ -8,12 +8,13 @@ use crate::nft::{Count, LEFT, REFUSED, REFUSED_EARLY};
 use crate::policy::Policy;
 use anyhow::Context as _;
 use prometheus::{Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Prints the status as metrics for Prometheus, for node_exporter's textfile collector
 ///
-/// Counters go on from the first installation. When the last packet of a source came is known to
-/// XDP programs alone. What is in force is said by the metrics, not by the exit code.
+/// Counters go on from the first installation. When the last packet of a source came, XDP programs
+/// know; nf_tables does not, and the time is then that of the first status or metrics after it. What
+/// is in force is said by the metrics, not by the exit code.
 #[derive(clap::Args, Debug)]
 pub(super) struct Metrics {}
 
@@ -136,13 +137,16 @@ fn packets(findings: &Findings, registry: &Registry) -> anyhow::Result<()> {
 fn last_contact(findings: &Findings, registry: &Registry) -> anyhow::Result<()> {
     let opts = Opts::new(
         "agent_fw_last_admitted_seconds",
-        "When the last admitted packet came, where an XDP program saw it.",
+        "When the last admitted packet came; without an XDP program, when it was noticed.",
     );
     let last = prometheus::GaugeVec::new(opts, &["by"])?;
-    for by in findings.counters.iter().flat_map(|counters| &counters.admitted) {
-        let ago: Option<Duration> = by.last;
+    let contact = findings.contact.iter();
+    for (by, seen, looked) in contact
+        .flat_map(|contact| contact.admitted.iter().map(|(by, seen)| (by, seen, contact.looked)))
+    {
+        let ago = seen.last.map(|stretch| stretch.to.before(looked));
         if let Some(time) = ago.and_then(|ago| SystemTime::now().checked_sub(ago)) {
-            last.with_label_values(&[by.by.as_str()]).set(since_epoch(time));
+            last.with_label_values(&[by.as_str()]).set(since_epoch(time));
         }
     }
     registry.register(Box::new(last))?;

@@ -6,6 +6,7 @@ mod doctor;
 mod exceptions;
 mod explain;
 mod guard;
+mod heartbeat;
 mod install;
 mod kernel;
 mod metrics;

@@ -272,8 +272,8 @@ pub(super) fn grouped(number: u64) -> String {
     grouped
 }
 
-/// A line of a table of counts.
-pub(super) fn count(what: &str, Count { packets, bytes }: Count) {
+/// A line of a table of counts, and one that says when the last packet came, where that is known.
+pub(super) fn count(what: &str, Count { packets, bytes }: Count, last: Option<&str>) {
     let (packets, bytes) = (grouped(packets), grouped(bytes));
     let what: String = if what.chars().count() > 34 {
         let tail: Vec<char> = what.chars().rev().take(33).collect();
@@ -282,6 +282,9 @@ pub(super) fn count(what: &str, Count { packets, bytes }: Count) {
         what.to_owned()
     };
     say!("  {what:<34} {packets:>13} packets {bytes:>15} bytes");
+    if let Some(last) = last {
+        say!("    the last one {last}");
+    }
 }
 
 /// What the XDP programs have counted.

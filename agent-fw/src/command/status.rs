@@ -1,10 +1,12 @@
 //! `agent-fw status`: what is wanted, what the kernel has, and what it has counted.
 
+use super::heartbeat::{self, Check};
 use super::kernel::Held;
 use super::outcome::{Outcome, Result};
 use super::report::{self, say};
 use super::words::installed;
 use crate::configuration::{Compiled, Configuration};
+use crate::contact::Contact;
 use crate::host::{self, privilege};
 use crate::nft::{Count, Counter, LEFT, Nftables, REFUSED, REFUSED_EARLY, Stamp};
 use crate::policy::PolicyHash;
@@ -14,9 +16,15 @@ use serde_json::{Map, Value, json};
 
 /// Shows the policy, whether the kernel enforces it, and what was admitted and refused
 ///
-/// Exit code 1 if nothing is installed, or if kernel and policy differ.
+/// Exit code 1 if nothing is installed, or if kernel and policy differ. nf_tables does not know when
+/// a packet came: it came since somebody last asked for the status or the metrics.
 #[derive(clap::Args, Debug)]
 pub(super) struct Status {
+    /// For monitoring: exit code 1 also when no heartbeat of the manager came for 20 minutes
+    ///
+    /// To be run every few minutes: what comes is noticed by comparing counters.
+    #[arg(long)]
+    check: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -30,18 +38,27 @@ pub(super) struct Findings {
     pub(super) held: Held,
     pub(super) counters: Option<Counters>,
     differences: Vec<String>,
+    /// When admitted sources were heard of, where something counts them.
+    pub(super) contact: Option<Contact>,
 }
 
 impl Status {
     pub(super) fn run(self) -> Result<Outcome> {
         privilege::require_net_admin("status")?;
         let findings = Findings::gather()?;
+        let check = self.check.then(|| Check::of(&findings));
         if self.json {
-            say!("{:#}", findings.to_json());
+            let mut json = findings.to_json();
+            if let Some(check) = &check {
+                json["heartbeat"] = check.to_json();
+            }
+            say!("{json:#}");
         } else {
             findings.print();
+            check.iter().for_each(Check::print);
         }
-        Ok(if findings.agree() { Outcome::Done } else { Outcome::False })
+        let good = findings.agree() && check.is_none_or(|check| check.is_good());
+        Ok(if good { Outcome::Done } else { Outcome::False })
     }
 }
 
@@ -55,7 +72,13 @@ impl Findings {
         let differences = wanted.as_ref().map_or_else(Vec::new, |(configuration, compiled)| {
             held.differences(configuration, compiled)
         });
-        Ok(Self { wanted, fault, held, counters: xdp::counters()?, differences })
+        let counters = xdp::counters()?;
+        let mut findings = Self { wanted, fault, held, counters, differences, contact: None };
+        if findings.held.is_something() {
+            // What cannot be written down is not known the next time: no reason to say nothing now.
+            findings.contact = Contact::note(&heartbeat::counted(&findings)).ok();
+        }
+        Ok(findings)
     }
 
     pub(super) fn agree(&self) -> bool {
@@ -101,7 +124,9 @@ impl Findings {
         if let Some(live) = &self.held.table {
             say!("since the table was first installed:");
             for counter in &live.image.counters {
-                report::count(&words(counter), counter.count);
+                let last = self.contact.as_ref();
+                let last = last.and_then(|contact| heartbeat::last(contact, &counter.comment));
+                report::count(&words(counter), counter.count, last.as_deref());
             }
         }
         for live in &self.held.firewall {
@@ -166,7 +191,17 @@ impl Findings {
             .filter(|counter| ![REFUSED, REFUSED_EARLY, LEFT].contains(&counter.name.as_str()))
             .map(|counter| {
                 let Count { packets, bytes } = counter.count;
-                json!({ "by": counter.comment, "packets": packets, "bytes": bytes })
+                let contact = self.contact.as_ref();
+                let last = contact.and_then(|contact| contact.admitted.get(&counter.comment)?.last);
+                let between = contact.zip(last).map(|(contact, stretch)| {
+                    [stretch.from, stretch.to].map(|at| at.before(contact.looked).as_secs())
+                });
+                json!({
+                    "by": counter.comment,
+                    "packets": packets,
+                    "bytes": bytes,
+                    "last_between_seconds_ago": between,
+                })
             })
             .collect();
         json!({

@@ -3,6 +3,7 @@
 use super::outcome::{Failure, Outcome, Result};
 use super::{Patience, exceptions, report};
 use crate::configuration::is_edited;
+use crate::contact::Contact;
 use crate::host::{self, boot, file, lock, privilege};
 use crate::last_good::LastGood;
 use crate::nft::Nftables;
@@ -56,6 +57,7 @@ impl Uninstall {
             report::caution("note:", format_args!("the boot unit stays enabled: {error:#}"));
         }
         LastGood::remove()?;
+        Contact::forget()?;
         file::remove(policy)?;
         // What an interrupted installation has left.
         drop(file::remove(&policy.with_added_extension("new")));

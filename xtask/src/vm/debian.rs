@@ -10,7 +10,7 @@ use super::cached;
 use crate::process::run;
 
 const RELEASE: &str = "bookworm";
-const PACKAGES: [&str; 16] = [
+const PACKAGES: [&str; 17] = [
     "bsdutils",
     "dbus",
     "firewalld",
@@ -21,6 +21,7 @@ const PACKAGES: [&str; 16] = [
     "linux-image-cloud-amd64",
     "netbase",
     "nftables",
+    "procps",
     "systemd",
     "systemd-sysv",
     "udev",
