@@ -132,7 +132,7 @@ impl Findings {
         for live in &self.held.firewall {
             say!("table {}, since it was first installed:", live.image.name);
             for counter in &live.image.counters {
-                report::count(&counter.comment, counter.count);
+                report::count(&counter.comment, counter.count, None);
             }
         }
         if let Some(counters) = &self.counters {
