@@ -14,6 +14,8 @@ tests![
     a_hostile_file_name_stays_inside_its_label,
     a_heartbeat_that_fails_to_come_is_told_and_whether_it_was_refused_here,
     where_no_heartbeat_is_expected_none_is_missed,
+    the_dashboard_asks_for_metrics_that_there_are,
+    a_file_of_metrics_is_whole_and_its_directory_is_not_made,
 ];
 
 /// All values of a metric, with their labels as `name=value`, sorted.
@@ -193,6 +195,47 @@ fn where_no_heartbeat_is_expected_none_is_missed() -> Result<()> {
         }
         run(["nft", "flush", "ruleset"])?;
         ensure!(check_after(120)?.1 == Some(1), "a drift is told as ever");
+        Ok(())
+    })
+}
+
+fn the_dashboard_asks_for_metrics_that_there_are() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        install(&["--allow-from", "region:us-1"])?;
+        Metrics::read()?;
+        expect(&manager, Outcome::Talked, &["34.205.5.1"])?;
+        let metrics = Metrics::read()?;
+        let dashboard = agent_fw(["metrics", "--dashboard"])?.success()?;
+        let dashboard: serde_json::Value = serde_json::from_str(&dashboard)?;
+        let panels = dashboard["panels"].as_array().context("no panels")?;
+        let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter());
+        let mut asked = 0;
+        for target in targets.flatten() {
+            let asks = target["expr"].as_str().context("no expression")?;
+            let words = asks.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            for name in words.filter(|word| word.starts_with("agent_fw_")) {
+                metrics.get(name, &[])?;
+                asked += 1;
+            }
+        }
+        ensure!(asked >= 7, "the dashboard asks for {asked} metrics");
+        Ok(())
+    })
+}
+
+fn a_file_of_metrics_is_whole_and_its_directory_is_not_made() -> Result<()> {
+    Lab::run(|_| {
+        install(&["--allow-from", "region:us-1"])?;
+        let file = "/run/agent-fw.prom";
+        agent_fw(["metrics", "--output", file])?.success()?;
+        let text = std::fs::read_to_string(file)?;
+        let scrape = Scrape::parse(text.lines().map(|line| Ok(line.to_owned())))?;
+        ensure!(scrape.samples.iter().any(|sample| sample.metric == "agent_fw_closed"), "{text}");
+        let refused = agent_fw(["metrics", "--output", "/run/nowhere/agent-fw.prom"])?;
+        ensure!(refused.code == Some(2), "{refused:?}");
+        ensure!(!std::path::Path::new("/run/nowhere").exists(), "it was made");
         Ok(())
     })
 }

@@ -1,13 +1,14 @@
 //! `agent-fw metrics`: the status for Prometheus.
 
-use super::outcome::Result;
+use super::outcome::{Failure, Outcome, Result};
 use super::report::say;
 use super::status::Findings;
-use crate::host::{self, privilege};
+use crate::host::{self, file, privilege};
 use crate::nft::{Count, LEFT, REFUSED, REFUSED_EARLY};
 use crate::policy::Policy;
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use prometheus::{Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Prints the status as metrics for Prometheus, for node_exporter's textfile collector
@@ -16,17 +17,46 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// know; nf_tables does not, and the time is then that of the first status or metrics after it. What
 /// is in force is said by the metrics, not by the exit code.
 #[derive(clap::Args, Debug)]
-pub(super) struct Metrics {}
+pub(super) struct Metrics {
+    /// Write them to this file, which at every moment has the old ones or the new ones
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Print a dashboard for Grafana that shows them instead
+    #[arg(long, conflicts_with = "output")]
+    dashboard: bool,
+}
+
+/// The dashboard, as Grafana imports it.
+const DASHBOARD: &str = include_str!("../../data/grafana-dashboard.json");
 
 impl Metrics {
-    #[expect(clippy::unused_self, reason = "every subcommand is run like this")]
-    pub(super) fn run(self) -> Result<super::outcome::Outcome> {
+    pub(super) fn run(self) -> Result<Outcome> {
+        if self.dashboard {
+            say!("{}", DASHBOARD.trim_end());
+            return Ok(Outcome::Done);
+        }
         privilege::require_net_admin("metrics")?;
         let findings = Findings::gather()?;
         let text = text(&findings).context("the metrics contradict each other")?;
-        say!("{}", text.trim_end());
-        Ok(super::outcome::Outcome::Done)
+        match &self.output {
+            Some(path) => write(path, &text)?,
+            None => say!("{}", text.trim_end()),
+        }
+        Ok(Outcome::Done)
     }
+}
+
+/// The collector's directory is another's: it is not made.
+fn write(path: &Path, text: &str) -> Result<()> {
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    if directory.is_none_or(Path::is_dir) {
+        return Ok(file::write(&std::path::absolute(path).context("no directory")?, text)?);
+    }
+    let directory = directory.unwrap_or(path).display();
+    Err(Failure::Input(anyhow!(
+        "there is no directory {directory}: it is the one that node_exporter's \
+         --collector.textfile.directory names"
+    )))
 }
 
 fn text(findings: &Findings) -> anyhow::Result<String> {
