@@ -55,7 +55,7 @@ impl Wire {
         let mut sent = attempt();
         // The other side is slower than we are: what is on its way is delivered first.
         for _ in 0..FULL_QUEUE_TRIES {
-            if sent != Err(Errno::ENOBUFS) {
+            if !matches!(sent, Err(Errno::ENOBUFS | Errno::EAGAIN)) {
                 break;
             }
             std::thread::sleep(FULL_QUEUE);
