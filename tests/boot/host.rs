@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// A boot takes some ten seconds, on a busy machine many more.
 pub(crate) const BOOT: Duration = Duration::from_mins(2);
 /// A command inside.
-const COMMAND: Duration = Duration::from_secs(40);
+const COMMAND: Duration = Duration::from_mins(2);
 
 /// What listens: systemd holds the socket, from before the network is there.
 const AGENT_SOCKET: &str = "[Unit]
