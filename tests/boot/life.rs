@@ -17,6 +17,8 @@ pub(crate) const TESTS: &[(&str, Test)] = &[(
 )];
 
 const INSTALL: [&str; 4] = ["agent-fw", "install", "--allow-from", "region:us-1"];
+const NFTABLES_RESTARTED: [&str; 3] = ["systemctl", "restart", "nftables"];
+const NFTABLES_STOPPED: [&str; 3] = ["systemctl", "stop", "nftables"];
 const ETH0: &str = "/sys/class/net/eth0";
 /// How often the power is cut in the middle of an installation, on each kernel.
 const CUTS: u64 = 5;
@@ -108,7 +110,8 @@ fn on_guard(host: &mut Host, neighbour: &Neighbour, kernel: Kernel) -> Result<()
     host.run(&[&INSTALL[..], &["--guard"]].concat())?;
     host.run(&["systemctl", "is-active", "agent-fw-guard"])?;
     let mut unlisted = neighbour.unlisted_so_far();
-    for flush in [&["nft", "flush", "ruleset"][..], &["systemctl", "restart", "nftables"]] {
+    let flushes = [&["nft", "flush", "ruleset"][..], &NFTABLES_RESTARTED, &NFTABLES_STOPPED];
+    for flush in flushes {
         host.run(flush)?;
         if kernel == Kernel::V6_1 {
             // There, no process can keep a table from others: it is put back some moments later.
