@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// A boot takes some ten seconds, on a busy machine many more.
 pub(crate) const BOOT: Duration = Duration::from_mins(2);
 /// A command inside.
-const COMMAND: Duration = Duration::from_mins(2);
+const COMMAND: Duration = Duration::from_secs(40);
 
 /// What listens: systemd holds the socket, from before the network is there.
 const AGENT_SOCKET: &str = "[Unit]
@@ -108,18 +108,6 @@ impl<'a> Host<'a> {
     /// Runs a command, however it ends.
     pub(crate) fn try_run(&mut self, argv: &[&str]) -> Result<Answer> {
         self.orders.try_run(argv, COMMAND)
-    }
-
-    /// Runs a command again and again until it succeeds.
-    pub(crate) fn run_until_true(&mut self, argv: &[&str]) -> Result<()> {
-        let deadline = Instant::now() + BOOT;
-        loop {
-            let answer = self.orders.try_run(argv, COMMAND)?;
-            if answer.code == Some(0) {
-                return Ok(());
-            }
-            ensure!(Instant::now() < deadline, "`{}`: {answer:?}", argv.join(" "));
-        }
     }
 
     /// What the machine says of itself, for whoever reads a failure.
