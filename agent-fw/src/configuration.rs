@@ -1,18 +1,23 @@
 //! What the user wants, as flags say it and `policy.toml` keeps it.
 
+mod beyond;
+mod file;
+
+pub(crate) use file::digest;
+pub use file::is_edited;
+
 use crate::firewall::Firewall;
 use crate::nft::{Extras, Image, Ruleset};
 use crate::policy::{Label, Others, Port};
 use crate::rule::{
-    Addresses, Endpoint, Lowered, Match, Meaning, Rule, Written, closed, closing_rule, hidden_rule,
-    is_limited, lower, near_misses, read_rules,
+    Addresses, Endpoint, Lowered, Match, Meaning, Rule, Written, closed, hidden_rule, lower,
+    read_rules,
 };
 use crate::source::{Catalogue, ListFile, Lists, MacSource, Notice, Source, resolve, resolve_macs};
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::path::Path;
 
 /// Who opens the connections between agent and manager.
@@ -110,6 +115,9 @@ pub struct Configuration {
     pub policy: bool,
     /// Whether fields of rules that agent-fw does not know are ignored.
     pub lenient: bool,
+    /// Sources that reach the port of a relay, TCP 4122, and nobody else does; none: it is left
+    /// alone.
+    pub relay: Vec<Source>,
     /// The port that the agent listens on.
     pub port: u16,
     /// Who opens the connections.
@@ -136,6 +144,7 @@ impl Default for Configuration {
             rules: Vec::new(),
             policy: false,
             lenient: false,
+            relay: Vec::new(),
             port: Port::AGENT.0,
             direction: Mode::default(),
             otherwise: Others::default(),
@@ -183,9 +192,7 @@ impl Configuration {
         if self.policy && self.rules.is_empty() {
             bail!("--policy enforces the rules of files: name one with --rules");
         }
-        if self.policy && !self.backend.has_table() {
-            bail!("--policy needs tables of nf_tables: --backend must be nft or both");
-        }
+        self.check_beyond()?;
         if self.port == 0 {
             bail!("port 0 is no port; the agent's is {} unless you changed it", Port::AGENT);
         }
@@ -227,8 +234,9 @@ impl Configuration {
         let mut rules = self.rules(catalogue, lists, &mut notices)?;
         let closes = self.direction == Mode::AgentInitiated;
         rules.extend(self.rules_of_files(rules.is_empty() && !closes, lists, &mut notices)?);
-        let firewall = self.firewall(&rules)?;
-        notices.extend(firewall.iter().flat_map(remarks));
+        let relay = self.relay_rules(catalogue, lists, &mut notices)?;
+        let firewall = self.firewall(&rules, &relay)?;
+        notices.extend(firewall.iter().flat_map(beyond::remarks));
         let lowered = if closes { closed(port) } else { lower(rules, port, self.otherwise)? };
         let extras = Extras { early_drop: self.early_drop, log: self.log };
         let ruleset = Ruleset::compile(&lowered, extras);
@@ -237,23 +245,6 @@ impl Configuration {
         let label = |label: &Label| (label.clone(), provenance(label, catalogue));
         let provenance = lowered.ledger.labels().iter().map(label).collect();
         Ok(Compiled { lowered, ruleset, firewall, firewall_tables, provenance, notices })
-    }
-
-    /// Refuses what a file cannot mean: a policy that lost its sources, and lists that are not
-    /// the same at every boot and from every directory.
-    fn check_lasting(&self) -> anyhow::Result<()> {
-        let agent_initiated = self.direction == Mode::AgentInitiated;
-        if self.names_nobody() && !agent_initiated {
-            bail!("allow_from names no source; to admit every source, it must be [\"any\"]");
-        }
-        for list in self.lists() {
-            match list {
-                ListFile::Path(path) if path.is_absolute() => {}
-                ListFile::Path(path) => bail!("file:{} needs a path from the root", path.display()),
-                ListFile::StandardInput => bail!("file:- cannot be read at boot; name a file"),
-            }
-        }
-        Ok(())
     }
 
     /// Whether it says nothing about who is admitted.
@@ -268,9 +259,14 @@ impl Configuration {
         !any || !self.allow_mac.is_empty() || self.direction == Mode::AgentInitiated
     }
 
+    /// Whether it names who reaches the relay's port, so that others do not.
+    pub fn restricts_relay(&self) -> bool {
+        !self.relay.is_empty() && !self.relay.contains(&Source::Any)
+    }
+
     /// The files that it names: lists, and rules.
     pub fn lists(&self) -> impl Iterator<Item = &ListFile> {
-        let sources = self.allow_from.iter().filter_map(Source::list);
+        let sources = self.allow_from.iter().chain(&self.relay).filter_map(Source::list);
         sources.chain(self.allow_mac.iter().filter_map(MacSource::list)).chain(&self.rules)
     }
 
@@ -289,7 +285,7 @@ impl Configuration {
     ) -> anyhow::Result<Vec<Rule>> {
         let mut source = Endpoint::ANY;
         if !self.allow_from.is_empty() {
-            let resolved = resolve(&self.allow_from, catalogue, lists)?;
+            let resolved = resolve("--allow-from", &self.allow_from, catalogue, lists)?;
             notices.extend(resolved.notices);
             source.addresses = Match::Is(Addresses(resolved.addresses));
         }
@@ -307,38 +303,6 @@ impl Configuration {
 }
 
 impl Configuration {
-    /// The rules that are enforced as they are written: with --policy all; without it those that
-    /// replace the hidden rule, where one of them limits more than its source.
-    fn firewall(&self, rules: &[Rule]) -> anyhow::Result<Option<Firewall>> {
-        let port = Port(self.port);
-        let closes = self.direction == Mode::AgentInitiated;
-        let replacing =
-            || rules.iter().filter(|rule| !closes && near_misses(rule, port).is_empty());
-        let limited = replacing().find(|rule| is_limited(rule));
-        if let Some(Rule { name, .. }) = limited {
-            if !self.backend.has_table() {
-                bail!(
-                    "rule `{name}` limits more than its source, which needs tables of nf_tables: \
-                     --backend must be nft or both"
-                );
-            }
-            if self.otherwise == Others::Continue {
-                bail!(
-                    "rule `{name}` limits more than its source, which means nothing where others \
-                     are left to other rules: --otherwise must be drop"
-                );
-            }
-        }
-        let closing = limited.map(|_| closing_rule(port));
-        Ok(if self.policy {
-            Some(Firewall::new(rules.iter().chain(&closing))?)
-        } else if closing.is_some() {
-            Some(Firewall::new(replacing().chain(&closing))?)
-        } else {
-            None
-        })
-    }
-
     /// The rules of its files. With `alone`, nothing else says who is admitted, so that one of them
     /// must.
     fn rules_of_files(
@@ -378,20 +342,6 @@ impl Configuration {
     }
 }
 
-/// What the user should know of a firewall policy.
-fn remarks(firewall: &Firewall) -> Vec<Notice> {
-    let low = firewall.low_bypasses().map(|rule| {
-        format!(
-            "rule `{}`: one page of the vendor's says that Bypass has priority 4 alone; it is \
-             evaluated with priority {}",
-            rule.name, rule.priority
-        )
-    });
-    let idle = firewall.idle_rules();
-    let idle = idle.iter().map(ToString::to_string);
-    low.chain(idle).map(|said| Notice::FirewallRule { said }).collect()
-}
-
 fn provenance(label: &Label, catalogue: &Catalogue) -> String {
     match label {
         Label::Region(name) => catalogue.get(name).map_or_else(
@@ -405,164 +355,22 @@ fn provenance(label: &Label, catalogue: &Catalogue) -> String {
     }
 }
 
-/// The line of `policy.toml` by which a change by hand is recognised.
-const DIGEST: &str = "# As written by agent-fw: ";
-
-impl Configuration {
-    /// Reads `policy.toml`. `file` is its name, for errors.
-    pub fn parse(file: &str, text: &str) -> anyhow::Result<Self> {
-        let configuration: Self =
-            toml::from_str(text).map_err(|error| crate::source::located(file, text, &error))?;
-        configuration.check().with_context(|| file.to_owned())?;
-        configuration.check_lasting().with_context(|| file.to_owned())?;
-        Ok(configuration)
-    }
-
-    /// The text of `policy.toml`.
-    pub fn to_toml(&self) -> String {
-        let Self { port, direction, otherwise, early_drop, log, backend, xdp_mode, .. } = self;
-        let list = |values: Vec<String>| -> String {
-            let quoted = values.into_iter().map(|value| toml::Value::String(value).to_string());
-            match quoted.collect::<Vec<_>>() {
-                values if values.len() < 2 => format!("[{}]", values.concat()),
-                values => format!("[\n    {},\n]", values.join(",\n    ")),
-            }
-        };
-        let allow_from = list(self.allow_from.iter().map(ToString::to_string).collect());
-        let allow_mac = list(self.allow_mac.iter().map(ToString::to_string).collect());
-        let interfaces = list(self.interfaces.clone());
-        let rules = list(self.rules.iter().cloned().map(String::from).collect());
-        let (policy, lenient) = (self.policy, self.lenient);
-        let mut text = format!(
-            "# Who may reach the security agent's port. After a change: agent-fw apply\n\
-             \n\
-             # Addresses, prefixes, ranges, \"region:NAME\", \"file:PATH\", or \"any\".\n\
-             # \"any\" admits every source, as the agent's hidden rule does.\n\
-             allow_from = {allow_from}\n\
-             \n\
-             # MAC addresses or \"file:PATH\"; a packet must then match both lists.\n\
-             allow_mac = {allow_mac}\n\
-             \n\
-             # Files of rules in the vendor's vocabulary, JSON or TOML. The sources of those\n\
-             # that replace the agent's hidden rule are admitted, too.\n\
-             rules = {rules}\n\
-             \n\
-             # Enforce all rules of these files, as a whole firewall policy.\n\
-             policy = {policy}\n\
-             \n\
-             # Ignore fields of rules that agent-fw does not know.\n\
-             lenient = {lenient}\n\
-             \n\
-             # Where the agent listens.\n\
-             port = {port}\n\
-             \n\
-             # bidirectional, manager-initiated, or agent-initiated (closed to all).\n\
-             direction = \"{direction}\"\n\
-             \n\
-             # What becomes of other sources: drop, or continue (to the host's other rules).\n\
-             otherwise = \"{otherwise}\"\n\
-             \n\
-             # Drop refused packets before routing and connection tracking, too.\n\
-             early_drop = {early_drop}\n\
-             \n\
-             # Write refused packets to the kernel's log, at most 10 a second.\n\
-             log = {log}\n\
-             \n\
-             # nft: a table of nf_tables; xdp: a program on each interface; or both.\n\
-             backend = \"{backend}\"\n\
-             \n\
-             # Interfaces for XDP; an empty list stands for each physical one that is up.\n\
-             interfaces = {interfaces}\n\
-             \n\
-             # native (in the driver) or generic.\n\
-             xdp_mode = \"{xdp_mode}\"\n\
-             \n"
-        );
-        let digest = digest(&text);
-        let _ = writeln!(text, "{DIGEST}{digest}");
-        text
-    }
-}
-
-/// A short digest of a text, in hexadecimal.
-pub(crate) fn digest(text: &str) -> String {
-    Sha256::digest(text)[..8].iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
-}
-
-/// Whether a `policy.toml` is no longer as agent-fw wrote it.
-pub fn is_edited(text: &str) -> bool {
-    let Some(line) = text.find(DIGEST) else { return true };
-    let written = text[line + DIGEST.len()..].strip_suffix('\n');
-    written != Some(digest(&text[..line]).as_str())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::policy::{Packet, Transport, Verdict};
 
-    fn configuration() -> Configuration {
-        let sources = ["region:us-1", "192.0.2.0/24", "file:/tmp/a \"quoted\" name.list"];
-        Configuration {
-            allow_from: sources.iter().map(|text| text.parse().expect("a source")).collect(),
-            allow_mac: vec!["02:00:00:00:00:01".parse().expect("a MAC address")],
-            rules: vec![ListFile::Path("/etc/my rules.json".into())],
-            policy: true,
-            log: true,
-            ..Configuration::default()
-        }
-    }
-
-    #[test]
-    fn what_is_written_is_read_back() {
-        let everyone = Configuration { allow_from: vec![Source::Any], ..Configuration::default() };
-        for configuration in [everyone, configuration()] {
-            let text = configuration.to_toml();
-            let read = Configuration::parse("policy.toml", &text).expect("written by us");
-            assert_eq!(read, configuration);
-            assert!(text.lines().all(|line| line.len() <= 80), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_change_by_hand_is_noticed() {
-        let text = configuration().to_toml();
-        assert!(!is_edited(&text));
-        assert!(is_edited(&text.replace("port = 4118", "port = 4119")));
-        assert!(is_edited(&format!("{text}log = false\n")));
-        assert!(is_edited("port = 4118\n"));
-    }
-
-    #[test]
-    fn faults_of_the_file_are_named_with_their_place() {
-        for (text, expected) in [
-            ("port = 70000\n", "policy.toml:1:8: "),
-            ("\nallow_form = []\n", "policy.toml:2:1: unknown field `allow_form`"),
-            (
-                "\nallow_from = [\"192.0.2.0/40\"]\n",
-                "policy.toml:2:14: `192.0.2.0/40`: column 11: ",
-            ),
-            ("otherwise = \"accept\"\n", "policy.toml:1:13: unknown variant `accept`"),
-            ("port = 0\n", "port 0 is no port"),
-            ("", "allow_from names no source"),
-            ("allow_from = []\nlog = true\n", "allow_from names no source"),
-            ("allow_from = [\"file:-\"]\n", "cannot be read at boot"),
-            ("allow_from = [\"file:a.list\"]\n", "needs a path from the root"),
-        ] {
-            let error = Configuration::parse("policy.toml", text).expect_err(text);
-            assert!(format!("{error:#}").contains(expected), "{error:#}");
-        }
+    fn restricted() -> Configuration {
+        let allow_from = vec!["192.0.2.0/24".parse().expect("a source")];
+        Configuration { allow_from, ..Configuration::default() }
     }
 
     #[test]
     fn contradictions_are_refused() {
-        let agent = Configuration { direction: Mode::AgentInitiated, ..configuration() };
+        let agent = Configuration { direction: Mode::AgentInitiated, ..restricted() };
         assert!(agent.check().is_err());
         let others = Others::Continue;
-        let early = Configuration { early_drop: true, otherwise: others, ..configuration() };
+        let early = Configuration { early_drop: true, otherwise: others, ..restricted() };
         assert!(early.check().is_err());
     }
 

@@ -20,6 +20,7 @@ mod openness;
 mod ports;
 mod random_host;
 mod regions;
+mod relay;
 mod rule_files;
 mod ruleset;
 mod scene;
@@ -81,6 +82,7 @@ fn selection() -> Vec<&'static [Test]> {
         explain::TESTS,
         firewall::TRAFFIC,
         guard::TESTS,
+        relay::TESTS,
         ruleset::TESTS,
         updates::TESTS,
         verdicts::TESTS,

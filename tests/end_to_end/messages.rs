@@ -49,6 +49,11 @@ const WRONG: &[(&[&str], &str)] = &[
     (&["--rules", "/etc/hostname"], "/etc/hostname:1:"),
     (&["--rules", "/etc/hostname", "--direction", "agent-initiated"], "closed to all"),
     (&["--lenient"], "--rules"),
+    (&["--relay", "region:us1"], "the nearest names are us-1"),
+    (&["--relay", "file:/nowhere"], "--relay file:/nowhere"),
+    (&["--relay", "bad"], "--relay bad: column 1"),
+    (&["--relay", "192.0.2.1", "--port", "4122"], "change --port"),
+    (&["--relay", "192.0.2.1", "--backend", "xdp"], "--backend must be nft or both"),
     (&["--allow-form", "any"], "a similar argument exists: '--allow-from'"),
 ];
 

@@ -4,14 +4,15 @@ use super::outcome::{Failure, Outcome, Result};
 use super::words::{compile, has_policy, installed};
 use super::{Patience, exceptions, report};
 use crate::configuration::{Compiled, Configuration};
+use crate::firewall::Firewall;
 use crate::host::{self, lock, privilege};
 use crate::last_good::LastGood;
 use crate::nft::{Extras, Nftables, Ruleset, TableName};
 use crate::policy::Port;
-use crate::rule::closed;
+use crate::rule::{closed, closing_rule};
 use crate::source::Lists;
 use crate::xdp::{self, Targets};
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use sd_notify::NotifyState;
 use std::path::Path;
 
@@ -133,16 +134,23 @@ fn fall_back(failure: &Failure) -> Result<Outcome> {
         return Ok(fallen_back(failure, &format!("the last good policy {hash} is in force")));
     }
     let known = kept.ok().flatten().map(|(configuration, _)| Port(configuration.port));
-    let port = port_of_policy_file().or(known).unwrap_or(Port::AGENT);
+    let policy = policy_file();
+    let port = policy.as_ref().and_then(port).or(known).unwrap_or(Port::AGENT);
     let ruleset = Ruleset::compile(&closed(port), Extras::default());
     let mut nftables = Nftables::open()?;
     // What is in force beyond the port stays.
     let others = nftables.read_tables()?.into_iter();
     let others = others.filter(|live| live.image.name != TableName::Gate && live.strays.is_empty());
-    let images: Vec<_> =
-        std::iter::once(ruleset.into_image()).chain(others.map(|live| live.image)).collect();
-    nftables.replace(&images)?;
-    Ok(fallen_back(failure, &format!("TCP port {port} is closed to every source")))
+    let mut beyond: Vec<_> = others.map(|live| live.image).collect();
+    let mut consequence = format!("TCP port {port} is closed to every source");
+    if beyond.is_empty() && policy.as_ref().is_some_and(names_relay) {
+        let closing = Firewall::new([&closing_rule(Port::RELAY)]).context("the relay's port")?;
+        beyond.extend(closing.tables(false).into_iter().map(Ruleset::into_image));
+        consequence = format!("TCP ports {port} and {} are closed to every source", Port::RELAY);
+    }
+    beyond.insert(0, ruleset.into_image());
+    nftables.replace(&beyond)?;
+    Ok(fallen_back(failure, &consequence))
 }
 
 fn fallen_back(failure: &Failure, consequence: &str) -> Outcome {
@@ -152,12 +160,21 @@ fn fallen_back(failure: &Failure, consequence: &str) -> Outcome {
     Outcome::False
 }
 
-/// The port in a `policy.toml` of which the rest is faulty.
-fn port_of_policy_file() -> Option<Port> {
+/// A `policy.toml` of which something is faulty.
+fn policy_file() -> Option<toml::Table> {
     let text = host::file::read(Path::new(host::POLICY)).ok()??;
-    let table: toml::Table = text.parse().ok()?;
-    let port = table.get("port")?.as_integer()?;
+    text.parse().ok()
+}
+
+/// The port in a `policy.toml` of which the rest is faulty.
+fn port(policy: &toml::Table) -> Option<Port> {
+    let port = policy.get("port")?.as_integer()?;
     u16::try_from(port).ok().filter(|port| *port != 0).map(Port)
+}
+
+/// Whether a `policy.toml` of which the rest is faulty says who reaches the relay's port.
+fn names_relay(policy: &toml::Table) -> bool {
+    policy.get("relay").is_some_and(|relay| relay.as_array().is_none_or(|list| !list.is_empty()))
 }
 
 /// The status line of the unit. Without systemd nobody listens.

@@ -78,7 +78,7 @@ fn write_firewall(
     let what = if configuration.policy {
         "The firewall policy beyond the agent's port"
     } else {
-        "The rules that limit more than their source"
+        "What is enforced beyond the sources of the agent's port"
     };
     for ruleset in &compiled.firewall_tables {
         let preamble = vec![format!("{what}: a packet has to pass both.")];
@@ -130,6 +130,7 @@ fn as_json(configuration: &Configuration, compiled: &Compiled) -> Value {
         "hash": policy.hash().to_string(),
         "ports": ports,
         "direction": configuration.direction.to_string(),
+        "relay": configuration.relay,
         "otherwise": policy.others().to_string(),
         "admits_everyone": policy.admits_everyone(),
         "admissions": admissions,

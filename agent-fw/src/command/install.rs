@@ -8,6 +8,7 @@ use super::{Patience, exceptions, openness, report};
 use crate::configuration::{Backend, Compiled, Configuration, is_edited};
 use crate::host::{self, boot, file, lock, privilege};
 use crate::nft::{Image, Live, Nftables, differences};
+use crate::policy::Port;
 use crate::source::Lists;
 use crate::xdp::{self, Change, Targets};
 use anyhow::{Context as _, anyhow};
@@ -66,9 +67,7 @@ impl Install {
             return Ok(dry_run(&held.differences(&configuration, &compiled), installed));
         }
         let lock = lock::acquire_for_change("install", self.patience.duration())?;
-        if !meant {
-            refuse_to_open(&configuration, &compiled)?;
-        }
+        refuse_to_open(&configuration, &compiled, meant)?;
         let held = Held::read(&mut nftables)?;
         let boot = if self.no_boot { None } else { boot_files(&configuration)? };
         let differing = held.differences(&configuration, &compiled);
@@ -122,6 +121,7 @@ fn promises(
 ) -> Result<Outcome> {
     let _lock = lock::acquire("install", patience.duration())?;
     report::promises(&compiled.lowered);
+    report::promises_beyond(configuration);
     exceptions::refresh(configuration, compiled);
     if test == Test::Opening {
         exceptions::open(configuration, compiled)?;
@@ -181,13 +181,20 @@ fn dry_run(differing: &[String], installed: bool) -> Outcome {
 }
 
 /// Flags that name nobody are no reason to open a port that is closed: a flag may be forgotten.
-fn refuse_to_open(configuration: &Configuration, compiled: &Compiled) -> Result<()> {
-    let restricted = installed().ok().flatten().is_some_and(|(before, _)| before.restricts());
+fn refuse_to_open(configuration: &Configuration, compiled: &Compiled, meant: bool) -> Result<()> {
+    let Some((before, _)) = installed().ok().flatten() else { return Ok(()) };
     let opens = !configuration.restricts() || compiled.lowered.policy.admits_everyone();
-    if restricted && opens {
+    if before.restricts() && opens && !meant {
         return Err(Failure::Input(anyhow!(
             "this would open the port, which the installed policy restricts, to every source; \
              name the sources again, or say --allow-from any if that is meant"
+        )));
+    }
+    if before.restricts_relay() && configuration.relay.is_empty() {
+        return Err(Failure::Input(anyhow!(
+            "this would open the relay's port {}, which the installed policy restricts, to every \
+             source; name --relay again, or say --relay any if that is meant",
+            Port::RELAY
         )));
     }
     Ok(())

@@ -4,7 +4,7 @@ use super::outcome::{Failure, Outcome, Result};
 use super::report::say;
 use super::status::Findings;
 use crate::host::{self, file, privilege};
-use crate::nft::{Count, LEFT, REFUSED, REFUSED_EARLY};
+use crate::nft::{Count, Counter, LEFT, Live, REFUSED, REFUSED_EARLY};
 use crate::policy::Policy;
 use anyhow::{Context as _, anyhow};
 use prometheus::{Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
@@ -63,6 +63,7 @@ fn text(findings: &Findings) -> anyhow::Result<String> {
     let registry = Registry::new();
     state(findings, &registry)?;
     packets(findings, &registry)?;
+    rules(findings, &registry)?;
     last_contact(findings, &registry)?;
     Ok(TextEncoder::new().encode_to_string(&registry.gather())?)
 }
@@ -116,12 +117,9 @@ struct Counted {
 }
 
 impl Counted {
-    fn new(registry: &Registry, what: &str, labels: &[&str]) -> prometheus::Result<Self> {
+    fn new(registry: &Registry, what: &str, of: &str, labels: &[&str]) -> prometheus::Result<Self> {
         let vec = |unit: &str| {
-            let opts = Opts::new(
-                format!("agent_fw_{what}_{unit}_total"),
-                format!("{unit} to the agent's port: {what}."),
-            );
+            let opts = Opts::new(format!("agent_fw_{what}_{unit}_total"), format!("{unit} {of}."));
             let vec = IntCounterVec::new(opts, labels)?;
             registry.register(Box::new(vec.clone()))?;
             Ok::<_, prometheus::Error>(vec)
@@ -141,9 +139,12 @@ impl Counted {
 }
 
 fn packets(findings: &Findings, registry: &Registry) -> anyhow::Result<()> {
-    let admitted = Counted::new(registry, "admitted", &["by", "backend"])?;
-    let refused = Counted::new(registry, "refused", &["at", "backend"])?;
-    let left = Counted::new(registry, "left", &["backend"])?;
+    let counted = |what: &str, labels: &[&str]| {
+        Counted::new(registry, what, &format!("to the agent's port: {what}"), labels)
+    };
+    let admitted = counted("admitted", &["by", "backend"])?;
+    let refused = counted("refused", &["at", "backend"])?;
+    let left = counted("left", &["backend"])?;
     let table = findings.held.table.as_ref();
     for counter in table.map_or(&[][..], |live| &live.image.counters) {
         match counter.name.as_str() {
@@ -158,6 +159,19 @@ fn packets(findings: &Findings, registry: &Registry) -> anyhow::Result<()> {
         left.add_packets(&["xdp"], counters.left);
         for by in &counters.admitted {
             admitted.add_packets(&[by.by.as_str(), "xdp"], by.packets);
+        }
+    }
+    Ok(())
+}
+
+/// What the rules of a firewall policy have met, those of --relay and the like among them.
+fn rules(findings: &Findings, registry: &Registry) -> anyhow::Result<()> {
+    let labels = ["table", "counter", "rule"];
+    let met = Counted::new(registry, "rule", "that a rule beyond the agent's port met", &labels)?;
+    for Live { image, .. } in &findings.held.firewall {
+        let table = image.name.to_string();
+        for Counter { name, comment, count } in &image.counters {
+            met.add(&[&table, name, comment], *count);
         }
     }
     Ok(())

@@ -3,10 +3,10 @@
 use crate::configuration::{Backend, Configuration};
 use crate::nft::Count;
 use crate::policy::{
-    AddressSet, Admission, Ledger, MacMatch, Notation, Ordinal, Others, Policy, Range,
+    AddressSet, Admission, Ledger, MacMatch, Notation, Ordinal, Others, Policy, Port, Range,
 };
 use crate::rule::{Addresses, Lowered, Match};
-use crate::source::Notice;
+use crate::source::{Notice, Source};
 use crate::xdp::{Admitted, Attachment, Counters};
 use clap::builder::styling::{AnsiColor, Style};
 use std::fmt;
@@ -178,6 +178,18 @@ pub(super) fn promises(lowered: &Lowered) {
         good("closed:", format_args!("TCP port {port} is closed to all but these sources"));
     }
     sources(lowered);
+}
+
+/// What is promised of other ports than the agent's.
+pub(super) fn promises_beyond(configuration: &Configuration) {
+    let relay = &configuration.relay;
+    if relay.contains(&Source::Any) {
+        caution("relay:", format_args!("every source may reach TCP port {}", Port::RELAY));
+    } else if !relay.is_empty() {
+        let port = Port::RELAY;
+        good("relay:", format_args!("TCP port {port} is closed to all but these sources"));
+        list("--relay", relay.iter().map(ToString::to_string));
+    }
 }
 
 /// The other promise, where it is not tested.

@@ -112,10 +112,11 @@ impl Findings {
             }
         }
         self.print_kernel();
-        if let Some((_, compiled)) = &self.wanted
+        if let Some((configuration, compiled)) = &self.wanted
             && self.agree()
         {
             report::promises(&compiled.lowered);
+            report::promises_beyond(configuration);
             report::open_is_not_tested(&compiled.lowered);
         }
         if let Some((configuration, _)) = &self.wanted {
@@ -216,6 +217,7 @@ impl Findings {
             "closed": self.agree() && policy.is_some_and(crate::policy::Policy::closes),
             "port": configuration.map(|configuration| configuration.port),
             "direction": configuration.map(|configuration| configuration.direction.to_string()),
+            "relay": configuration.map(|configuration| &configuration.relay),
             "otherwise": policy.map(|policy| policy.others().to_string()),
             "admitted": admitted,
             "refused": total(&[REFUSED, REFUSED_EARLY]),

@@ -43,6 +43,12 @@ pub(super) struct Words {
     /// Ignore fields of rules that agent-fw does not know
     #[arg(long, requires = "rules")]
     lenient: bool,
+    /// On a relay: a source that reaches its port, TCP 4122, and nobody else does; repeatable
+    ///
+    /// As --allow-from. Without it, that port is left alone. Loopback, and TCP 4123 on it, always
+    /// are. In tables of nf_tables, also with --backend both.
+    #[arg(long, value_name = "SOURCE")]
+    relay: Vec<String>,
     /// The TCP port that the agent listens on
     #[arg(long, value_name = "PORT", default_value_t = Port::AGENT.0, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
@@ -86,10 +92,12 @@ impl Words {
         let Self { port, direction, otherwise, early_drop, log, .. } = self;
         let allow_from = parse_all("--allow-from", &self.allow_from);
         let allow_mac = parse_all("--allow-mac", &self.allow_mac);
-        let (allow_from, allow_mac) = match (allow_from, allow_mac) {
-            (Ok(sources), Ok(macs)) => (sources, macs),
-            (sources, macs) => {
-                let faults = sources.err().into_iter().chain(macs.err()).collect::<Vec<_>>();
+        let relay = parse_all("--relay", &self.relay);
+        let (allow_from, allow_mac, relay) = match (allow_from, allow_mac, relay) {
+            (Ok(sources), Ok(macs), Ok(relay)) => (sources, macs, relay),
+            (sources, macs, relay) => {
+                let faults = [sources.err(), macs.err(), relay.err()];
+                let faults: Vec<String> = faults.into_iter().flatten().collect();
                 return Err(Failure::Input(anyhow!(faults.join("\n"))));
             }
         };
@@ -100,6 +108,7 @@ impl Words {
             rules: self.rules.into_iter().map(ListFile::from).collect(),
             policy,
             lenient,
+            relay,
             port,
             direction,
             otherwise,
@@ -155,6 +164,12 @@ impl Configuration {
             let name = source.to_string();
             if let Some(list) = source.list_mut() {
                 make_lasting(list, &mut lists).with_context(|| format!("--allow-from {name}"))?;
+            }
+        }
+        for source in &mut self.relay {
+            let name = source.to_string();
+            if let Some(list) = source.list_mut() {
+                make_lasting(list, &mut lists).with_context(|| format!("--relay {name}"))?;
             }
         }
         for source in &mut self.allow_mac {

@@ -12,6 +12,8 @@ pub struct Port(pub u16);
 impl Port {
     /// Where the agent listens unless it was told otherwise (SPEC: a default that can be set).
     pub const AGENT: Self = Self(4118);
+    /// Where a relay listens for other agents.
+    pub const RELAY: Self = Self(4122);
 }
 
 impl Ordinal for Port {

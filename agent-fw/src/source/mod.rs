@@ -276,8 +276,10 @@ pub struct Resolved {
     pub notices: Vec<Notice>,
 }
 
-/// Looks up regions and reads lists. Files are read here and nowhere else.
+/// Looks up regions and reads lists, of the sources that `flag` names. Files are read here and
+/// nowhere else.
 pub fn resolve(
+    flag: &str,
     sources: &[Source],
     catalogue: &Catalogue,
     lists: &Lists,
@@ -289,7 +291,10 @@ pub fn resolve(
         let (label, addresses) = match source {
             Source::Any => (Label::Any, AddressSet::all()),
             Source::Region(name) => (Label::Region(name.clone()), catalogue.get(name)?.addresses()),
-            Source::File(file) => resolve_file(source, file, lists, &mut resolved.notices)?,
+            Source::File(file) => {
+                let text = lists.read(file).with_context(|| format!("{flag} {source}"))?;
+                resolve_file(file, &text, &mut resolved.notices)?
+            }
             Source::Item { item, written } => {
                 if item.host_bits {
                     let meant = item.range.to_string();
@@ -314,15 +319,11 @@ pub fn resolve(
 }
 
 fn resolve_file(
-    source: &Source,
     file: &ListFile,
-    lists: &Lists,
+    text: &str,
     notices: &mut Vec<Notice>,
 ) -> anyhow::Result<(Label, AddressSet)> {
-    let text = lists.read(file).with_context(|| format!("--allow-from {source}"))?;
-    let list = parse_addresses(&file.to_string(), &text)?;
-    // A list of a million lines is tens of megabytes; it is not needed any more.
-    drop(text);
+    let list = parse_addresses(&file.to_string(), text)?;
     if let Some(host_bits) = list.host_bits {
         notices.push(Notice::HostBits { source: file.to_string(), host_bits });
     }
@@ -411,8 +412,9 @@ mod tests {
             ("any", false),
         ] {
             let source = text.parse().expect("a source");
-            let notices =
-                resolve(&[source], &catalogue, &Lists::default()).expect("resolved").notices;
+            let notices = resolve("--allow-from", &[source], &catalogue, &Lists::default())
+                .expect("resolved")
+                .notices;
             assert_eq!(!notices.is_empty(), warned, "{text}: {notices:?}");
         }
     }
@@ -421,7 +423,9 @@ mod tests {
     fn masked_host_bits_are_said() {
         let catalogue = Catalogue::published().expect("valid");
         let source = "192.168.2.77/24".parse().expect("a source");
-        let notices = resolve(&[source], &catalogue, &Lists::default()).expect("resolved").notices;
+        let notices = resolve("--allow-from", &[source], &catalogue, &Lists::default())
+            .expect("resolved")
+            .notices;
         let said: Vec<_> = notices.iter().map(ToString::to_string).collect();
         assert_eq!(said, ["192.168.2.77/24: the host bits were masked off: 192.168.2.0/24"]);
     }

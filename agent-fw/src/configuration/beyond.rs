@@ -1,0 +1,102 @@
+//! What is enforced beyond who reaches the agent's port: as rules of a firewall policy, in tables of
+//! their own.
+
+use super::{Configuration, Mode};
+use crate::firewall::Firewall;
+use crate::policy::{Others, Port};
+use crate::rule::{
+    Action, Addresses, Endpoint, Match, Rule, closing_rule, hidden_rule, is_limited, near_misses,
+};
+use crate::source::{Catalogue, Lists, Notice, resolve};
+use anyhow::bail;
+
+impl Configuration {
+    /// Refuses what contradicts itself.
+    pub(super) fn check_beyond(&self) -> anyhow::Result<()> {
+        for (is_given, flag) in [(self.policy, "--policy"), (!self.relay.is_empty(), "--relay")] {
+            if is_given && !self.backend.has_table() {
+                bail!("{flag} needs tables of nf_tables: --backend must be nft or both");
+            }
+        }
+        if !self.relay.is_empty() && Port(self.port) == Port::RELAY {
+            bail!("the agent cannot listen on the relay's port {}: change --port", Port::RELAY);
+        }
+        Ok(())
+    }
+
+    /// What --relay says, in the vendor's vocabulary: these sources reach the relay's port, and so
+    /// do answers; nobody else does.
+    pub(super) fn relay_rules(
+        &self,
+        catalogue: &Catalogue,
+        lists: &Lists,
+        notices: &mut Vec<Notice>,
+    ) -> anyhow::Result<Vec<Rule>> {
+        if self.relay.is_empty() {
+            return Ok(Vec::new());
+        }
+        let resolved = resolve("--relay", &self.relay, catalogue, lists)?;
+        notices.extend(resolved.notices);
+        let addresses = Addresses(resolved.addresses);
+        let closing = (!addresses.all().is_all()).then(|| closing_rule(Port::RELAY));
+        let source = Endpoint { addresses: Match::Is(addresses), ..Endpoint::ANY };
+        let admitting = Rule {
+            name: format!("TCP port {}, --relay", Port::RELAY),
+            action: Action::ForceAllow,
+            source,
+            ..hidden_rule(Port::RELAY)
+        };
+        Ok(std::iter::once(admitting).chain(closing).collect())
+    }
+
+    /// The rules that are enforced as they are written: with --policy all of the files'; without it
+    /// those that replace the hidden rule, where one of them limits more than its source; and what
+    /// flags say about other ports.
+    pub(super) fn firewall(
+        &self,
+        rules: &[Rule],
+        flags: &[Rule],
+    ) -> anyhow::Result<Option<Firewall>> {
+        let port = Port(self.port);
+        let closes = self.direction == Mode::AgentInitiated;
+        let replacing =
+            || rules.iter().filter(|rule| !closes && near_misses(rule, port).is_empty());
+        let limited = replacing().find(|rule| is_limited(rule));
+        if let Some(Rule { name, .. }) = limited {
+            if !self.backend.has_table() {
+                bail!(
+                    "rule `{name}` limits more than its source, which needs tables of nf_tables: \
+                     --backend must be nft or both"
+                );
+            }
+            if self.otherwise == Others::Continue {
+                bail!(
+                    "rule `{name}` limits more than its source, which means nothing where others \
+                     are left to other rules: --otherwise must be drop"
+                );
+            }
+        }
+        let closing = limited.map(|_| closing_rule(port));
+        let written: Vec<&Rule> = match limited {
+            _ if self.policy => rules.iter().collect(),
+            Some(_) => replacing().collect(),
+            None if flags.is_empty() => return Ok(None),
+            None => Vec::new(),
+        };
+        Ok(Some(Firewall::new(written.into_iter().chain(&closing).chain(flags))?))
+    }
+}
+
+/// What the user should know of a firewall policy.
+pub(super) fn remarks(firewall: &Firewall) -> Vec<Notice> {
+    let low = firewall.low_bypasses().map(|rule| {
+        format!(
+            "rule `{}`: one page of the vendor's says that Bypass has priority 4 alone; it is \
+             evaluated with priority {}",
+            rule.name, rule.priority
+        )
+    });
+    let idle = firewall.idle_rules();
+    let idle = idle.iter().map(ToString::to_string);
+    low.chain(idle).map(|said| Notice::FirewallRule { said }).collect()
+}

@@ -1,0 +1,183 @@
+//! `policy.toml`: the configuration as a file that people read and change.
+
+use super::{Configuration, Mode};
+use crate::source::ListFile;
+use anyhow::{Context as _, bail};
+use sha2::{Digest as _, Sha256};
+use std::fmt::Write as _;
+
+/// The line of `policy.toml` by which a change by hand is recognised.
+const DIGEST: &str = "# As written by agent-fw: ";
+
+impl Configuration {
+    /// Reads `policy.toml`. `file` is its name, for errors.
+    pub fn parse(file: &str, text: &str) -> anyhow::Result<Self> {
+        let configuration: Self =
+            toml::from_str(text).map_err(|error| crate::source::located(file, text, &error))?;
+        configuration.check().with_context(|| file.to_owned())?;
+        configuration.check_lasting().with_context(|| file.to_owned())?;
+        Ok(configuration)
+    }
+
+    /// Refuses what a file cannot mean: a policy that lost its sources, and lists that are not
+    /// the same at every boot and from every directory.
+    fn check_lasting(&self) -> anyhow::Result<()> {
+        let agent_initiated = self.direction == Mode::AgentInitiated;
+        if self.names_nobody() && !agent_initiated {
+            bail!("allow_from names no source; to admit every source, it must be [\"any\"]");
+        }
+        for list in self.lists() {
+            match list {
+                ListFile::Path(path) if path.is_absolute() => {}
+                ListFile::Path(path) => bail!("file:{} needs a path from the root", path.display()),
+                ListFile::StandardInput => bail!("file:- cannot be read at boot; name a file"),
+            }
+        }
+        Ok(())
+    }
+
+    /// The text of `policy.toml`.
+    pub fn to_toml(&self) -> String {
+        let Self { port, direction, otherwise, early_drop, log, backend, xdp_mode, .. } = self;
+        let list = |values: Vec<String>| -> String {
+            let quoted = values.into_iter().map(|value| toml::Value::String(value).to_string());
+            match quoted.collect::<Vec<_>>() {
+                values if values.len() < 2 => format!("[{}]", values.concat()),
+                values => format!("[\n    {},\n]", values.join(",\n    ")),
+            }
+        };
+        let allow_from = list(self.allow_from.iter().map(ToString::to_string).collect());
+        let allow_mac = list(self.allow_mac.iter().map(ToString::to_string).collect());
+        let interfaces = list(self.interfaces.clone());
+        let rules = list(self.rules.iter().cloned().map(String::from).collect());
+        let relay = list(self.relay.iter().map(ToString::to_string).collect());
+        let (policy, lenient) = (self.policy, self.lenient);
+        let mut text = format!(
+            "# Who may reach the security agent's port. After a change: agent-fw apply\n\
+             \n\
+             # Addresses, prefixes, ranges, \"region:NAME\", \"file:PATH\", or \"any\".\n\
+             # \"any\" admits every source, as the agent's hidden rule does.\n\
+             allow_from = {allow_from}\n\
+             \n\
+             # MAC addresses or \"file:PATH\"; a packet must then match both lists.\n\
+             allow_mac = {allow_mac}\n\
+             \n\
+             # Files of rules in the vendor's vocabulary, JSON or TOML. The sources of those\n\
+             # that replace the agent's hidden rule are admitted, too.\n\
+             rules = {rules}\n\
+             \n\
+             # Enforce all rules of these files, as a whole firewall policy.\n\
+             policy = {policy}\n\
+             \n\
+             # Ignore fields of rules that agent-fw does not know.\n\
+             lenient = {lenient}\n\
+             \n\
+             # On a relay: the sources that alone reach its port, TCP 4122.\n\
+             # An empty list leaves that port alone.\n\
+             relay = {relay}\n\
+             \n\
+             # Where the agent listens.\n\
+             port = {port}\n\
+             \n\
+             # bidirectional, manager-initiated, or agent-initiated (closed to all).\n\
+             direction = \"{direction}\"\n\
+             \n\
+             # What becomes of other sources: drop, or continue (to the host's other rules).\n\
+             otherwise = \"{otherwise}\"\n\
+             \n\
+             # Drop refused packets before routing and connection tracking, too.\n\
+             early_drop = {early_drop}\n\
+             \n\
+             # Write refused packets to the kernel's log, at most 10 a second.\n\
+             log = {log}\n\
+             \n\
+             # nft: a table of nf_tables; xdp: a program on each interface; or both.\n\
+             backend = \"{backend}\"\n\
+             \n\
+             # Interfaces for XDP; an empty list stands for each physical one that is up.\n\
+             interfaces = {interfaces}\n\
+             \n\
+             # native (in the driver) or generic.\n\
+             xdp_mode = \"{xdp_mode}\"\n\
+             \n"
+        );
+        let digest = digest(&text);
+        let _ = writeln!(text, "{DIGEST}{digest}");
+        text
+    }
+}
+
+/// A short digest of a text, in hexadecimal.
+pub(crate) fn digest(text: &str) -> String {
+    Sha256::digest(text)[..8].iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+/// Whether a `policy.toml` is no longer as agent-fw wrote it.
+pub fn is_edited(text: &str) -> bool {
+    let Some(line) = text.find(DIGEST) else { return true };
+    let written = text[line + DIGEST.len()..].strip_suffix('\n');
+    written != Some(digest(&text[..line]).as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Source;
+
+    fn configuration() -> Configuration {
+        let sources = ["region:us-1", "192.0.2.0/24", "file:/tmp/a \"quoted\" name.list"];
+        Configuration {
+            allow_from: sources.iter().map(|text| text.parse().expect("a source")).collect(),
+            allow_mac: vec!["02:00:00:00:00:01".parse().expect("a MAC address")],
+            rules: vec![ListFile::Path("/etc/my rules.json".into())],
+            policy: true,
+            relay: vec!["10.0.0.0/8".parse().expect("a source")],
+            log: true,
+            ..Configuration::default()
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let everyone = Configuration { allow_from: vec![Source::Any], ..Configuration::default() };
+        for configuration in [everyone, configuration()] {
+            let text = configuration.to_toml();
+            let read = Configuration::parse("policy.toml", &text).expect("written by us");
+            assert_eq!(read, configuration);
+            assert!(text.lines().all(|line| line.len() <= 80), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_change_by_hand_is_noticed() {
+        let text = configuration().to_toml();
+        assert!(!is_edited(&text));
+        assert!(is_edited(&text.replace("port = 4118", "port = 4119")));
+        assert!(is_edited(&format!("{text}log = false\n")));
+        assert!(is_edited("port = 4118\n"));
+    }
+
+    #[test]
+    fn faults_of_the_file_are_named_with_their_place() {
+        for (text, expected) in [
+            ("port = 70000\n", "policy.toml:1:8: "),
+            ("\nallow_form = []\n", "policy.toml:2:1: unknown field `allow_form`"),
+            (
+                "\nallow_from = [\"192.0.2.0/40\"]\n",
+                "policy.toml:2:14: `192.0.2.0/40`: column 11: ",
+            ),
+            ("otherwise = \"accept\"\n", "policy.toml:1:13: unknown variant `accept`"),
+            ("port = 0\n", "port 0 is no port"),
+            ("", "allow_from names no source"),
+            ("allow_from = []\nlog = true\n", "allow_from names no source"),
+            ("allow_from = [\"file:-\"]\n", "cannot be read at boot"),
+            ("allow_from = [\"file:a.list\"]\n", "needs a path from the root"),
+        ] {
+            let error = Configuration::parse("policy.toml", text).expect_err(text);
+            assert!(format!("{error:#}").contains(expected), "{error:#}");
+        }
+    }
+}
