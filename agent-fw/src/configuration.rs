@@ -8,6 +8,7 @@ pub use file::is_edited;
 
 use crate::firewall::Firewall;
 use crate::nft::{Extras, Image, Ruleset};
+use crate::outbound::{Destination, Outbound};
 use crate::policy::{Label, Others, Port};
 use crate::rule::{
     Addresses, Endpoint, Lowered, Match, Meaning, Rule, Written, closed, hidden_rule, lower,
@@ -118,6 +119,10 @@ pub struct Configuration {
     /// Sources that reach the port of a relay, TCP 4122, and nobody else does; none: it is left
     /// alone.
     pub relay: Vec<Source>,
+    /// What becomes of connections that this host opens.
+    pub outbound: Outbound,
+    /// Where services of the deployment's own are that this host opens connections to.
+    pub outbound_to: Vec<Destination>,
     /// The port that the agent listens on.
     pub port: u16,
     /// Who opens the connections.
@@ -145,6 +150,8 @@ impl Default for Configuration {
             policy: false,
             lenient: false,
             relay: Vec::new(),
+            outbound: Outbound::default(),
+            outbound_to: Vec::new(),
             port: Port::AGENT.0,
             direction: Mode::default(),
             otherwise: Others::default(),
@@ -234,8 +241,9 @@ impl Configuration {
         let mut rules = self.rules(catalogue, lists, &mut notices)?;
         let closes = self.direction == Mode::AgentInitiated;
         rules.extend(self.rules_of_files(rules.is_empty() && !closes, lists, &mut notices)?);
-        let relay = self.relay_rules(catalogue, lists, &mut notices)?;
-        let firewall = self.firewall(&rules, &relay)?;
+        let mut flags = self.relay_rules(catalogue, lists, &mut notices)?;
+        flags.extend(self.outbound_rules(catalogue, lists, &mut notices)?);
+        let firewall = self.firewall(&rules, &flags)?;
         notices.extend(firewall.iter().flat_map(beyond::remarks));
         let lowered = if closes { closed(port) } else { lower(rules, port, self.otherwise)? };
         let extras = Extras { early_drop: self.early_drop, log: self.log };
@@ -266,7 +274,9 @@ impl Configuration {
 
     /// The files that it names: lists, and rules.
     pub fn lists(&self) -> impl Iterator<Item = &ListFile> {
-        let sources = self.allow_from.iter().chain(&self.relay).filter_map(Source::list);
+        let services = self.outbound_to.iter().filter_map(|destination| destination.at.as_ref());
+        let sources = self.allow_from.iter().chain(&self.relay).chain(services);
+        let sources = sources.filter_map(Source::list);
         sources.chain(self.allow_mac.iter().filter_map(MacSource::list)).chain(&self.rules)
     }
 

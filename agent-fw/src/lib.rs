@@ -9,6 +9,7 @@ pub mod firewall;
 pub mod host;
 pub mod last_good;
 pub mod nft;
+pub mod outbound;
 pub mod policy;
 pub mod probe;
 pub mod rule;

@@ -17,6 +17,7 @@ mod messages;
 mod metrics;
 mod mutation;
 mod openness;
+mod outbound;
 mod ports;
 mod random_host;
 mod regions;
@@ -82,6 +83,7 @@ fn selection() -> Vec<&'static [Test]> {
         explain::TESTS,
         firewall::TRAFFIC,
         guard::TESTS,
+        outbound::TESTS,
         relay::TESTS,
         ruleset::TESTS,
         updates::TESTS,

@@ -131,6 +131,8 @@ fn as_json(configuration: &Configuration, compiled: &Compiled) -> Value {
         "ports": ports,
         "direction": configuration.direction.to_string(),
         "relay": configuration.relay,
+        "outbound": configuration.outbound,
+        "outbound_to": configuration.outbound_to,
         "otherwise": policy.others().to_string(),
         "admits_everyone": policy.admits_everyone(),
         "admissions": admissions,

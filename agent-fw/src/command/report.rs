@@ -2,6 +2,7 @@
 
 use crate::configuration::{Backend, Configuration};
 use crate::nft::Count;
+use crate::outbound::Outbound;
 use crate::policy::{
     AddressSet, Admission, Ledger, MacMatch, Notation, Ordinal, Others, Policy, Port, Range,
 };
@@ -190,6 +191,16 @@ pub(super) fn promises_beyond(configuration: &Configuration) {
         good("relay:", format_args!("TCP port {port} is closed to all but these sources"));
         list("--relay", relay.iter().map(ToString::to_string));
     }
+    match configuration.outbound {
+        Outbound::Untouched => return,
+        Outbound::NeedsOpen => {
+            good("outbound:", "what the agent needs stays open; the rest is left alone");
+        }
+        Outbound::DefaultDeny => {
+            good("outbound:", "what the agent needs stays open; the rest is dropped, but answers");
+        }
+    }
+    list("--outbound-to", configuration.outbound_to.iter().map(ToString::to_string));
 }
 
 /// The other promise, where it is not tested.

@@ -218,6 +218,8 @@ impl Findings {
             "port": configuration.map(|configuration| configuration.port),
             "direction": configuration.map(|configuration| configuration.direction.to_string()),
             "relay": configuration.map(|configuration| &configuration.relay),
+            "outbound": configuration.map(|configuration| configuration.outbound),
+            "outbound_to": configuration.map(|configuration| &configuration.outbound_to),
             "otherwise": policy.map(|policy| policy.others().to_string()),
             "admitted": admitted,
             "refused": total(&[REFUSED, REFUSED_EARLY]),

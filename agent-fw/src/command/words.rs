@@ -4,6 +4,7 @@ use super::outcome::{Failure, Result};
 use super::report;
 use crate::configuration::{Backend, Compiled, Configuration, Mode, XdpMode, digest};
 use crate::host;
+use crate::outbound::Outbound;
 use crate::policy::{Others, Port};
 use crate::source::{Catalogue, ListFile, Lists, OVERRIDES, Source};
 use anyhow::{Context as _, anyhow};
@@ -49,6 +50,25 @@ pub(super) struct Words {
     /// are. In tables of nf_tables, also with --backend both.
     #[arg(long, value_name = "SOURCE")]
     relay: Vec<String>,
+    /// Keep open what the agent needs outbound, whatever the rules of a --policy say
+    ///
+    /// DNS, NTP, 80 and 443 to any address, relays, and what else `agent-fw ports --role agent`
+    /// lists. Everything else is left alone.
+    #[arg(long)]
+    restrict_outbound: bool,
+    /// Besides, drop what else this host sends out and no rule admits
+    ///
+    /// But answers, ICMPv6 and loopback. Rules of a --policy open more. It takes
+    /// --restrict-outbound along.
+    #[arg(long)]
+    default_deny_outbound: bool,
+    /// Where a service of your own is, of those that stay open: SERVICE=ADDRESSES; repeatable
+    ///
+    /// Such as dns-server=192.0.2.53 or relay=file:PATH: what --allow-from takes, or `none`. A
+    /// service that is not named may be anywhere. What has no published addresses, 443 above all,
+    /// cannot be narrowed.
+    #[arg(long, value_name = "SERVICE=ADDRESSES")]
+    outbound_to: Vec<String>,
     /// The TCP port that the agent listens on
     #[arg(long, value_name = "PORT", default_value_t = Port::AGENT.0, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
@@ -93,13 +113,20 @@ impl Words {
         let allow_from = parse_all("--allow-from", &self.allow_from);
         let allow_mac = parse_all("--allow-mac", &self.allow_mac);
         let relay = parse_all("--relay", &self.relay);
-        let (allow_from, allow_mac, relay) = match (allow_from, allow_mac, relay) {
-            (Ok(sources), Ok(macs), Ok(relay)) => (sources, macs, relay),
-            (sources, macs, relay) => {
-                let faults = [sources.err(), macs.err(), relay.err()];
-                let faults: Vec<String> = faults.into_iter().flatten().collect();
-                return Err(Failure::Input(anyhow!(faults.join("\n"))));
-            }
+        let outbound_to = parse_all("--outbound-to", &self.outbound_to);
+        let (allow_from, allow_mac, relay, outbound_to) =
+            match (allow_from, allow_mac, relay, outbound_to) {
+                (Ok(sources), Ok(macs), Ok(relay), Ok(to)) => (sources, macs, relay, to),
+                (sources, macs, relay, to) => {
+                    let faults = [sources.err(), macs.err(), relay.err(), to.err()];
+                    let faults: Vec<String> = faults.into_iter().flatten().collect();
+                    return Err(Failure::Input(anyhow!(faults.join("\n"))));
+                }
+            };
+        let outbound = match (self.default_deny_outbound, self.restrict_outbound) {
+            (true, _) => Outbound::DefaultDeny,
+            (false, true) => Outbound::NeedsOpen,
+            (false, false) => Outbound::Untouched,
         };
         let Self { backend, interface: interfaces, xdp_mode, policy, lenient, .. } = self;
         let mut configuration = Configuration {
@@ -109,6 +136,8 @@ impl Words {
             policy,
             lenient,
             relay,
+            outbound,
+            outbound_to,
             port,
             direction,
             otherwise,
@@ -166,10 +195,12 @@ impl Configuration {
                 make_lasting(list, &mut lists).with_context(|| format!("--allow-from {name}"))?;
             }
         }
-        for source in &mut self.relay {
+        let services = self.outbound_to.iter_mut().filter_map(|to| to.at.as_mut());
+        let sources = self.relay.iter_mut().map(|source| ("--relay", source));
+        for (flag, source) in sources.chain(services.map(|source| ("--outbound-to", source))) {
             let name = source.to_string();
             if let Some(list) = source.list_mut() {
-                make_lasting(list, &mut lists).with_context(|| format!("--relay {name}"))?;
+                make_lasting(list, &mut lists).with_context(|| format!("{flag} {name}"))?;
             }
         }
         for source in &mut self.allow_mac {

@@ -2,10 +2,13 @@
 //! their own.
 
 use super::{Configuration, Mode};
+use crate::connectivity::Role;
 use crate::firewall::Firewall;
+use crate::outbound::{self, Destination, Outbound, Places};
 use crate::policy::{Others, Port};
 use crate::rule::{
-    Action, Addresses, Endpoint, Match, Rule, closing_rule, hidden_rule, is_limited, near_misses,
+    Action, Addresses, Direction, Endpoint, Match, Rule, closing_rule, hidden_rule, is_limited,
+    near_misses,
 };
 use crate::source::{Catalogue, Lists, Notice, resolve};
 use anyhow::bail;
@@ -13,7 +16,12 @@ use anyhow::bail;
 impl Configuration {
     /// Refuses what contradicts itself.
     pub(super) fn check_beyond(&self) -> anyhow::Result<()> {
-        for (is_given, flag) in [(self.policy, "--policy"), (!self.relay.is_empty(), "--relay")] {
+        let restricts_outbound = self.outbound != Outbound::Untouched;
+        for (is_given, flag) in [
+            (self.policy, "--policy"),
+            (!self.relay.is_empty(), "--relay"),
+            (restricts_outbound, "--restrict-outbound"),
+        ] {
             if is_given && !self.backend.has_table() {
                 bail!("{flag} needs tables of nf_tables: --backend must be nft or both");
             }
@@ -21,7 +29,34 @@ impl Configuration {
         if !self.relay.is_empty() && Port(self.port) == Port::RELAY {
             bail!("the agent cannot listen on the relay's port {}: change --port", Port::RELAY);
         }
-        Ok(())
+        if !restricts_outbound && !self.outbound_to.is_empty() {
+            bail!("--outbound-to is for --restrict-outbound or --default-deny-outbound: add one");
+        }
+        outbound::check(self.role(), &self.outbound_to)
+    }
+
+    /// What this host is: a relay contains an agent.
+    fn role(&self) -> Role {
+        if self.relay.is_empty() { Role::Agent } else { Role::Relay }
+    }
+
+    /// What --restrict-outbound says, in the vendor's vocabulary.
+    pub(super) fn outbound_rules(
+        &self,
+        catalogue: &Catalogue,
+        lists: &Lists,
+        notices: &mut Vec<Notice>,
+    ) -> anyhow::Result<Vec<Rule>> {
+        if self.outbound == Outbound::Untouched {
+            return Ok(Vec::new());
+        }
+        let mut places = Places::new();
+        for Destination { service, at } in &self.outbound_to {
+            let resolved = resolve("--outbound-to", at.as_slice(), catalogue, lists)?;
+            notices.extend(resolved.notices);
+            places.entry(service.clone()).or_default().extend(resolved.addresses);
+        }
+        outbound::rules(self.role(), &places)
     }
 
     /// What --relay says, in the vendor's vocabulary: these sources reach the relay's port, and so
@@ -83,7 +118,13 @@ impl Configuration {
             None if flags.is_empty() => return Ok(None),
             None => Vec::new(),
         };
-        Ok(Some(Firewall::new(written.into_iter().chain(&closing).chain(flags))?))
+        let denies = self.outbound == Outbound::DefaultDeny;
+        // What the agent answers is needed, and a Bypass has no state by which it would get out.
+        let is_bypass = |rule: &&Rule| denies && rule.action == Action::Bypass;
+        let answers: Vec<Rule> = replacing().filter(is_bypass).map(outbound::answers_to).collect();
+        let all = written.into_iter().chain(&closing).chain(flags).chain(&answers);
+        let firewall = Firewall::new(all)?;
+        Ok(Some(if denies { firewall.denying(Direction::Outgoing) } else { firewall }))
     }
 }
 

@@ -38,7 +38,9 @@ impl Configuration {
 
     /// The text of `policy.toml`.
     pub fn to_toml(&self) -> String {
-        let Self { port, direction, otherwise, early_drop, log, backend, xdp_mode, .. } = self;
+        let Self {
+            outbound, port, direction, otherwise, early_drop, log, backend, xdp_mode, ..
+        } = self;
         let list = |values: Vec<String>| -> String {
             let quoted = values.into_iter().map(|value| toml::Value::String(value).to_string());
             match quoted.collect::<Vec<_>>() {
@@ -51,6 +53,7 @@ impl Configuration {
         let interfaces = list(self.interfaces.clone());
         let rules = list(self.rules.iter().cloned().map(String::from).collect());
         let relay = list(self.relay.iter().map(ToString::to_string).collect());
+        let outbound_to = list(self.outbound_to.iter().map(ToString::to_string).collect());
         let (policy, lenient) = (self.policy, self.lenient);
         let mut text = format!(
             "# Who may reach the security agent's port. After a change: agent-fw apply\n\
@@ -75,6 +78,14 @@ impl Configuration {
              # On a relay: the sources that alone reach its port, TCP 4122.\n\
              # An empty list leaves that port alone.\n\
              relay = {relay}\n\
+             \n\
+             # Connections that this host opens: untouched; needs-open (what the agent needs,\n\
+             # whatever the rules of a policy say); or default-deny (and nothing else).\n\
+             outbound = \"{outbound}\"\n\
+             \n\
+             # Where services of your own are, such as \"dns-server=192.0.2.53\"; others may\n\
+             # be anywhere. \"relay=none\": there is none.\n\
+             outbound_to = {outbound_to}\n\
              \n\
              # Where the agent listens.\n\
              port = {port}\n\
@@ -125,6 +136,7 @@ pub fn is_edited(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outbound::Outbound;
     use crate::source::Source;
 
     fn configuration() -> Configuration {
@@ -135,6 +147,10 @@ mod tests {
             rules: vec![ListFile::Path("/etc/my rules.json".into())],
             policy: true,
             relay: vec!["10.0.0.0/8".parse().expect("a source")],
+            outbound: Outbound::DefaultDeny,
+            outbound_to: ["dns-server=192.0.2.53", "service-gateway=none"]
+                .map(|text| text.parse().expect("a destination"))
+                .into(),
             log: true,
             ..Configuration::default()
         }

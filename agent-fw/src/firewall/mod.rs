@@ -20,6 +20,8 @@ use crate::rule::{Action, Direction, Priority};
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Firewall {
     rules: Vec<Rule>,
+    /// The direction that is restrictive whatever the rules are.
+    denied: Option<Direction>,
 }
 
 /// What becomes of a packet.
@@ -40,7 +42,14 @@ impl Firewall {
     ) -> Result<Self, FirewallError> {
         let mut rules: Vec<Rule> = rules.into_iter().map(Rule::new).collect::<Result<_, _>>()?;
         rules.sort_by_key(Rule::rank);
-        Ok(Self { rules })
+        Ok(Self { rules, denied: None })
+    }
+
+    /// The same rules where what none of them admits in this direction is dropped, as if there were
+    /// an Allow.
+    #[must_use]
+    pub fn denying(self, direction: Direction) -> Self {
+        Self { denied: Some(direction), ..self }
     }
 
     /// The rules, in the order in which they are evaluated.
@@ -68,7 +77,7 @@ impl Firewall {
         if self.passes_without_rule(packet) { Verdict::Pass } else { Verdict::Drop }
     }
 
-    /// What no rule is about passes, until an Allow makes its direction restrictive. Even then pass
+    /// What no rule is about passes, unless its direction is restrictive. Even then pass
     /// `ICMPv6`, which no IPv6 goes without, and answers to what passed with state.
     fn passes_without_rule(&self, packet: &Packet) -> bool {
         match &packet.payload {
@@ -83,7 +92,7 @@ impl Firewall {
 
     /// Whether a direction is restrictive: what no rule admits is dropped.
     pub fn restricts(&self, direction: Direction) -> bool {
-        self.allows(direction).next().is_some()
+        self.denied == Some(direction) || self.allows(direction).next().is_some()
     }
 
     /// Whether a direction is restrictive for ARP. Only a rule that names ARP makes it so: without

@@ -51,6 +51,9 @@ fn the_kernel_decides_by_random_firewall_policies_as_the_specification_says() ->
         while tried < pairs {
             let rules = rules(&mut chance);
             let firewall = Firewall::new(&rules)?;
+            // By an Allow, a direction is restrictive in most; by default, in some.
+            let denied = [Direction::Incoming, Direction::Outgoing][chance.below(2)];
+            let firewall = if chance.once_in(4) { firewall.denying(denied) } else { firewall };
             let log = chance.once_in(4);
             enforce(&firewall, log).with_context(|| format!("{rules:#?}"))?;
             clear()?;
