@@ -36,7 +36,7 @@ impl Metrics {
             return Ok(Outcome::Done);
         }
         privilege::require_net_admin("metrics")?;
-        let findings = Findings::gather()?;
+        let findings = Findings::gather("metrics")?;
         let text = text(&findings).context("the metrics contradict each other")?;
         match &self.output {
             Some(path) => write(path, &text)?,

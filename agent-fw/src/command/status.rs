@@ -7,12 +7,16 @@ use super::report::{self, say};
 use super::words::installed;
 use crate::configuration::{Compiled, Configuration};
 use crate::contact::Contact;
-use crate::host::{self, privilege};
+use crate::host::{self, lock, privilege};
 use crate::nft::{Count, Counter, LEFT, Nftables, REFUSED, REFUSED_EARLY, Stamp};
 use crate::policy::PolicyHash;
 use crate::source::Lists;
 use crate::xdp::{self, Admitted, Counters};
 use serde_json::{Map, Value, json};
+use std::time::Duration;
+
+/// How long another agent-fw's work is waited for. What takes longer is shown as it stands.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Shows the policy, whether the kernel enforces it, and what was admitted and refused
 ///
@@ -45,7 +49,7 @@ pub(super) struct Findings {
 impl Status {
     pub(super) fn run(self) -> Result<Outcome> {
         privilege::require_net_admin("status")?;
-        let findings = Findings::gather()?;
+        let findings = Findings::gather("status")?;
         let check = self.check.then(|| Check::of(&findings));
         if self.json {
             let mut json = findings.to_json();
@@ -63,7 +67,24 @@ impl Status {
 }
 
 impl Findings {
-    pub(super) fn gather() -> Result<Self> {
+    /// Looks at everything. What differs may be the half of another agent-fw's work: then it looks
+    /// again when that is done.
+    pub(super) fn gather(command: &str) -> Result<Self> {
+        let mut findings = Self::look()?;
+        if !findings.agree()
+            && findings.is_something()
+            && let Ok(_lock) = lock::acquire(command, PATIENCE)
+        {
+            findings = Self::look()?;
+        }
+        if findings.held.is_something() {
+            // What cannot be written down is not known the next time: no reason to say nothing now.
+            findings.contact = Contact::note(&heartbeat::counted(&findings)).ok();
+        }
+        Ok(findings)
+    }
+
+    fn look() -> Result<Self> {
         let (wanted, fault) = match wanted() {
             Ok(wanted) => (wanted, None),
             Err(failure) => (None, Some(format!("{:#}", failure.error()))),
@@ -73,12 +94,12 @@ impl Findings {
             held.differences(configuration, compiled)
         });
         let counters = xdp::counters()?;
-        let mut findings = Self { wanted, fault, held, counters, differences, contact: None };
-        if findings.held.is_something() {
-            // What cannot be written down is not known the next time: no reason to say nothing now.
-            findings.contact = Contact::note(&heartbeat::counted(&findings)).ok();
-        }
-        Ok(findings)
+        Ok(Self { wanted, fault, held, counters, differences, contact: None })
+    }
+
+    /// Whether somebody wants a policy, or the kernel has one.
+    fn is_something(&self) -> bool {
+        self.is_wanted() || self.held.is_something()
     }
 
     pub(super) fn agree(&self) -> bool {
