@@ -2,8 +2,9 @@
 
 use crate::scene::{AGENT, PATIENCE, address, admitted, install, status};
 use crate::tests;
-use agent_fw_lab::packet::{Ethernet, Ipv4, Segment, Tcp};
-use agent_fw_lab::{Conversation, Lab, Listener, Outcome, Peer, Wire, agent_fw, feed, rounds, run};
+use agent_fw_lab::{
+    Conversation, Lab, Listener, Outcome, Peer, agent_fw, feed, knock, rounds, run,
+};
 use anyhow::{Context as _, Result, ensure};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -78,7 +79,7 @@ fn a_listed_connection_goes_on_through_1000_updates_and_nothing_is_lost_or_let_i
         let done = AtomicBool::new(false);
         let (said, tried) = std::thread::scope(|scope| -> Result<(u64, u64)> {
             let talking = scope.spawn(|| peer.enter(|| talk(&mut conversation, &done))?);
-            let knocking = scope.spawn(|| peer.enter(|| knock(&peer, unlisted, &done))?);
+            let knocking = scope.spawn(|| peer.enter(|| knock(&peer, unlisted, AGENT, &done))?);
             let updated = update(count);
             done.store(true, Ordering::Relaxed);
             let said = talking.join().ok().context("the listed source panicked")??;
@@ -130,29 +131,6 @@ pub(crate) fn talk(conversation: &mut Conversation, done: &AtomicBool) -> Result
         said += 1;
     }
     Ok(said)
-}
-
-/// Sends SYNs and fails at the first answer.
-pub(crate) fn knock(peer: &Peer, source: Ipv4Addr, done: &AtomicBool) -> Result<u64> {
-    let ethernet = Ethernet::new(peer.mac()?, peer.host_mac());
-    let wire = Wire::open(peer.own_interface())?;
-    let mut tried = 0;
-    let answer = |frame: &[u8]| {
-        Segment::parse(frame).filter(|segment| segment.destination.ip() == IpAddr::V4(source))
-    };
-    // An emulated processor comes to read its queue of 256 frames more seldom; what does not fit in
-    // there is lost, the listed source's, too.
-    let burst = u16::try_from(rounds(64))?;
-    while !done.load(Ordering::Relaxed) {
-        for port in 1024..1024 + burst {
-            let syn = ethernet / Ipv4::new(source, peer.host_v4()) / Tcp::syn(port, AGENT);
-            wire.send(&syn.bytes())?;
-            tried += 1;
-        }
-        let seen = wire.find(Duration::from_millis(2), answer)?;
-        ensure!(seen.is_none(), "after {tried} SYNs: {seen:?}");
-    }
-    Ok(tried)
 }
 
 fn counters_go_on_through_updates() -> Result<()> {

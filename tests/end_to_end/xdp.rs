@@ -7,7 +7,7 @@ use crate::{tests, updates};
 use agent_fw::xdp::OBJECT;
 use agent_fw_lab::packet::{Ethernet, Ipv4, Tcp, Vlan};
 use agent_fw_lab::{
-    Conversation, Lab, Listener, Outcome, Peer, Wire, agent_fw, command, feed, run,
+    Conversation, Lab, Listener, Outcome, Peer, Wire, agent_fw, command, feed, knock, run,
 };
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{Xdp, XdpMode};
@@ -145,7 +145,7 @@ pub(crate) fn under_traffic(peer: &Peer, work: impl FnOnce() -> Result<()>) -> R
     let done = AtomicBool::new(false);
     let counts = std::thread::scope(|scope| -> Result<(u64, u64)> {
         let talking = scope.spawn(|| peer.enter(|| updates::talk(&mut talk, &done))?);
-        let knocking = scope.spawn(|| peer.enter(|| updates::knock(peer, unlisted, &done))?);
+        let knocking = scope.spawn(|| peer.enter(|| knock(peer, unlisted, AGENT, &done))?);
         let worked = work();
         done.store(true, Ordering::Relaxed);
         let said = talking.join().ok().context("the listed source panicked")??;

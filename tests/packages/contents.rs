@@ -1,7 +1,7 @@
 //! What is in the packages.
 
-use crate::{package, tests};
-use agent_fw_lab::{Lab, agent_fw, output, run};
+use crate::tests;
+use agent_fw_lab::{Lab, agent_fw, output, package, run};
 use anyhow::{Context as _, Result, ensure};
 use std::fs;
 use std::path::Path;

@@ -1,13 +1,11 @@
 //! What dpkg makes of a host: this machine's own Debian, of which the lab sees changes alone.
 
-use crate::{package, tests};
-use agent_fw_lab::packet::{Ethernet, Ipv4, Segment, Tcp};
-use agent_fw_lab::{Lab, Listener, Outcome, Peer, Wire, connect, output, run};
+use crate::tests;
+use agent_fw_lab::{Lab, Listener, Outcome, Peer, connect, output, package, run, while_knocking};
 use anyhow::{Context as _, Result, ensure};
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 tests![
@@ -18,7 +16,7 @@ tests![
     what_was_installed_from_the_sources_gives_way_to_debians_package,
 ];
 
-const AGENT: u16 = 4118;
+pub(crate) const AGENT: u16 = 4118;
 pub(crate) const LISTED: Ipv4Addr = Ipv4Addr::new(34, 205, 5, 1);
 pub(crate) const UNLISTED: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 /// The program of the package, whatever else PATH has.
@@ -47,7 +45,7 @@ fn install(of: &str) -> Result<String> {
     dpkg(&["--install", &package(of, ".deb")?.to_string_lossy()])
 }
 
-fn install_policy() -> Result<String> {
+pub(crate) fn install_policy() -> Result<String> {
     run([AGENT_FW, "install", "--untested", "--allow-from", "region:us-1"])
 }
 
@@ -56,7 +54,7 @@ pub(crate) fn outcome(peer: &Peer, source: Ipv4Addr) -> Result<Outcome> {
     peer.enter(|| connect(source.into(), agent, Duration::from_millis(700)))?
 }
 
-fn ensure_open(peer: &Peer) -> Result<()> {
+pub(crate) fn ensure_open(peer: &Peer) -> Result<()> {
     for source in [LISTED, UNLISTED] {
         let seen = outcome(peer, source)?;
         ensure!(seen == Outcome::Talked, "{source}: {seen}");
@@ -106,14 +104,11 @@ fn while_debian_upgrades_no_unlisted_source_is_answered() -> Result<()> {
         ensure!(installed()? == version("older")?);
         install_policy()?;
         ensure_closed(peer)?;
-        let done = AtomicBool::new(false);
-        let tried = std::thread::scope(|scope| -> Result<u64> {
-            let knocking = scope.spawn(|| peer.enter(|| knock(peer, UNLISTED, &done))?);
-            let upgraded = install("newer").and_then(|_| install("older"));
-            let upgraded = upgraded.and_then(|_| install("newer"));
-            done.store(true, Ordering::Relaxed);
-            let tried = knocking.join().ok().context("the unlisted source panicked")??;
-            upgraded.map(|_| tried)
+        let tried = while_knocking(peer, UNLISTED, AGENT, || {
+            for version in ["newer", "older", "newer"] {
+                install(version)?;
+            }
+            Ok(())
         })?;
         println!("{tried} SYNs of an unlisted source during three upgrades");
         ensure!(tried > 1000, "too few SYNs: {tried}");
@@ -122,30 +117,12 @@ fn while_debian_upgrades_no_unlisted_source_is_answered() -> Result<()> {
         ensure_closed(peer)?;
         // The same source is answered where no policy stands in its way.
         run([AGENT_FW, "uninstall"])?;
-        let answered = peer.enter(|| knock(peer, UNLISTED, &AtomicBool::new(false)))?;
+        let answered = while_knocking(peer, UNLISTED, AGENT, || {
+            Ok(std::thread::sleep(Duration::from_secs(1)))
+        });
         ensure!(answered.is_err(), "the SYNs would not have been answered anyhow");
         Ok(())
     })
-}
-
-/// Sends SYNs, and fails at the first answer.
-fn knock(peer: &Peer, source: Ipv4Addr, done: &AtomicBool) -> Result<u64> {
-    let ethernet = Ethernet::new(peer.mac()?, peer.host_mac());
-    let wire = Wire::open(peer.own_interface())?;
-    let answer = |frame: &[u8]| {
-        Segment::parse(frame).filter(|segment| segment.destination.ip() == IpAddr::V4(source))
-    };
-    let mut tried = 0;
-    while !done.load(Ordering::Relaxed) {
-        for port in 1024..1024 + 16 {
-            let syn = ethernet / Ipv4::new(source, peer.host_v4()) / Tcp::syn(port, AGENT);
-            wire.send(&syn.bytes())?;
-            tried += 1;
-        }
-        let seen = wire.find(Duration::from_millis(2), answer)?;
-        ensure!(seen.is_none(), "after {tried} SYNs: {seen:?}");
-    }
-    Ok(tried)
 }
 
 fn removed_by_debian_it_lets_go_of_the_port_and_comes_back_with_its_policy() -> Result<()> {

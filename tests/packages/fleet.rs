@@ -1,8 +1,8 @@
 //! The Ansible role, on two hosts at once.
 
 use crate::dpkg::{AGENT_FW, LISTED, UNLISTED, ensure_closed, host, outcome};
-use crate::{package, tests};
-use agent_fw_lab::{Finished, Outcome, Peer, command, run};
+use crate::tests;
+use agent_fw_lab::{Finished, Outcome, Peer, command, package, run};
 use anyhow::{Context as _, Result, ensure};
 use nix::unistd::{getpid, gettid};
 use std::fs;

@@ -9,15 +9,10 @@ mod dpkg;
 mod fleet;
 mod rpm;
 
-use agent_fw_lab::Lab;
-use anyhow::{Context as _, Result};
+use agent_fw_lab::{Lab, PACKAGES};
+use anyhow::Result;
 use libtest_mimic::{Arguments, Trial};
-use std::fs;
-use std::path::{Path, PathBuf};
-
-/// Names the directory of the packages, in the environment. There are `older` and `newer`, of the
-/// same program, and `again`, the newer ones built a second time.
-const PACKAGES: &str = "AGENT_FW_PACKAGES";
+use std::path::Path;
 
 /// A test, by its name.
 type Test = (&'static str, fn() -> Result<()>);
@@ -52,14 +47,4 @@ fn main() {
         Trial::test(name, run).with_ignored_flag(skipped)
     });
     libtest_mimic::run(&arguments, trials.collect()).exit();
-}
-
-/// A package of `older`, `newer` or `again`, by how its name ends.
-fn package(of: &str, ending: &str) -> Result<PathBuf> {
-    let directory = std::env::var_os(PACKAGES).map(PathBuf::from).context("no packages")?.join(of);
-    let entries = fs::read_dir(&directory).with_context(|| directory.display().to_string())?;
-    let mut paths = entries.flatten().map(|entry| entry.path());
-    paths
-        .find(|path| path.to_string_lossy().ends_with(ending))
-        .with_context(|| format!("there is no *{ending} in {}", directory.display()))
 }

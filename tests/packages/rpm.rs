@@ -1,12 +1,17 @@
 //! What rpm makes of its package.
 
-use crate::{package, tests};
-use agent_fw_lab::{Lab, output, run};
+use crate::dpkg::{AGENT, AGENT_FW, UNLISTED, ensure_closed, ensure_open, host, install_policy};
+use crate::tests;
+use agent_fw_lab::{Lab, output, package, run, while_knocking};
 use anyhow::{Result, ensure};
 use std::fs;
 use std::path::Path;
 
-tests![rpm_finds_its_package_whole, rpm_installs_upgrades_and_removes_it_in_a_root_of_its_own,];
+tests![
+    rpm_finds_its_package_whole,
+    rpm_installs_upgrades_and_removes_it_in_a_root_of_its_own,
+    while_rpm_upgrades_on_debian_no_unlisted_source_is_answered_and_removed_it_lets_go,
+];
 
 fn rpm_finds_its_package_whole() -> Result<()> {
     let package = package("newer", ".rpm")?;
@@ -19,7 +24,7 @@ fn rpm_finds_its_package_whole() -> Result<()> {
     Ok(())
 }
 
-/// The root has no libraries and no shell: dependencies and scripts are another matter.
+/// The root has no libraries and no shell, so that no script can run.
 fn rpm(words: &[&str], package: &Path) -> Result<String> {
     let root = ["rpm", "--root", "/run/root", "--nodeps", "--noscripts"];
     run(root.iter().chain(words).map(Path::new).chain([package]))
@@ -40,5 +45,36 @@ fn rpm_installs_upgrades_and_removes_it_in_a_root_of_its_own() -> Result<()> {
         let left = run(["find", "/run/root/usr", "-name", "*agent-fw*"])?;
         ensure!(left.is_empty(), "left: {left}");
         Ok(())
+    })
+}
+
+/// With its scripts. The libraries are there, but Debian's, of which rpm knows nothing.
+fn while_rpm_upgrades_on_debian_no_unlisted_source_is_answered_and_removed_it_lets_go() -> Result<()>
+{
+    let rpm = |words: &[&str], of: &str| -> Result<String> {
+        let package = package(of, ".rpm")?;
+        run(["rpm", "--nodeps"].iter().chain(words).map(Path::new).chain([package.as_path()]))
+    };
+    host(|_, peer| {
+        rpm(&["--install"], "older")?;
+        install_policy()?;
+        ensure_closed(peer)?;
+        let tried = while_knocking(peer, UNLISTED, AGENT, || {
+            rpm(&["--upgrade"], "newer")?;
+            rpm(&["--upgrade", "--oldpackage"], "older")?;
+            rpm(&["--upgrade"], "newer").map(drop)
+        })?;
+        println!("{tried} SYNs of an unlisted source during three upgrades");
+        ensure!(tried > 1000, "too few SYNs: {tried}");
+        run([AGENT_FW, "verify"])?;
+        ensure_closed(peer)?;
+        run(["rpm", "--nodeps", "--erase", "agent-fw"])?;
+        ensure_open(peer)?;
+        ensure!(run(["nft", "list", "ruleset"])?.is_empty());
+        let policy = fs::read_to_string("/etc/agent-fw/policy.toml")?;
+        ensure!(policy.contains("region:us-1"), "{policy}");
+        rpm(&["--install"], "newer")?;
+        run([AGENT_FW, "apply"])?;
+        ensure_closed(peer)
     })
 }

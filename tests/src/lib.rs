@@ -35,10 +35,12 @@ mod effort;
 #[cfg(test)]
 mod filter;
 mod firewalld;
+mod knock;
 mod lab;
 mod mac;
 mod namespace;
 mod outcome;
+mod package;
 pub mod packet;
 mod peer;
 mod ping;
@@ -53,10 +55,12 @@ pub use command::{
 };
 pub use effort::{EMULATED, rounds};
 pub use firewalld::Firewalld;
+pub use knock::{knock, while_knocking};
 pub use lab::Lab;
 pub use mac::MacAddr;
 pub use namespace::Namespace;
 pub use outcome::Outcome;
+pub use package::{PACKAGES, package};
 pub use peer::Peer;
 pub use ping::ping;
 pub use tcp::{Conversation, Listener, connect};
