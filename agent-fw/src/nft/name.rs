@@ -11,10 +11,13 @@ pub enum TableName {
     Firewall,
     /// What that policy says of ARP, which no table of the family `inet` sees.
     Arp,
+    /// The gate a second time, the guard's own, on kernels where no process can own the gate itself
+    /// and leave it behind.
+    Twin,
 }
 
 impl TableName {
-    /// All of them.
+    /// Those that hold a policy. A twin holds none of its own, and is its guard's matter.
     pub const ALL: [Self; 3] = [Self::Gate, Self::Firewall, Self::Arp];
 
     /// Its name, without the family.
@@ -22,13 +25,14 @@ impl TableName {
         match self {
             Self::Gate => "agent_fw",
             Self::Firewall | Self::Arp => "agent_fw_policy",
+            Self::Twin => "agent_fw_guard",
         }
     }
 
     /// Its family: what packets it sees.
     pub const fn family(self) -> &'static str {
         match self {
-            Self::Gate | Self::Firewall => "inet",
+            Self::Gate | Self::Firewall | Self::Twin => "inet",
             Self::Arp => "arp",
         }
     }

@@ -56,6 +56,19 @@ impl<R> Table<R> {
     }
 }
 
+impl Image {
+    /// The same gate in a table of its own, behind the first: what that one refuses, it has refused,
+    /// and counted, before this one sees it.
+    #[must_use]
+    pub fn into_twin(self) -> Self {
+        let mut twin = Self { name: TableName::Twin, ..self };
+        for base in twin.chains.iter_mut().filter_map(|chain| chain.base.as_mut()) {
+            base.priority += 1;
+        }
+        twin
+    }
+}
+
 /// A named counter.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Counter {

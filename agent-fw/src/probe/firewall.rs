@@ -73,6 +73,7 @@ impl Firewall {
             && ["INPUT", "PREROUTING"].contains(&base.chain.as_str());
         Some(match base.table.as_str() {
             ours if TableName::ALL.iter().any(|table| table.name() == ours) => return None,
+            twin if twin == TableName::Twin.name() => return None,
             "firewalld" => Self::Firewalld(None),
             _ if is_iptables && (has("ufw-") || has("ufw6-")) => Self::Ufw,
             _ if is_iptables && (has("IN_public") || has("INPUT_ZONES")) => Self::Firewalld(None),

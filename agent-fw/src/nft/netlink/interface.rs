@@ -69,12 +69,13 @@ pub(super) const fn table_name(table: TableName) -> &'static CStr {
     match table {
         TableName::Gate => c"agent_fw",
         TableName::Firewall | TableName::Arp => c"agent_fw_policy",
+        TableName::Twin => c"agent_fw_guard",
     }
 }
 
 pub(super) const fn family(table: TableName) -> ProtoFamily {
     match table {
-        TableName::Gate | TableName::Firewall => ProtoFamily::Inet,
+        TableName::Gate | TableName::Firewall | TableName::Twin => ProtoFamily::Inet,
         TableName::Arp => ProtoFamily::Arp,
     }
 }

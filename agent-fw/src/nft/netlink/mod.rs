@@ -17,6 +17,17 @@ use super::table::Image;
 use encode::Transaction;
 use socket::Socket;
 
+/// What a connection keeps from everybody else's hands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hold {
+    /// All of agent-fw's tables.
+    Tables,
+    /// A twin of the gate.
+    Twin,
+    /// Nothing: there is nothing, or the kernel is too old.
+    Nothing,
+}
+
 /// A connection to the nf_tables of this network namespace.
 pub struct Nftables {
     socket: Socket,
@@ -81,12 +92,25 @@ impl Nftables {
     }
 
     /// Makes the tables that are there this connection's own: until it ends, nobody else can change
-    /// or delete them, and they stay when it has ended. Tells whether the kernel can do that (Linux
-    /// 6.9).
-    pub fn own(&mut self) -> Result<bool, NetlinkError> {
+    /// or delete them, and they stay when it has ended (Linux 6.9). Where the kernel cannot do that,
+    /// makes a twin of the gate that is its own and ends with it (Linux 5.12).
+    pub fn own(&mut self) -> Result<Hold, NetlinkError> {
         let tables = self.read_tables()?;
+        if self.own_all(&tables)? {
+            return Ok(Hold::Tables);
+        }
+        let Some(gate) = tables.iter().find(|live| live.image.name == TableName::Gate) else {
+            return Ok(Hold::Nothing);
+        };
+        let twin = gate.image.clone().into_twin();
         let mut transaction = Transaction::new();
-        for live in &tables {
+        transaction.create_for_now(&twin);
+        Ok(if self.succeeds(transaction)? { Hold::Twin } else { Hold::Nothing })
+    }
+
+    fn own_all(&mut self, tables: &[Live]) -> Result<bool, NetlinkError> {
+        let mut transaction = Transaction::new();
+        for live in tables {
             match live.tenure {
                 Tenure::Owned => {}
                 Tenure::Orphan => transaction.adopt(&live.image),
@@ -97,6 +121,11 @@ impl Nftables {
         if transaction.parts.len() == 0 {
             return Ok(!tables.is_empty());
         }
+        self.succeeds(transaction)
+    }
+
+    /// Whether the kernel knows how to do it.
+    fn succeeds(&mut self, transaction: Transaction<'_>) -> Result<bool, NetlinkError> {
         match self.socket.transact(transaction) {
             Ok(()) => Ok(true),
             Err(error) if error.is_unsupported() => Ok(false),

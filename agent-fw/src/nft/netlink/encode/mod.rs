@@ -57,6 +57,11 @@ impl<'a> Transaction<'a> {
         self.create_with(image, TABLE_OWNER | TABLE_PERSIST);
     }
 
+    /// Makes the table likewise, as the connection's own, with which it ends.
+    pub(super) fn create_for_now(&mut self, image: &'a Image) {
+        self.create_with(image, TABLE_OWNER);
+    }
+
     /// Makes a table that has outlived its owner the connection's own.
     pub(super) fn adopt(&mut self, image: &'a Image) {
         let (table, comment) = (image.name, Some(image.comment.as_str()));
