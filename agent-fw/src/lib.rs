@@ -14,6 +14,7 @@ pub mod policy;
 pub mod probe;
 pub mod rule;
 pub mod source;
+pub mod tls;
 pub mod truth;
 #[cfg_attr(not(feature = "xdp"), path = "xdp/absent.rs")]
 pub mod xdp;

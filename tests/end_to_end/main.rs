@@ -2,6 +2,7 @@
 //! a laboratory of its own. A test's name is the sentence that it proves.
 
 mod admission;
+mod agent_tls;
 mod boot_unit;
 mod bystanders;
 mod chance;
@@ -94,6 +95,7 @@ fn selection() -> Vec<&'static [Test]> {
     let mut selection = [&kernel[..], &[tc]].concat();
     if std::env::var_os(EMULATED).is_none() {
         selection.extend([
+            agent_tls::TESTS,
             boot_unit::TESTS,
             doctor::TESTS,
             exceptions::TESTS,

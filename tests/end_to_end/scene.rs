@@ -79,3 +79,20 @@ pub(crate) fn admitted(status: &Value, by: &str) -> u64 {
     let all = status["admitted"].as_array().into_iter().flatten();
     all.filter(|entry| entry["by"] == by).filter_map(|entry| entry["packets"].as_u64()).sum()
 }
+
+/// What doctor says, and its exit code.
+pub(crate) fn doctor() -> Result<(Value, Option<i32>)> {
+    let finished = agent_fw(["doctor", "--json"])?;
+    let value = serde_json::from_str(&finished.stdout)
+        .with_context(|| format!("doctor's answer is no JSON: {finished}"))?;
+    Ok((value, finished.code))
+}
+
+/// Doctor's check of this name: how it came out, and what was seen.
+pub(crate) fn check(name: &str) -> Result<(String, String)> {
+    let (value, _) = doctor()?;
+    let all = value["checks"].as_array().context("checks")?;
+    let check = all.iter().find(|check| check["check"] == name).context(name.to_owned())?;
+    let word = |key: &str| check[key].as_str().unwrap_or_default().to_owned();
+    Ok((word("health"), word("seen")))
+}

@@ -131,6 +131,15 @@ const NEEDS: &[Need] = &[
     },
     Need {
         group: Group::Test,
+        probe: Probe::Program("openssl"),
+        why: "speaks TLS as the agent of a test's host",
+        apt: &["openssl"],
+        dnf: &["openssl"],
+        pacman: &["openssl"],
+        apk: &["openssl"],
+    },
+    Need {
+        group: Group::Test,
         probe: Probe::Program("dbus-daemon"),
         why: "is the message bus of a test's firewalld",
         apt: &["dbus-daemon"],

@@ -1,15 +1,20 @@
 //! `agent-fw explain`: asks the running kernel whether a source reaches the agent's port.
 
 use super::outcome::{Failure, Outcome, Result};
-use super::report::{self, say};
+use super::report::say;
+use super::sample::{self, Sample};
 use super::status::wanted;
+use super::trial::{Answer, Trial};
+use super::words::catalogue;
 use super::{Patience, road};
+use crate::host::interface::{self, Interface};
 use crate::host::{lock, privilege};
-use crate::policy::{MacAddr, MacMatch, Packet, Policy, Port, Range, Transport, Verdict};
-use crate::probe::{self, Case, Conclusion, Question, Road, Session};
+use crate::policy::{MacAddr, Port};
+use crate::probe::{self, Case, Conclusion, Question, Routes};
 use anyhow::anyhow;
-use serde_json::{Value, json};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 /// Asks the kernel whether a source reaches the agent's port, and if not, which rule stops it
 ///
@@ -33,7 +38,8 @@ pub(super) struct Explain {
     /// The interface that it comes in by; without it, the one towards the source
     #[arg(long, value_name = "NAME")]
     interface: Option<String>,
-    /// Ask for a source of each admitted range and for one that is not admitted
+    /// Ask for a source of each admitted prefix and for one that is not admitted, by every interface
+    /// with a route to it
     #[arg(long, conflicts_with_all = ["from", "to"])]
     all: bool,
     /// Print JSON
@@ -79,168 +85,58 @@ impl Explain {
                 "no policy is installed, of which the sources could be tried; --from names one"
             )));
         };
-        let policy = &compiled.lowered.policy;
+        let lowered = &compiled.lowered;
         let port = Port(self.port.unwrap_or(configuration.port));
-        let samples = samples(policy, MOST);
-        let left_out = samples.left_out;
-        let mut sessions = Sessions::default();
-        let answers: Vec<Answer> = samples
-            .sources
-            .into_iter()
-            .map(|(source, mac)| {
-                let question = self.question(source, port);
-                let question = Question { mac: self.mac.or(mac), ..question };
-                Answer::to(&question, policy, &mut sessions)
-            })
+        let catalogue = catalogue()?;
+        let samples: Vec<Sample> = sample::admitted(&lowered.policy, &lowered.ledger, &catalogue)
+            .chain(sample::stranger(&lowered.policy))
             .collect();
-        let is_good = answers.iter().all(Answer::is_as_promised);
-        if self.json {
-            let answers: Vec<Value> = answers.iter().map(Answer::to_json).collect();
-            say!(
-                "{:#}",
-                json!({ "answers": answers, "as_promised": is_good, "left_out": left_out })
-            );
-        } else {
-            answers.iter().for_each(Answer::print);
-            if left_out > 0 {
-                report::remark(&format!("{left_out} more ranges were not tried"));
+        let mut trial = Trial::of(&lowered.policy)?;
+        let (mut is_good, mut answers) = (true, Vec::new());
+        if !self.json {
+            Answer::print_heading();
+        }
+        for (interface, samples) in self.by_interface(&samples)? {
+            for Sample { source, mac } in samples {
+                let question = self.question(source, port);
+                let answer = trial.ask(&Question {
+                    mac: self.mac.or(mac),
+                    interface: question.interface.clone().or(interface.clone()),
+                    ..question
+                });
+                is_good &= answer.is_tolerable();
+                // Nothing is kept of what is printed: there can be very many.
+                if self.json { answers.push(answer.to_json()) } else { answer.print() }
             }
+        }
+        if self.json {
+            say!("{:#}", json!({ "answers": answers, "as_promised": is_good }));
         }
         Ok(if is_good { Outcome::Done } else { Outcome::False })
     }
-}
 
-/// Sources to try.
-pub(super) struct Samples {
-    /// Each with the MAC address that the policy asks for.
-    pub(super) sources: Vec<(IpAddr, Option<MacAddr>)>,
-    /// Ranges that are not tried.
-    pub(super) left_out: usize,
-}
-
-/// Ranges that are tried, of each family; more take too long.
-const MOST: usize = 32;
-
-/// One source of each admitted range, of `most` of each family, and one that is not admitted.
-pub(super) fn samples(policy: &Policy, most: usize) -> Samples {
-    let mut sources = Vec::new();
-    let mut left_out = 0;
-    for admission in policy.admissions() {
-        let mac = match &admission.macs {
-            MacMatch::Any => None,
-            MacMatch::Only(macs) => macs.ranges().first().map(Range::first),
-        };
-        let v4 = admission.addresses.v4.ranges();
-        let v6 = admission.addresses.v6.ranges();
-        left_out += v4.len().saturating_sub(most) + v6.len().saturating_sub(most);
-        // Neither a network's own address nor its last one, where there are others; in a range as
-        // large as all addresses, one for documentation.
-        sources.extend(v4.iter().take(most).map(|range| {
-            let (first, last) = (u32::from(range.first()), u32::from(range.last()));
-            let plain = Ipv4Addr::from(first + u32::from(last - first > 1));
-            let known = Ipv4Addr::new(198, 51, 100, 7);
-            (IpAddr::V4(if range.contains(known) { known } else { plain }), mac)
-        }));
-        sources.extend(v6.iter().take(most).map(|range| {
-            let (first, last) = (u128::from(range.first()), u128::from(range.last()));
-            let plain = Ipv6Addr::from(first + u128::from(last - first > 1));
-            let known = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7);
-            (IpAddr::V6(if range.contains(known) { known } else { plain }), mac)
-        }));
-    }
-    // For documentation (RFC 5737): nobody's. Another where that one is admitted.
-    let strangers = ["198.51.100.7", "203.0.113.7", "192.0.2.7", "9.9.9.9"];
-    let is_refused = |source: &IpAddr| decide(policy, *source, None) == Verdict::Drop;
-    let stranger = strangers.iter().filter_map(|text| text.parse().ok()).find(is_refused);
-    sources.extend(stranger.map(|source| (source, None)));
-    Samples { sources, left_out }
-}
-
-fn decide(policy: &Policy, source: IpAddr, mac: Option<MacAddr>) -> Verdict {
-    let port = policy.ports().ranges().first().map_or(Port::AGENT, Range::first);
-    policy.decide(&Packet { loopback: false, source, mac, transport: Transport::Tcp(port) })
-}
-
-/// What it takes to ask, made anew when the interface is another: the kernel can have one at a
-/// time.
-#[derive(Default)]
-pub(super) struct Sessions(Option<(u32, Session)>);
-
-impl Sessions {
-    fn ask(&mut self, case: &Case) -> anyhow::Result<Road> {
-        let index = case.interface.index;
-        if let Some((_, session)) = self.0.as_mut().filter(|(of, _)| *of == index) {
-            return session.ask(case);
+    /// The sources for each interface by which a route leads to them; those without a route come
+    /// last, without an interface.
+    fn by_interface(&self, samples: &[Sample]) -> Result<Vec<(Option<String>, Vec<Sample>)>> {
+        if self.interface.is_some() {
+            return Ok(vec![(None, samples.to_vec())]);
         }
-        self.0 = None;
-        let (_, session) = self.0.insert((index, Session::at(&case.interface)?));
-        session.ask(case)
-    }
-}
-
-/// What was found for one source.
-pub(super) struct Answer {
-    pub(super) source: IpAddr,
-    pub(super) due: Verdict,
-    pub(super) found: anyhow::Result<(Case, Road)>,
-}
-
-impl Answer {
-    /// Asks the kernel.
-    pub(super) fn to(question: &Question, policy: &Policy, sessions: &mut Sessions) -> Self {
-        let source = question.source;
-        let case = Case::of(question);
-        let mac = case.as_ref().ok().map(|case| case.mac).or(question.mac);
-        let due = decide(policy, source, mac);
-        let found = case.and_then(|case| Ok((case.clone(), sessions.ask(&case)?)));
-        Self { source, due, found }
-    }
-
-    /// Whether the source gets through; `None` where that could not be tried.
-    pub(super) fn reaches(&self) -> Option<bool> {
-        let (_, road) = self.found.as_ref().ok()?;
-        Some(road.conclusion == Conclusion::Reaches)
-    }
-
-    /// Whether an admitted source gets through, and another does not.
-    pub(super) fn is_as_promised(&self) -> bool {
-        match self.due {
-            Verdict::Accept => self.reaches() == Some(true),
-            Verdict::Drop => self.reaches() == Some(false),
-            Verdict::Continue | Verdict::Untouched => true,
-        }
-    }
-
-    fn print(&self) {
-        let due = match self.due {
-            Verdict::Accept => "admitted",
-            Verdict::Drop => "refused",
-            Verdict::Continue | Verdict::Untouched => "others",
+        let routes = Routes::read()?;
+        let can_be_asked = |interface: &Interface| interface.is_up && interface.name != "lo";
+        let interfaces: Vec<Interface> =
+            interface::list()?.into_iter().filter(can_be_asked).collect();
+        let led: Vec<(Sample, BTreeSet<u32>)> =
+            samples.iter().map(|sample| (*sample, routes.towards(sample.source))).collect();
+        let of = |leads: &dyn Fn(&BTreeSet<u32>) -> bool| -> Vec<Sample> {
+            led.iter().filter(|(_, by)| leads(by)).map(|(sample, _)| *sample).collect()
         };
-        let (interface, what) = match &self.found {
-            Ok((case, road)) => (case.interface.name.as_str(), road::conclusion(road)),
-            Err(error) => ("-", format!("could not be tried: {error:#}")),
-        };
-        let mark = if self.is_as_promised() { " " } else { "!" };
-        let first = format!("{mark} {:<18} {due:<9} {interface:<10} ", self.source.to_string());
-        say!("{}", report::wrapped(&first, &" ".repeat(first.len().min(44)), &what));
-    }
-
-    fn to_json(&self) -> Value {
-        let promised = self.is_as_promised();
-        match &self.found {
-            Ok((case, road)) => {
-                let mut value = road::to_json(case, road);
-                value["admitted"] = json!(self.due == Verdict::Accept);
-                value["as_promised"] = json!(promised);
-                value
-            }
-            Err(error) => json!({
-                "source": self.source,
-                "admitted": self.due == Verdict::Accept,
-                "as_promised": promised,
-                "error": format!("{error:#}"),
-            }),
-        }
+        let mut groups: Vec<(Option<String>, Vec<Sample>)> = interfaces
+            .iter()
+            .map(|interface| {
+                (Some(interface.name.clone()), of(&|by| by.contains(&interface.index)))
+            })
+            .collect();
+        groups.push((None, of(&|by| !interfaces.iter().any(|i| by.contains(&i.index)))));
+        Ok(groups)
     }
 }

@@ -1,8 +1,9 @@
 //! The promise "open", which depends on every other rule of the host: it is tried, not assumed.
 
-use super::explain::{Answer, Sessions, samples};
 use super::report::{self, say};
 use super::road;
+use super::sample::{self, Sample};
+use super::trial::{Answer, Trial};
 use crate::configuration::{Compiled, Configuration};
 use crate::exception::{self, Plan, Sources};
 use crate::policy::{Policy, Port, Verdict};
@@ -27,7 +28,10 @@ pub(super) fn test(configuration: &Configuration, compiled: &Compiled) {
     }
     let port = Port(configuration.port);
     let end = Instant::now() + ENOUGH;
-    let mut answers = ask(policy, port);
+    let mut answers = match ask(policy, port) {
+        Ok(answers) => answers,
+        Err(error) => return report::caution("open:", format_args!("not tested: {error:#}")),
+    };
     let tried = std::iter::from_fn(|| (Instant::now() < end).then(|| answers.next()).flatten());
     let (admitted, others): (Vec<_>, Vec<_>) =
         tried.partition(|answer| answer.due == Verdict::Accept);
@@ -37,18 +41,18 @@ pub(super) fn test(configuration: &Configuration, compiled: &Compiled) {
 }
 
 /// What the kernel says of a few sources, admitted and not, one after the other.
-fn ask(policy: &Policy, port: Port) -> impl Iterator<Item = Answer> {
+fn ask(policy: &Policy, port: Port) -> anyhow::Result<impl Iterator<Item = Answer>> {
     probe::clear();
-    let mut sessions = Sessions::default();
-    samples(policy, MOST).sources.into_iter().map(move |(source, mac)| {
-        let question = Question { source, mac, destination: None, port, interface: None };
-        Answer::to(&question, policy, &mut sessions)
-    })
+    let mut trial = Trial::of(policy)?;
+    let samples = sample::few(policy, MOST).into_iter().chain(sample::stranger(policy));
+    Ok(samples.map(move |Sample { source, mac }| {
+        trial.ask(&Question { source, mac, destination: None, port, interface: None })
+    }))
 }
 
 /// The firewall that stops one of the sources that are admitted, if any is stopped.
 pub(super) fn firewall_in_the_way(policy: &Policy, port: Port) -> anyhow::Result<Option<Firewall>> {
-    for answer in ask(policy, port) {
+    for answer in ask(policy, port)? {
         if answer.due != Verdict::Accept || answer.reaches() != Some(false) {
             continue;
         }

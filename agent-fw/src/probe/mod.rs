@@ -10,6 +10,7 @@ mod frame;
 mod netfilter;
 mod outbound;
 mod road;
+mod routes;
 mod rule_text;
 mod snare;
 mod tap;
@@ -22,6 +23,7 @@ pub use firewall::Firewall;
 pub use frame::Syn;
 pub use outbound::Outbound;
 pub use road::{Conclusion, Decider, Decision, Driver, Road};
+pub use routes::Routes;
 pub use trace::{Place, Verdict};
 
 use crate::host::interface::{self, Interface};
@@ -76,9 +78,13 @@ pub struct Case {
 impl Case {
     /// Settles what a question leaves open.
     pub fn of(question: &Question) -> anyhow::Result<Self> {
-        let all = interface::list()?;
+        Self::among(question, &interface::list()?)
+    }
+
+    /// The same, where this host's interfaces are known.
+    pub fn among(question: &Question, all: &[Interface]) -> anyhow::Result<Self> {
         let source = question.source;
-        let way = way::back_to(source);
+        let way = way::back_to(source, None);
         let name_of = |index: u32| {
             all.iter().find(|interface| interface.index == index).map(|i| i.name.clone())
         };
@@ -97,7 +103,12 @@ impl Case {
         if interface.name == "lo" {
             bail!("{source} is this host itself: loopback is never filtered");
         }
-        let destination = match (question.destination, &way) {
+        let here = match way {
+            Ok(way) if way.interface == interface.index => Ok(way),
+            _ => way::back_to(source, Some(interface.index)),
+        };
+        let own = here.ok().and_then(|way| way.own);
+        let destination = match (question.destination.or(own), &way) {
             (Some(address), _) => address,
             (None, Ok(way)) => way.own.with_context(|| {
                 format!("this host has no address towards {source}; --to names one")
@@ -107,7 +118,7 @@ impl Case {
         if destination.is_ipv4() != source.is_ipv4() {
             bail!("{source} and {destination} are of two versions of IP");
         }
-        let known = way.as_ref().ok().and_then(|way| way::mac_of(way.neighbour, interface.index));
+        let known = here.ok().and_then(|way| way::mac_of(way.neighbour, interface.index));
         let back = way.ok().map(|way| way.interface).filter(|index| *index != interface.index);
         let [a, b, ..] = RandomState::new().hash_one(source).to_ne_bytes();
         let syn = Syn {

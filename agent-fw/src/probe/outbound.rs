@@ -43,7 +43,7 @@ fn ask(
     protocol: Protocol,
     packet: impl Fn(Ipv4Addr, Port, u32) -> Option<Vec<u8>>,
 ) -> anyhow::Result<Road> {
-    let way = way::back_to(OUTSIDE.into())
+    let way = way::back_to(OUTSIDE.into(), None)
         .map_err(|errno| anyhow!("this host has no route to outside ({errno})"))?;
     let Some(IpAddr::V4(source)) = way.own else {
         bail!("this host has no IPv4 address towards outside");

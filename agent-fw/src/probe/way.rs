@@ -55,9 +55,11 @@ fn request(to: IpAddr, from: Option<IpAddr>) -> Vec<u8> {
     bytes
 }
 
-/// The way by which this host would answer a source.
-pub(super) fn back_to(source: IpAddr) -> nix::Result<Way> {
-    let found = route::get(libc::RTM_GETROUTE, &request(source, None))?;
+/// The way by which this host would answer a source; by this interface, where one is named.
+pub(super) fn back_to(source: IpAddr, by: Option<u32>) -> nix::Result<Way> {
+    let mut request = request(source, None);
+    request.extend(by.into_iter().flat_map(|index| attribute(RTA_OIF, &index.to_ne_bytes())));
+    let found = route::get(libc::RTM_GETROUTE, &request)?;
     let body = found.first().and_then(|body| body.get(ROUTE_BYTES..)).ok_or(Errno::ENETUNREACH)?;
     let find = |wanted| attributes(body).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
     Ok(Way {

@@ -1,0 +1,101 @@
+//! `agent-fw doctor`: what on this host may keep manager and agent apart, or let others in.
+
+mod agent;
+mod check;
+mod machine;
+mod outbound;
+mod sources;
+mod tls;
+
+use super::Patience;
+use super::kernel::Held;
+use super::outcome::{Failure, Outcome, Result};
+use super::report::say;
+use super::status::wanted;
+use crate::configuration::{Compiled, Configuration};
+use crate::host::{lock, privilege};
+use crate::nft::Nftables;
+use crate::policy::Port;
+use crate::probe;
+use check::{Check, Health};
+use serde_json::{Value, json};
+
+/// Checks what may keep manager and agent apart on this host, or let others in
+///
+/// Each check says what was seen, why it matters and what to do. Exit code 1 if something needs
+/// attention. It makes one connection, to the agent's port over loopback. Not checked: whether ICMP
+/// errors for the path's MTU come in.
+#[derive(clap::Args, Debug)]
+pub(super) struct Doctor {
+    /// Ask the resolver for the host names of the regions that are admitted
+    #[arg(long)]
+    online: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    patience: Patience,
+}
+
+impl Doctor {
+    pub(super) fn run(self) -> Result<Outcome> {
+        privilege::require_net_admin("doctor")?;
+        let _lock = lock::acquire("doctor", self.patience.duration())?;
+        probe::clear();
+        let installed = match wanted() {
+            Ok(installed) => installed,
+            Err(Failure::Input(error) | Failure::System(error)) => {
+                return Err(Failure::Input(error.context("the installed policy is faulty")));
+            }
+        };
+        let port = installed.as_ref().map_or(Port::AGENT, |(known, _)| Port(known.port));
+        let mut checks = Vec::new();
+        checks.push(enforcement(installed.as_ref())?);
+        checks.push(agent::listening(installed.as_ref().map(|(known, _)| known), port));
+        checks.extend(tls::encryption(port));
+        checks.push(agent::own_rules(port));
+        if let Some((configuration, compiled)) = &installed {
+            checks.extend(sources::promises(configuration, compiled)?);
+            checks.extend(sources::obsolete(compiled));
+            checks.push(machine::versions(compiled));
+        }
+        checks.extend(outbound::outbound());
+        checks.extend(machine::interfaces(installed.as_ref().map(|(known, _)| known))?);
+        checks.push(machine::kernel());
+        if self.online {
+            checks.extend(installed.iter().flat_map(|(_, compiled)| machine::names(compiled)));
+        }
+        let is_well = checks.iter().all(|check| check.health != Health::Bad);
+        if self.json {
+            let checks: Vec<Value> = checks.iter().map(Check::to_json).collect();
+            say!("{:#}", json!({ "well": is_well, "checks": checks }));
+        } else {
+            checks.iter().for_each(Check::print);
+        }
+        Ok(if is_well { Outcome::Done } else { Outcome::False })
+    }
+}
+
+/// Whether the kernel has what was installed.
+fn enforcement(installed: Option<&(Configuration, Compiled)>) -> Result<Check> {
+    let check = |health, seen: String| {
+        let why = "without it the agent's hidden rule opens its port to every address";
+        Check::new("the policy is enforced", why, health, seen)
+    };
+    let Some((configuration, compiled)) = installed else {
+        let none = check(Health::Bad, "no policy is installed".to_owned());
+        return Ok(none.advise("agent-fw install --allow-from region:NAME"));
+    };
+    let held = Held::read(&mut Nftables::open()?)?;
+    let differing = held.differences(configuration, compiled);
+    let policy = &compiled.lowered.policy;
+    Ok(match differing.first() {
+        Some(first) => check(Health::Bad, format!("the kernel differs: {first}"))
+            .advise("agent-fw verify tells all of it; agent-fw apply puts it right"),
+        None if !policy.closes() => {
+            let seen = "the policy leaves the port to everyone, or to other rules";
+            check(Health::Note, seen.to_owned())
+        }
+        None => check(Health::Good, format!("the kernel has policy {}", policy.hash())),
+    })
+}
