@@ -171,6 +171,8 @@ pub struct Compiled {
     pub lowered: Lowered,
     /// The nftables ruleset that enforces it.
     pub ruleset: Ruleset,
+    /// Whether admitted sources are limited further, as a rule says, by the tables of these.
+    pub limited: bool,
     /// The rules that are enforced as they are written, beyond who reaches the port, if there are
     /// such.
     pub firewall: Option<Firewall>,
@@ -244,6 +246,7 @@ impl Configuration {
         let mut flags = self.relay_rules(catalogue, lists, &mut notices)?;
         flags.extend(self.outbound_rules(catalogue, lists, &mut notices)?);
         let firewall = self.firewall(&rules, &flags)?;
+        let limited = self.limits(&rules);
         notices.extend(firewall.iter().flat_map(beyond::remarks));
         let lowered = if closes { closed(port) } else { lower(rules, port, self.otherwise)? };
         let extras = Extras { early_drop: self.early_drop, log: self.log };
@@ -252,7 +255,7 @@ impl Configuration {
             firewall.as_ref().map(|firewall| firewall.tables(self.log)).unwrap_or_default();
         let label = |label: &Label| (label.clone(), provenance(label, catalogue));
         let provenance = lowered.ledger.labels().iter().map(label).collect();
-        Ok(Compiled { lowered, ruleset, firewall, firewall_tables, provenance, notices })
+        Ok(Compiled { lowered, ruleset, limited, firewall, firewall_tables, provenance, notices })
     }
 
     /// Whether it says nothing about who is admitted.

@@ -64,10 +64,10 @@ fn apply(patient: bool) -> Result<Outcome> {
     let hash = compiled.lowered.policy.hash();
     report::remark(&format!("the kernel enforces policy {hash}"));
     if !compiled.lowered.policy.closes() {
-        report::promises(&compiled.lowered);
+        report::promises(&compiled);
         report::open_is_not_tested(&compiled.lowered);
     }
-    tell_systemd(&report::promise(&compiled.lowered));
+    tell_systemd(&report::promise(&compiled));
     Ok(Outcome::Done)
 }
 

@@ -120,7 +120,7 @@ fn promises(
     patience: &Patience,
 ) -> Result<Outcome> {
     let _lock = lock::acquire("install", patience.duration())?;
-    report::promises(&compiled.lowered);
+    report::promises(compiled);
     report::promises_beyond(configuration);
     exceptions::refresh(configuration, compiled);
     if test == Test::Opening {

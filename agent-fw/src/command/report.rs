@@ -1,6 +1,6 @@
 //! How agent-fw speaks: messages of at most 80 columns, colour only where a terminal shows it.
 
-use crate::configuration::{Backend, Configuration};
+use crate::configuration::{Backend, Compiled, Configuration};
 use crate::nft::Count;
 use crate::outbound::Outbound;
 use crate::policy::{
@@ -145,17 +145,19 @@ pub(super) fn programs(
 }
 
 /// What is promised, in a line.
-pub(super) fn promise(lowered: &Lowered) -> String {
-    let policy = &lowered.policy;
+pub(super) fn promise(compiled: &Compiled) -> String {
+    let Lowered { policy, ledger } = &compiled.lowered;
     let port = policy.ports();
-    if policy.admits_everyone() {
+    if policy.admits_everyone() && compiled.limited {
+        format!("not closed: every source may reach TCP port {port}, within the rules' limits")
+    } else if policy.admits_everyone() {
         format!("not closed: every source may reach TCP port {port}")
     } else if policy.others() == Others::Continue {
         format!("not closed: other sources of TCP port {port} are left to other rules")
     } else if policy.admissions().is_empty() {
         format!("closed: TCP port {port} is closed to every source")
     } else {
-        let labels: Vec<_> = lowered.ledger.labels().iter().map(ToString::to_string).collect();
+        let labels: Vec<_> = ledger.labels().iter().map(ToString::to_string).collect();
         let sources =
             if labels.len() > 3 { format!("{} sources", labels.len()) } else { labels.join(", ") };
         format!("closed: TCP port {port} is closed to all but {sources}")
@@ -163,10 +165,14 @@ pub(super) fn promise(lowered: &Lowered) -> String {
 }
 
 /// What is closed, and to whom the port is open as far as agent-fw goes.
-pub(super) fn promises(lowered: &Lowered) {
+pub(super) fn promises(compiled: &Compiled) {
+    let lowered = &compiled.lowered;
     let policy = &lowered.policy;
     let port = policy.ports();
-    if policy.admits_everyone() {
+    if policy.admits_everyone() && compiled.limited {
+        caution("not closed:", format_args!("every source may reach TCP port {port}, but only as"));
+        say!("  the rules say that admit it: by destination, source port or flags");
+    } else if policy.admits_everyone() {
         caution("not closed:", format_args!("every source may reach TCP port {port}, as under"));
         say!("  the agent's hidden rule; --allow-from restricts it");
     } else if policy.others() == Others::Continue {
@@ -177,6 +183,9 @@ pub(super) fn promises(lowered: &Lowered) {
         return;
     } else {
         good("closed:", format_args!("TCP port {port} is closed to all but these sources"));
+        if compiled.limited {
+            say!("  (and to these but as the rules say: by destination, source port or flags)");
+        }
     }
     sources(lowered);
 }

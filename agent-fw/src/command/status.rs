@@ -136,7 +136,7 @@ impl Findings {
         if let Some((configuration, compiled)) = &self.wanted
             && self.agree()
         {
-            report::promises(&compiled.lowered);
+            report::promises(compiled);
             report::promises_beyond(configuration);
             report::open_is_not_tested(&compiled.lowered);
         }

@@ -84,6 +84,31 @@ impl Configuration {
         Ok(std::iter::once(admitting).chain(closing).collect())
     }
 
+    /// The rules that replace the hidden rule.
+    fn replacing<'r>(&self, rules: &'r [Rule]) -> impl Iterator<Item = &'r Rule> {
+        let (port, closes) = (Port(self.port), self.direction == Mode::AgentInitiated);
+        rules.iter().filter(move |rule| !closes && near_misses(rule, port).is_empty())
+    }
+
+    /// One of them that limits more than its source, if there is one.
+    fn limited<'r>(&self, rules: &'r [Rule]) -> Option<&'r Rule> {
+        self.replacing(rules).find(|rule| is_limited(rule))
+    }
+
+    /// Whether some source is admitted within such limits alone.
+    pub(super) fn limits(&self, rules: &[Rule]) -> bool {
+        let admits_all = |rule: &Rule| {
+            let macs = rule.source.macs == Match::Any;
+            macs && match &rule.source.addresses {
+                Match::Any => true,
+                Match::Is(addresses) => addresses.all().is_all(),
+                Match::Not(addresses) => addresses.all().is_empty(),
+            }
+        };
+        self.limited(rules).is_some()
+            && !self.replacing(rules).any(|rule| !is_limited(rule) && admits_all(rule))
+    }
+
     /// The rules that are enforced as they are written: with --policy all of the files'; without it
     /// those that replace the hidden rule, where one of them limits more than its source; and what
     /// flags say about other ports.
@@ -92,11 +117,7 @@ impl Configuration {
         rules: &[Rule],
         flags: &[Rule],
     ) -> anyhow::Result<Option<Firewall>> {
-        let port = Port(self.port);
-        let closes = self.direction == Mode::AgentInitiated;
-        let replacing =
-            || rules.iter().filter(|rule| !closes && near_misses(rule, port).is_empty());
-        let limited = replacing().find(|rule| is_limited(rule));
+        let limited = self.limited(rules);
         if let Some(Rule { name, .. }) = limited {
             if !self.backend.has_table() {
                 bail!(
@@ -111,17 +132,19 @@ impl Configuration {
                 );
             }
         }
-        let closing = limited.map(|_| closing_rule(port));
+        let closing = limited.map(|_| closing_rule(Port(self.port)));
         let written: Vec<&Rule> = match limited {
             _ if self.policy => rules.iter().collect(),
-            Some(_) => replacing().collect(),
+            Some(_) => self.replacing(rules).collect(),
             None if flags.is_empty() => return Ok(None),
             None => Vec::new(),
         };
         let denies = self.outbound == Outbound::DefaultDeny;
         // What the agent answers is needed, and a Bypass has no state by which it would get out.
         let is_bypass = |rule: &&Rule| denies && rule.action == Action::Bypass;
-        let answers: Vec<Rule> = replacing().filter(is_bypass).map(outbound::answers_to).collect();
+        let bypasses = self.replacing(rules).filter(is_bypass);
+        let bypasses = bypasses.filter(|rule| written.contains(rule));
+        let answers: Vec<Rule> = bypasses.map(outbound::answers_to).collect();
         let all = written.into_iter().chain(&closing).chain(flags).chain(&answers);
         let firewall = Firewall::new(all)?;
         Ok(Some(if denies { firewall.denying(Direction::Outgoing) } else { firewall }))

@@ -237,6 +237,16 @@ fn a_replacing_rule_is_enforced_with_its_destination_and_source_port() -> Result
         ensure!(reaches(other)? && reaches(&ours)?, "without limits");
         ensure!(is_answered(&peer, [192, 0, 2, 8], 40_010)?, "without limits");
         ensure!(!run(["nft", "list", "tables"])?.contains("policy"), "a table is left");
+        // From anywhere, but to that destination: nothing is closed, and yet not all is open.
+        let anywhere = rule(&to).replace("IPType\": \"multiple\"", "IPType\": \"any\"");
+        fs::write(
+            "/run/rules.json",
+            anywhere.replace("\"sourceIPMultiple\": [\"192.0.2.0/24\"],", ""),
+        )?;
+        agent_fw(["uninstall"])?.success()?;
+        let said = install(&["--rules", "/run/rules.json"])?;
+        ensure!(said.contains("but only as") && !said.contains("hidden rule"), "{said}");
+        ensure!(reaches(&ours)? && !reaches(other)?, "from anywhere, to that destination");
         // Alone, XDP cannot keep the limits.
         fs::write("/run/rules.json", rule(from))?;
         let interface = peer.interface();
