@@ -17,6 +17,7 @@ tests![
     arp_is_dropped_only_where_a_rule_names_it,
     denying_everything_leaves_loopback_and_neighbour_discovery_alone,
     log_only_counts_and_changes_nothing,
+    the_examples_of_the_vendors_guide_come_out_as_it_says,
     a_replacing_rule_is_enforced_with_its_destination_and_source_port,
 ];
 
@@ -180,6 +181,30 @@ fn log_only_counts_and_changes_nothing() -> Result<()> {
         agent_fw(["apply"])?.success()?;
         ensure!(count()? == counted, "the counters began anew");
         Ok(())
+    })
+}
+
+fn the_examples_of_the_vendors_guide_come_out_as_it_says() -> Result<()> {
+    Lab::run(|lab| {
+        let peer = lab.peer("world")?;
+        let _here = [53, 80, 9000].map(|port| Listener::bind(port).expect("free"));
+        let (prohibited, other) = ("198.51.100.50", "203.0.113.7");
+        install(&["--rules", &rules("12-documented-deny-above-force-allow")?, "--policy"])?;
+        expect(comes(&peer, other, 53)?, Outcome::Talked, "a name server's Force Allow")?;
+        expect(comes(&peer, prohibited, 53)?, Outcome::Silent, "a Deny of higher priority")?;
+        expect(comes(&peer, other, 80)?, Outcome::Talked, "what no rule is about")?;
+        install(&["--rules", &rules("13-documented-priority-before-action")?, "--policy"])?;
+        expect(comes(&peer, other, 80)?, Outcome::Silent, "a Deny of higher priority")?;
+        expect(comes(&peer, other, 53)?, Outcome::Talked, "what no rule is about")?;
+        install(&["--rules", &rules("14-documented-bypass-in-pairs")?, "--policy"])?;
+        expect(comes(&peer, other, 9000)?, Outcome::Talked, "a pair of Bypass rules")?;
+        // The responses' rule is about another port.
+        let text = fs::read_to_string(rules("14-documented-bypass-in-pairs")?)?;
+        let mut file: serde_json::Value = serde_json::from_str(&text)?;
+        file["firewallRules"][2]["sourcePortMultiple"][0] = "9001".into();
+        fs::write("/run/rules.json", file.to_string())?;
+        install(&["--rules", "/run/rules.json", "--policy"])?;
+        expect(comes(&peer, other, 9000)?, Outcome::Silent, "responses without their rule")
     })
 }
 
