@@ -43,6 +43,16 @@ pub struct Stretch {
     pub to: Moment,
 }
 
+/// Two readings of the clocks may differ by what their steps are.
+const STEP: Duration = Duration::from_millis(20);
+
+impl Stretch {
+    fn contains(self, moment: Moment) -> bool {
+        let Moment(at) = moment;
+        self.from.0.saturating_sub(STEP) <= at && at <= self.to.0 + STEP
+    }
+}
+
 /// What is known of packets of one kind.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct Seen {
@@ -78,6 +88,9 @@ pub struct Contact {
     pub admitted: BTreeMap<String, Seen>,
     /// Packets of others.
     pub refused: Seen,
+    /// When agent-fw itself last sent packets that were counted.
+    #[serde(default)]
+    asked: Option<Stretch>,
 }
 
 /// What the kernel has counted.
@@ -114,7 +127,12 @@ impl Contact {
             let mut seen = Seen::look(known, looked, now, *packets);
             if let Some(ago) = ago {
                 let at = Moment(now.0.saturating_sub(*ago));
-                seen.last = Some(Stretch { from: at, to: at });
+                let asked = before.and_then(|before| before.asked);
+                seen.last = if asked.is_some_and(|asked| asked.contains(at)) {
+                    known.and_then(|known| known.last)
+                } else {
+                    Some(Stretch { from: at, to: at })
+                };
             }
             (by.clone(), seen)
         });
@@ -123,7 +141,27 @@ impl Contact {
             looked: now,
             admitted: admitted.collect(),
             refused: Seen::look(before.map(|before| before.refused), looked, now, counted.refused),
+            asked: before.and_then(|before| before.asked),
         }
+    }
+
+    /// What is known after agent-fw itself has sent packets since `began`, of which `own` may have
+    /// been counted: they are nobody else's.
+    fn after_asking(
+        mut self,
+        now: Moment,
+        counted: &Counted,
+        own: &Counted,
+        began: Moment,
+    ) -> Self {
+        for (by, seen) in &mut self.admitted {
+            let of =
+                |counted: &Counted| counted.admitted.get(by).map_or(0, |(packets, _)| *packets);
+            seen.packets = (seen.packets + of(own)).min(of(counted));
+        }
+        self.refused.packets = (self.refused.packets + own.refused).min(counted.refused);
+        self.asked = Some(Stretch { from: began, to: now });
+        self
     }
 
     /// Whether heartbeats come.
@@ -147,13 +185,24 @@ impl Contact {
         file::remove(Path::new(FILE))
     }
 
+    /// Writes down for whoever looks next that agent-fw itself has sent packets since `began`, of
+    /// which `own` may have been counted.
+    pub fn disregard(counted: &Counted, own: &Counted, began: Moment) -> anyhow::Result<()> {
+        let Some(known) = Self::read() else { return Ok(()) };
+        let now = Moment::now().context("cannot read the clock")?;
+        let known = known.after_asking(now, counted, own, began);
+        file::write(Path::new(FILE), &serde_json::to_string(&known)?)
+    }
+
+    /// What was written down; what is damaged is as if nobody had looked.
+    fn read() -> Option<Self> {
+        serde_json::from_str(&std::fs::read_to_string(FILE).ok()?).ok()
+    }
+
     /// Looks, and writes down what was seen for whoever looks next.
     pub fn note(counted: &Counted) -> anyhow::Result<Self> {
-        let before = std::fs::read_to_string(FILE).ok();
-        // What is damaged is as if nobody had looked.
-        let before: Option<Self> = before.and_then(|text| serde_json::from_str(&text).ok());
         let now = Moment::now().context("cannot read the clock")?;
-        let before = before.filter(|before| before.looked <= now);
+        let before = Self::read().filter(|before| before.looked <= now);
         let contact = Self::look(before.as_ref(), now, counted);
         file::write(Path::new(FILE), &serde_json::to_string(&contact)?)?;
         Ok(contact)
@@ -217,6 +266,25 @@ mod tests {
         now.admitted.insert("gb-1".to_owned(), (1, None));
         let known = Contact::look(Some(&before), at(5), &now);
         assert_eq!(known.admitted["gb-1"].last, Some(Stretch { from: at(0), to: at(5) }));
+    }
+
+    #[test]
+    fn what_agent_fw_itself_sends_is_no_contact() {
+        let known = looked(&[(0, 7, 3), (5, 8, 3)]);
+        let own = counted(2, 1);
+        let after = known.clone().after_asking(at(6), &counted(10, 4), &own, at(6));
+        let next = Contact::look(Some(&after), at(9), &counted(10, 4));
+        assert_eq!(next.admitted["us-1"].last, known.admitted["us-1"].last);
+        assert_eq!(next.refused.last, None);
+        // One more has come meanwhile.
+        let after = known.after_asking(at(6), &counted(11, 4), &own, at(6));
+        let next = Contact::look(Some(&after), at(9), &counted(11, 4));
+        assert_eq!(next.admitted["us-1"].last, Some(Stretch { from: at(5), to: at(9) }));
+        // A program tells the time of what was sent.
+        let mut timed = counted(11, 4);
+        timed.admitted.insert("us-1".to_owned(), (11, Some(Duration::from_mins(3))));
+        let next = Contact::look(Some(&after), at(9), &timed);
+        assert_eq!(next.admitted["us-1"].last, Some(Stretch { from: at(0), to: at(5) }));
     }
 
     #[test]

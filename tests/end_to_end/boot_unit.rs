@@ -13,6 +13,7 @@ tests![
     install_brings_the_boot_unit_and_uninstall_takes_it_away,
     the_boot_unit_of_a_package_is_used_and_left_there,
     the_boot_unit_may_do_little_else,
+    a_timer_beside_the_boot_unit_writes_metrics_and_goes_with_it,
     the_boot_unit_runs_no_program_that_others_can_change,
     with_a_faulty_policy_the_last_good_one_is_enforced_at_boot,
     without_any_good_policy_the_port_is_closed_at_boot,
@@ -79,7 +80,8 @@ fn the_boot_unit_of_a_package_is_used_and_left_there() -> Result<()> {
 fn the_boot_unit_may_do_little_else() -> Result<()> {
     Lab::run(|lab| {
         install_with_unit(lab, &["--allow-from", "region:us-1"])?;
-        for unit in ["agent-fw.service", "agent-fw-interface@.service"] {
+        for unit in ["agent-fw.service", "agent-fw-interface@.service", "agent-fw-metrics@.service"]
+        {
             let path = format!("{UNITS}/{unit}");
             // A template is judged by one of its instances.
             let judged = path.replace("@.", "@eth0.");
@@ -91,6 +93,38 @@ fn the_boot_unit_may_do_little_else() -> Result<()> {
             let said = String::from_utf8_lossy(&output.stdout);
             ensure!(output.status.success() && said.contains("exposure level"), "{unit}: {said}");
         }
+        Ok(())
+    })
+}
+
+/// That the timer runs is tested in virtual machines; here, what it runs.
+fn a_timer_beside_the_boot_unit_writes_metrics_and_goes_with_it() -> Result<()> {
+    Lab::run(|lab| {
+        fs::create_dir_all("/etc/udev/rules.d")?;
+        let directory = "/var/lib/node exporter-1";
+        let words = ["--allow-from", "region:us-1", "--metrics", directory];
+        ensure!(install_with_unit(lab, &words).is_err(), "there is no such directory");
+        ensure!(run(["nft", "list", "ruleset"])?.is_empty() && traces()?.is_empty());
+        fs::create_dir_all(directory)?;
+        install_with_unit(lab, &words)?;
+        let timer = r"agent-fw-metrics@var-lib-node\x20exporter\x2d1.timer";
+        let link = Path::new(UNITS).join("timers.target.wants").join(timer);
+        ensure!(fs::symlink_metadata(&link).is_ok(), "it is not enabled: {}", traces()?);
+        run(["systemd-analyze", "verify", &format!("{UNITS}/{timer}")])?;
+        // What the unit says, with its directory.
+        let unit = fs::read_to_string(format!("{UNITS}/agent-fw-metrics@.service"))?;
+        let runs = unit.lines().find_map(|line| line.strip_prefix("ExecStart="));
+        let runs = runs.context("it runs nothing")?;
+        run(runs.split(' ').map(|word| word.replace("%f", directory)))?;
+        let file = Path::new(directory).join("agent-fw.prom");
+        ensure!(fs::read_to_string(&file)?.contains("agent_fw_closed 1"));
+        // What is no longer so is not said for ever.
+        agent_fw(["uninstall", "--keep-policy"])?.success()?;
+        ensure!(!file.exists() && fs::symlink_metadata(&link).is_ok());
+        agent_fw(["apply"])?.success()?;
+        run(runs.split(' ').map(|word| word.replace("%f", directory)))?;
+        agent_fw(["uninstall"])?.success()?;
+        ensure!(!file.exists() && traces()?.is_empty(), "left: {}", traces()?);
         Ok(())
     })
 }

@@ -14,6 +14,8 @@ tests![
     a_hostile_file_name_stays_inside_its_label,
     a_heartbeat_that_fails_to_come_is_told_and_whether_it_was_refused_here,
     where_no_heartbeat_is_expected_none_is_missed,
+    whether_sources_get_through_is_a_metric_that_feigns_no_contact,
+    what_rules_beyond_the_agents_port_met_is_a_metric,
     the_dashboard_asks_for_metrics_that_there_are,
     a_file_of_metrics_is_whole_and_its_directory_is_not_made,
 ];
@@ -23,7 +25,11 @@ struct Metrics(Scrape);
 
 impl Metrics {
     fn read() -> Result<Self> {
-        let text = agent_fw(["metrics"])?.success()?;
+        Self::read_with(&[])
+    }
+
+    fn read_with(words: &[&str]) -> Result<Self> {
+        let text = agent_fw(["metrics"].iter().chain(words))?.success()?;
         let lines = text.lines().map(|line| Ok(line.to_owned()));
         let scrape = Scrape::parse(lines).context("Prometheus cannot read it")?;
         // Whatever the parser passed over would be lost.
@@ -143,10 +149,11 @@ fn a_hostile_file_name_stays_inside_its_label() -> Result<()> {
     })
 }
 
-/// `status --check`, as it is after so many more minutes on the kernel's clock; with its exit code.
+/// `status --check`, as it is after so many more minutes on the kernel's clocks; with its exit code.
 fn check_after(minutes: u32) -> Result<(serde_json::Value, Option<i32>)> {
     let seconds = (minutes * 60).to_string();
-    let mut check = command(["unshare", "--time", "--fork", "--boottime", &seconds]);
+    let clocks = ["--boottime", &seconds, "--monotonic", &seconds];
+    let mut check = command([&["unshare", "--time", "--fork"][..], &clocks].concat());
     let output = check.arg(agent_fw_path()).args(["status", "--check", "--json"]).output()?;
     let said = serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))?;
     Ok((said, output.status.code()))
@@ -199,14 +206,60 @@ fn where_no_heartbeat_is_expected_none_is_missed() -> Result<()> {
     })
 }
 
+fn whether_sources_get_through_is_a_metric_that_feigns_no_contact() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        run(["ip", "route", "add", "34.205.5.0/27", "via", &manager.v4().to_string()])?;
+        for backend in [&[][..], &["--backend", "both", "--interface", "manager0"]] {
+            install(&[&["--allow-from", "34.205.5.0/27"][..], backend].concat())?;
+            check_after(0)?;
+            expect(&manager, Outcome::Talked, &["34.205.5.1"])?;
+            let (said, _) = check_after(0)?;
+            ensure!(said["heartbeat"]["state"] == "heard", "{}", said["heartbeat"]);
+            let by = [("by", "listed addresses"), ("source", "34.205.5.1")];
+            let read = |words: &[&str]| Metrics::read_with(words);
+            ensure!(read(&[])?.get("agent_fw_open", &by).is_err(), "it was not asked for");
+            read(&["--probe"])?.demand("agent_fw_open", &by, 1.0)?;
+            // Another firewall stands in the way.
+            run(["nft", "add", "table", "inet", "theirs"])?;
+            let hook = "{ type filter hook input priority 0; }";
+            run(["nft", "add", "chain", "inet", "theirs", "input", hook])?;
+            run(["nft", "add", "rule", "inet", "theirs", "input", "tcp", "dport", "4118", "drop"])?;
+            read(&["--probe"])?.demand("agent_fw_open", &by, 0.0)?;
+            run(["nft", "delete", "table", "inet", "theirs"])?;
+            let (said, _) = check_after(24)?;
+            ensure!(said["heartbeat"]["state"] == "never-arrived", "{}", said["heartbeat"]);
+            agent_fw(["uninstall", "--yes"])?.success()?;
+        }
+        Ok(())
+    })
+}
+
+fn what_rules_beyond_the_agents_port_met_is_a_metric() -> Result<()> {
+    Lab::run(|lab| {
+        let peer = lab.peer("world")?;
+        let _relay = Listener::bind(4122)?;
+        install(&["--relay", "192.0.2.0/24"])?;
+        let name = "agent_fw_rule_packets_total";
+        let labels =
+            [("table", "inet agent_fw_policy"), ("counter", "rule_TCP_port_4122__--relay")];
+        Metrics::read()?.demand(name, &labels, 0.0)?;
+        ensure!(from(&peer, "192.0.2.7", 4122)? == Outcome::Talked);
+        ensure!(Metrics::read()?.get(name, &labels)? >= 4.0);
+        Ok(())
+    })
+}
+
 fn the_dashboard_asks_for_metrics_that_there_are() -> Result<()> {
     Lab::run(|lab| {
         let manager = lab.peer("manager")?;
         let _agent = Listener::bind(AGENT)?;
-        install(&["--allow-from", "region:us-1"])?;
+        install(&["--allow-from", "region:us-1", "--relay", "192.0.2.0/24"])?;
         Metrics::read()?;
         expect(&manager, Outcome::Talked, &["34.205.5.1"])?;
-        let metrics = Metrics::read()?;
+        run(["ip", "route", "add", "34.205.5.0/27", "via", &manager.v4().to_string()])?;
+        let metrics = Metrics::read_with(&["--probe"])?;
         let dashboard = agent_fw(["metrics", "--dashboard"])?.success()?;
         let dashboard: serde_json::Value = serde_json::from_str(&dashboard)?;
         let panels = dashboard["panels"].as_array().context("no panels")?;
@@ -220,7 +273,7 @@ fn the_dashboard_asks_for_metrics_that_there_are() -> Result<()> {
                 asked += 1;
             }
         }
-        ensure!(asked >= 7, "the dashboard asks for {asked} metrics");
+        ensure!(asked >= 9, "the dashboard asks for {asked} metrics");
         Ok(())
     })
 }

@@ -17,11 +17,13 @@ tests![
 ];
 
 /// What every package has, by how its path ends.
-const ALL: [&str; 13] = [
+const ALL: [&str; 15] = [
     "usr/bin/agent-fw",
     "usr/lib/systemd/system/agent-fw.service",
     "usr/lib/systemd/system/agent-fw-guard.service",
     "usr/lib/systemd/system/agent-fw-interface@.service",
+    "usr/lib/systemd/system/agent-fw-metrics@.service",
+    "usr/lib/systemd/system/agent-fw-metrics@.timer",
     "usr/lib/systemd/system/nftables.service.d/agent-fw.conf",
     "usr/share/bash-completion/completions/agent-fw",
     "usr/share/doc/agent-fw/README.md",

@@ -1,17 +1,19 @@
 //! Whether the manager's heartbeats come: `agent-fw status --check`.
 
+use super::kernel::Held;
 use super::report;
 use super::status::Findings;
 use crate::configuration::Mode;
 use crate::contact::{Contact, Counted, Heartbeat, Stretch};
 use crate::nft::{LEFT, REFUSED, REFUSED_EARLY};
+use crate::xdp::Counters;
 use serde_json::{Value, json};
 use std::time::Duration;
 
 /// What the table and the programs have counted, together.
-pub(super) fn counted(findings: &Findings) -> Counted {
+pub(super) fn counted(held: &Held, programs: Option<&Counters>) -> Counted {
     let mut counted = Counted::default();
-    for counter in findings.held.table.iter().flat_map(|live| &live.image.counters) {
+    for counter in held.table.iter().flat_map(|live| &live.image.counters) {
         let packets = counter.count.packets;
         match counter.name.as_str() {
             REFUSED | REFUSED_EARLY => counted.refused += packets,
@@ -19,7 +21,7 @@ pub(super) fn counted(findings: &Findings) -> Counted {
             _ => counted.admitted.entry(counter.comment.clone()).or_default().0 += packets,
         }
     }
-    if let Some(counters) = &findings.counters {
+    if let Some(counters) = programs {
         counted.refused += counters.refused;
         for by in &counters.admitted {
             let (packets, last) = counted.admitted.entry(by.by.clone()).or_default();

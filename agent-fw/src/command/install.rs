@@ -4,7 +4,7 @@ use super::apply::keep;
 use super::kernel::Held;
 use super::outcome::{Failure, Outcome, Result};
 use super::words::{Words, compile, installed};
-use super::{Patience, exceptions, openness, report};
+use super::{Patience, exceptions, metrics, openness, report};
 use crate::configuration::{Backend, Compiled, Configuration, is_edited};
 use crate::host::{self, boot, file, lock, privilege};
 use crate::nft::{Image, Live, Nftables, differences};
@@ -33,6 +33,15 @@ pub(super) struct Install {
     /// Have systemd run `agent-fw guard`, which keeps others from changing the table
     #[arg(long, conflicts_with = "no_boot")]
     guard: bool,
+    /// Have systemd write metrics to node_exporter's directory for text files, every minute
+    #[arg(
+        long,
+        value_name = "DIRECTORY",
+        num_args = 0..=1,
+        default_missing_value = NODE_EXPORTER,
+        conflicts_with_all = ["no_boot", "dry_run"]
+    )]
+    metrics: Option<PathBuf>,
     /// Do not ask the kernel in the end whether admitted sources get through
     #[arg(long)]
     untested: bool,
@@ -48,7 +57,9 @@ pub(super) struct Install {
 
 impl Install {
     pub(super) fn run(self) -> Result<Outcome> {
-        let (meant, guard) = (self.words.say_any(), self.guard);
+        let meant = self.words.say_any();
+        let extras = BootExtras { guard: self.guard, metrics: self.metrics };
+        extras.check()?;
         let test = match (self.untested, self.open_host_firewall) {
             (true, _) => Test::None,
             (false, false) => Test::Told,
@@ -78,7 +89,7 @@ impl Install {
             }
             drop(lock);
             if boot.is_some() {
-                report_boot(true, guard, self.no_boot);
+                report_boot(true, &extras, self.no_boot);
             }
             report::remark("no change: the kernel and policy.toml are as they should be");
             return promises(&configuration, &compiled, test, &self.patience);
@@ -97,7 +108,7 @@ impl Install {
         report::programs(&configuration, &xdp::attachments()?, None);
         // The unit applies the policy once more, and needs the lock for it.
         drop(lock);
-        report_boot(boot.is_some(), guard, self.no_boot);
+        report_boot(boot.is_some(), &extras, self.no_boot);
         promises(&configuration, &compiled, test, &self.patience)
     }
 }
@@ -139,15 +150,39 @@ fn boot_files(configuration: &Configuration) -> Result<Option<Vec<(PathBuf, Stri
     Ok(boot::has_systemd().then(|| boot::files(configuration)).transpose()?)
 }
 
+/// Where Debian's node_exporter looks for text files.
+const NODE_EXPORTER: &str = "/var/lib/prometheus/node-exporter";
+
+/// What systemd is to run besides.
+struct BootExtras {
+    guard: bool,
+    metrics: Option<PathBuf>,
+}
+
+impl BootExtras {
+    /// The directory for metrics is another's: it is not made.
+    fn check(&self) -> Result<()> {
+        let missing = self.metrics.as_ref().filter(|directory| !directory.is_dir());
+        missing.map_or(Ok(()), |directory| Err(metrics::no_directory(directory)))
+    }
+}
+
 /// Says what happens at the next boot, where that is not what the user expects.
-fn report_boot(has_unit: bool, guard: bool, no_boot: bool) {
+fn report_boot(has_unit: bool, extras: &BootExtras, no_boot: bool) {
     if has_unit {
         if let Err(error) = boot::start() {
             let unit = boot::UNIT;
             report::caution("note:", format_args!("{unit} is enabled, but not started: {error:#}"));
         }
-        if guard && let Err(error) = boot::set_guard() {
+        if extras.guard
+            && let Err(error) = boot::set_guard()
+        {
             report::caution("note:", format_args!("the guard does not stand: {error:#}"));
+        }
+        if let Some(directory) = &extras.metrics
+            && let Err(error) = boot::set_metrics(directory)
+        {
+            report::caution("note:", format_args!("no metrics are written: {error:#}"));
         }
     } else if !no_boot {
         report::caution("boot:", "this host has no systemd. Let `agent-fw apply --boot` be run");

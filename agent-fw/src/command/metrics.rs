@@ -1,9 +1,11 @@
 //! `agent-fw metrics`: the status for Prometheus.
 
+use super::Patience;
+use super::openness::{self, Tried};
 use super::outcome::{Failure, Outcome, Result};
 use super::report::say;
 use super::status::Findings;
-use crate::host::{self, file, privilege};
+use crate::host::{self, file, lock, privilege};
 use crate::nft::{Count, Counter, LEFT, Live, REFUSED, REFUSED_EARLY};
 use crate::policy::Policy;
 use anyhow::{Context as _, anyhow};
@@ -21,9 +23,17 @@ pub(super) struct Metrics {
     /// Write them to this file, which at every moment has the old ones or the new ones
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Ask the kernel, too, whether admitted sources get through: agent_fw_open
+    ///
+    /// As `explain` does, with a source of each admitted range, of the first four of each version
+    /// of IP. What it takes to ask is counted as theirs, and not taken for a contact.
+    #[arg(long)]
+    probe: bool,
     /// Print a dashboard for Grafana that shows them instead
-    #[arg(long, conflicts_with = "output")]
+    #[arg(long, conflicts_with_all = ["output", "probe"])]
     dashboard: bool,
+    #[command(flatten)]
+    patience: Patience,
 }
 
 /// The dashboard, as Grafana imports it.
@@ -37,12 +47,19 @@ impl Metrics {
         }
         privilege::require_net_admin("metrics")?;
         let findings = Findings::gather("metrics")?;
-        let text = text(&findings).context("the metrics contradict each other")?;
+        let tried = if self.probe { self.tried(&findings)? } else { Vec::new() };
+        let text = text(&findings, &tried).context("the metrics contradict each other")?;
         match &self.output {
             Some(path) => write(path, &text)?,
             None => say!("{}", text.trim_end()),
         }
         Ok(Outcome::Done)
+    }
+
+    fn tried(&self, findings: &Findings) -> Result<Vec<Tried>> {
+        // Not in the middle of another agent-fw's work.
+        let _lock = lock::acquire("metrics", self.patience.duration())?;
+        Ok(openness::tried(findings)?)
     }
 }
 
@@ -52,19 +69,24 @@ fn write(path: &Path, text: &str) -> Result<()> {
     if directory.is_none_or(Path::is_dir) {
         return Ok(file::write(&std::path::absolute(path).context("no directory")?, text)?);
     }
-    let directory = directory.unwrap_or(path).display();
-    Err(Failure::Input(anyhow!(
-        "there is no directory {directory}: it is the one that node_exporter's \
-         --collector.textfile.directory names"
-    )))
+    Err(no_directory(directory.unwrap_or(path)))
 }
 
-fn text(findings: &Findings) -> anyhow::Result<String> {
+pub(super) fn no_directory(directory: &Path) -> Failure {
+    let directory = directory.display();
+    Failure::Input(anyhow!(
+        "there is no directory {directory}: it is the one that node_exporter's \
+         --collector.textfile.directory names"
+    ))
+}
+
+fn text(findings: &Findings, tried: &[Tried]) -> anyhow::Result<String> {
     let registry = Registry::new();
     state(findings, &registry)?;
     packets(findings, &registry)?;
     rules(findings, &registry)?;
     last_contact(findings, &registry)?;
+    open(tried, &registry)?;
     Ok(TextEncoder::new().encode_to_string(&registry.gather())?)
 }
 
@@ -166,14 +188,25 @@ fn packets(findings: &Findings, registry: &Registry) -> anyhow::Result<()> {
 
 /// What the rules of a firewall policy have met, those of --relay and the like among them.
 fn rules(findings: &Findings, registry: &Registry) -> anyhow::Result<()> {
-    let labels = ["table", "counter", "rule"];
+    let labels = ["table", "counter"];
     let met = Counted::new(registry, "rule", "that a rule beyond the agent's port met", &labels)?;
     for Live { image, .. } in &findings.held.firewall {
         let table = image.name.to_string();
-        for Counter { name, comment, count } in &image.counters {
-            met.add(&[&table, name, comment], *count);
+        for Counter { name, count, .. } in &image.counters {
+            met.add(&[&table, name], *count);
         }
     }
+    Ok(())
+}
+
+/// Whether admitted sources get through all of this host's rules.
+fn open(tried: &[Tried], registry: &Registry) -> anyhow::Result<()> {
+    let opts = Opts::new("agent_fw_open", "Whether this admitted source reaches the agent's port.");
+    let open = IntGaugeVec::new(opts, &["by", "source"])?;
+    for Tried { by, source, reaches } in tried {
+        open.with_label_values(&[by, &source.to_string()]).set((*reaches).into());
+    }
+    registry.register(Box::new(open))?;
     Ok(())
 }
 

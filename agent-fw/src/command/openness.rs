@@ -1,14 +1,22 @@
 //! The promise "open", which depends on every other rule of the host: it is tried, not assumed.
 
+use super::heartbeat;
+use super::kernel::Held;
 use super::report::{self, say};
 use super::road;
 use super::sample::{self, Sample};
+use super::status::Findings;
 use super::trial::{Answer, Trial};
 use crate::configuration::{Compiled, Configuration};
+use crate::contact::{Contact, Counted, Moment};
 use crate::exception::{self, Plan, Sources};
+use crate::nft::{Nftables, comment};
 use crate::policy::{Policy, Port, Verdict};
 use crate::probe::{self, Firewall, Question};
+use crate::rule::Lowered;
+use crate::xdp;
 use anyhow::Context as _;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// Ranges of each family that are tried: enough to meet another firewall, few enough to be quick.
@@ -48,6 +56,44 @@ fn ask(policy: &Policy, port: Port) -> anyhow::Result<impl Iterator<Item = Answe
     Ok(samples.map(move |Sample { source, mac }| {
         trial.ask(&Question { source, mac, destination: None, port, interface: None })
     }))
+}
+
+/// What became of an admitted source that was tried.
+pub(super) struct Tried {
+    /// By what it is admitted.
+    pub(super) by: String,
+    pub(super) source: IpAddr,
+    pub(super) reaches: bool,
+}
+
+/// Tries a few admitted sources, and lets the packets that this takes not be taken for a contact.
+/// What could not be tried is left out.
+pub(super) fn tried(findings: &Findings) -> anyhow::Result<Vec<Tried>> {
+    let Some((configuration, compiled)) = &findings.wanted else { return Ok(Vec::new()) };
+    let Lowered { policy, ledger } = &compiled.lowered;
+    let began = Moment::now()?;
+    let mut all = Vec::new();
+    // A program counts what it is asked about, and so does the table.
+    let once = 1 + u64::from(!findings.held.programs.is_empty());
+    let mut own = Counted::default();
+    for answer in ask(policy, Port(configuration.port))? {
+        let source = answer.source;
+        let by = ledger.label_of(source).map(|label| comment(&label.to_string()));
+        let reaches = answer.reaches();
+        match (by, answer.due) {
+            (Some(by), Verdict::Accept) => {
+                own.admitted.entry(by.clone()).or_default().0 += once;
+                all.extend(reaches.map(|reaches| Tried { by, source, reaches }));
+            }
+            _ => own.refused += once,
+        }
+    }
+    if findings.held.is_something() {
+        let held = Held::read(&mut Nftables::open()?)?;
+        let now = heartbeat::counted(&held, xdp::counters()?.as_ref());
+        Contact::disregard(&now, &own, began)?;
+    }
+    Ok(all)
 }
 
 /// The firewall that stops one of the sources that are admitted, if any is stopped.

@@ -79,7 +79,8 @@ impl Findings {
         }
         if findings.held.is_something() {
             // What cannot be written down is not known the next time: no reason to say nothing now.
-            findings.contact = Contact::note(&heartbeat::counted(&findings)).ok();
+            let counted = heartbeat::counted(&findings.held, findings.counters.as_ref());
+            findings.contact = Contact::note(&counted).ok();
         }
         Ok(findings)
     }

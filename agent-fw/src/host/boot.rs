@@ -14,6 +14,11 @@ pub const UNIT: &str = "agent-fw.service";
 /// The guard's.
 pub const GUARD: &str = "agent-fw-guard.service";
 
+/// The template of the timers that have metrics written, each to a directory.
+const METRICS: &str = "agent-fw-metrics@.timer";
+/// What they write there.
+const METRICS_FILE: &str = "agent-fw.prom";
+
 /// Where packages put units. What is there is theirs.
 const PACKAGED: [&str; 3] =
     ["/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
@@ -44,10 +49,12 @@ impl Origin {
 /// The files of `data/`, with places for their origin and the path of agent-fw.
 const SANDBOX: &str = include_str!("../../data/sandbox.conf");
 const IPTABLES: &str = include_str!("../../data/iptables-drop-in.conf");
-const TEMPLATES: [(&str, &str); 6] = [
+const TEMPLATES: [(&str, &str); 8] = [
     (UNIT, include_str!("../../data/agent-fw.service")),
     ("agent-fw-interface@.service", include_str!("../../data/agent-fw-interface@.service")),
     (GUARD, include_str!("../../data/agent-fw-guard.service")),
+    ("agent-fw-metrics@.service", include_str!("../../data/agent-fw-metrics@.service")),
+    (METRICS, include_str!("../../data/agent-fw-metrics@.timer")),
     ("nftables.service.d/agent-fw.conf", include_str!("../../data/nftables-drop-in.conf")),
     ("netfilter-persistent.service.d/agent-fw.conf", IPTABLES),
     ("iptables.service.d/agent-fw.conf", IPTABLES),
@@ -138,14 +145,58 @@ pub fn set_guard() -> anyhow::Result<()> {
     if is_running() { systemctl(&["restart", GUARD]) } else { Ok(()) }
 }
 
+/// Has metrics written to this directory from now on, every minute.
+pub fn set_metrics(directory: &Path) -> anyhow::Result<()> {
+    let directory = std::path::absolute(directory)?;
+    let directory = directory.to_str().context("its name is not UTF-8")?;
+    let template = format!("--template={METRICS}");
+    let timer = output("systemd-escape", &["--path", &template, directory])?;
+    systemctl(&["enable", "--quiet", timer.trim()])?;
+    if is_running() { systemctl(&["restart", timer.trim()]) } else { Ok(()) }
+}
+
+/// The timers that have metrics written, with the directories.
+fn metrics() -> anyhow::Result<Vec<(String, PathBuf)>> {
+    let wanted = Path::new(UNITS).join("timers.target.wants");
+    let names = std::fs::read_dir(wanted).into_iter().flatten().flatten();
+    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    let (before, after) = METRICS.split_once('@').unwrap_or((METRICS, ""));
+    let timers = names.filter(|name| {
+        name.split_once('@').is_some_and(|(name, rest)| name == before && rest.ends_with(after))
+    });
+    let directory = |timer: String| {
+        let words = ["--unescape", "--path", "--instance", &timer];
+        let directory = output("systemd-escape", &words)?;
+        Ok((timer, PathBuf::from(directory.trim_end_matches('\n'))))
+    };
+    timers.map(directory).collect()
+}
+
+/// Ends the writing of metrics, and removes what was written: it would say for ever what is no
+/// longer so. The timers come again at the next boot, unless they are forgotten.
+fn end_metrics(forget: bool) -> anyhow::Result<()> {
+    for (timer, directory) in metrics()? {
+        if is_running() {
+            systemctl(&["stop", &timer])?;
+        }
+        if forget {
+            systemctl(&["disable", "--quiet", &timer])?;
+        }
+        file::remove(&directory.join(METRICS_FILE))?;
+    }
+    Ok(())
+}
+
 /// Tells systemd that the policy is in force, where systemd runs: the unit then shows it, and goes
 /// along with other firewalls.
 pub fn start() -> anyhow::Result<()> {
     if is_running() { systemctl(&["restart", UNIT]) } else { Ok(()) }
 }
 
-/// Ends the guard, and what says that the policy is in force, until the next boot.
+/// Ends the guard, the writing of metrics, and what says that the policy is in force, until the next
+/// boot.
 pub fn stop() -> anyhow::Result<()> {
+    end_metrics(false)?;
     for unit in [GUARD, UNIT] {
         if is_running() && systemctl(&["is-active", "--quiet", unit]).is_ok() {
             systemctl(&["stop", unit])?;
@@ -158,6 +209,7 @@ pub fn stop() -> anyhow::Result<()> {
 pub fn remove() -> anyhow::Result<()> {
     let theirs_or_ours = is_provided() || is_ours(&Path::new(UNITS).join(UNIT));
     if theirs_or_ours {
+        end_metrics(true)?;
         let now: &[&str] = if is_running() { &["--now"] } else { &[] };
         systemctl(&[&["disable", "--quiet"], now, &[UNIT]].concat())?;
         if Path::new(UNITS).join("sysinit.target.wants").join(GUARD).symlink_metadata().is_ok() {
@@ -182,24 +234,29 @@ fn is_running() -> bool {
 }
 
 fn systemctl(arguments: &[&str]) -> anyhow::Result<()> {
-    let output =
-        Command::new("systemctl").args(arguments).output().context("cannot run systemctl")?;
+    output("systemctl", arguments).map(drop)
+}
+
+fn output(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
+    let output = Command::new(program).args(arguments).output();
+    let output = output.with_context(|| format!("cannot run {program}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        bail!("`systemctl {}` failed: {}", arguments.join(" "), said.trim());
+        bail!("`{program} {}` failed: {}", arguments.join(" "), said.trim());
     }
-    Ok(())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{OURS, Origin, udev_rule, units};
+    use super::{METRICS, OURS, Origin, udev_rule, units};
 
     #[test]
     fn units_are_recognised_as_ours_and_name_the_program() {
         for (name, text) in units(Origin::Command, "/usr/bin/agent-fw") {
             assert!(text.starts_with(OURS), "{name}");
-            assert!(text.contains("/usr/bin/agent-fw "), "{name}");
+            let runs = text.contains("/usr/bin/agent-fw ");
+            assert_eq!(runs, name != METRICS, "{name}");
             for place in ["@ORIGIN@", "@SANDBOX@", "@AGENT_FW@"] {
                 assert!(!text.contains(place), "{name}: {place}");
             }

@@ -4,7 +4,7 @@
 
 use super::{AddressSet, Ordinal, Range, RangeSet};
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 /// What admitted an address: the unit of counting.
@@ -104,6 +104,15 @@ pub struct Ledger {
 pub type LabelIndex = u16;
 
 impl Ledger {
+    /// By which label an address is admitted, if it is.
+    pub fn label_of(&self, address: IpAddr) -> Option<&Label> {
+        let index = match address {
+            IpAddr::V4(address) => self.v4.get(address),
+            IpAddr::V6(address) => self.v6.get(address),
+        };
+        self.labels.get(usize::from(index?))
+    }
+
     /// Makes the ledger of these sources. The order in which they were named does not matter.
     pub fn new(sources: impl IntoIterator<Item = (Label, AddressSet)>) -> Self {
         let mut sources: Vec<_> = sources.into_iter().collect();
