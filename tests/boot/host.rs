@@ -2,8 +2,8 @@
 //! listens from the first moment.
 
 use crate::neighbour::{GATEWAY, MACHINE, MACHINE_MAC_TEXT, Neighbour, Seen, TAP};
-use agent_fw_lab::agent_fw_path;
-use agent_fw_lab::vm::{Answer, Console, Image, Kernel, Machine, Orders, PAYLOAD, Parts, Payload};
+use agent_fw_lab::package;
+use agent_fw_lab::vm::{Console, Image, Kernel, Machine, Orders, PAYLOAD, Parts, Payload};
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// A boot takes some ten seconds, on a busy machine many more.
 pub(crate) const BOOT: Duration = Duration::from_mins(2);
 /// A command inside.
-const COMMAND: Duration = Duration::from_secs(40);
+const COMMAND: Duration = Duration::from_mins(2);
 
 /// What listens: systemd holds the socket, from before the network is there.
 const AGENT_SOCKET: &str = "[Unit]
@@ -32,11 +32,16 @@ ExecStart=/opt/agent-fw/guest orders
 ";
 const SYSTEM: &str = "/etc/systemd/system";
 
-fn payload() -> Payload {
+/// Where the packages are, inside: an older one, and a newer.
+pub(crate) const OLDER: &str = "/opt/agent-fw/older.deb";
+pub(crate) const NEWER: &str = "/opt/agent-fw/newer.deb";
+
+fn payload() -> Result<Payload> {
     let network =
         format!("[Match]\nName=eth0\n[Network]\nAddress={MACHINE}/24\nGateway={GATEWAY}\n");
-    Payload::default()
-        .copy("/usr/local/bin/agent-fw", &agent_fw_path())
+    Ok(Payload::default()
+        .copy(OLDER, &package("older", ".deb")?)
+        .copy(NEWER, &package("newer", ".deb")?)
         .copy(format!("{PAYLOAD}/guest"), Path::new(env!("CARGO_BIN_EXE_guest")))
         .text("/etc/systemd/network/10-eth0.network", network)
         .link(
@@ -48,12 +53,12 @@ fn payload() -> Payload {
         .link(format!("{SYSTEM}/sysinit.target.wants/agent.socket"), "../agent.socket")
         .text(format!("{SYSTEM}/orders.service"), ORDERS_SERVICE)
         .link(format!("{SYSTEM}/multi-user.target.wants/orders.service"), "../orders.service")
-        .text("/etc/hostname", "agent\n")
+        .text("/etc/hostname", "agent\n"))
 }
 
 /// A disk for such a machine.
 pub(crate) fn disk(parts: &Parts, name: &str) -> Result<Image> {
-    Image::make(parts, name, &payload())
+    Image::make(parts, name, &payload()?)
 }
 
 /// What a machine is made of: the same at each of its boots.
@@ -105,9 +110,16 @@ impl<'a> Host<'a> {
         said.with_context(|| format!("the console: {}", self.console.log().display()))
     }
 
-    /// Runs a command, however it ends.
-    pub(crate) fn try_run(&mut self, argv: &[&str]) -> Result<Answer> {
-        self.orders.try_run(argv, COMMAND)
+    /// Runs a command again and again until it succeeds.
+    pub(crate) fn run_until_true(&mut self, argv: &[&str]) -> Result<()> {
+        let deadline = Instant::now() + BOOT;
+        loop {
+            let answer = self.orders.try_run(argv, COMMAND)?;
+            if answer.code == Some(0) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "`{}`: {answer:?}", argv.join(" "));
+        }
     }
 
     /// What the machine says of itself, for whoever reads a failure.

@@ -1,6 +1,6 @@
-//! A machine's life: installation, reboots, other firewalls, faults, crashes, power cuts.
+//! A machine's life: packages, reboots, other firewalls, faults, crashes, power cuts.
 
-use crate::host::{BOOT, Build, Host, disk};
+use crate::host::{BOOT, Build, Host, NEWER, OLDER, disk};
 use crate::neighbour::{Neighbour, Seen};
 use agent_fw_lab::Lab;
 use agent_fw_lab::vm::{Kernel, Parts};
@@ -17,8 +17,11 @@ pub(crate) const TESTS: &[(&str, Test)] = &[(
 )];
 
 const INSTALL: [&str; 4] = ["agent-fw", "install", "--allow-from", "region:us-1"];
-/// How often the power is cut in the middle of an installation.
-const CUTS: u64 = 3;
+const NFTABLES_RESTARTED: [&str; 3] = ["systemctl", "restart", "nftables"];
+const NFTABLES_STOPPED: [&str; 3] = ["systemctl", "stop", "nftables"];
+const ETH0: &str = "/sys/class/net/eth0";
+/// How often the power is cut in the middle of an installation, on each kernel.
+const CUTS: u64 = 10;
 
 fn from_the_first_packet_to_the_last_no_unlisted_source_is_answered(
     parts: &Parts,
@@ -32,6 +35,7 @@ fn from_the_first_packet_to_the_last_no_unlisted_source_is_answered(
         let both = |seen: Seen| seen.listed > 5 && seen.unlisted > 5;
         neighbour.wait("without agent-fw both sources are answered", BOOT, both)?;
 
+        host.run(&["dpkg", "--install", OLDER])?;
         host.run(&INSTALL)?;
         let unlisted = neighbour.unlisted_so_far();
         host.is_closed(&neighbour, unlisted)?;
@@ -41,7 +45,10 @@ fn from_the_first_packet_to_the_last_no_unlisted_source_is_answered(
         let mut host = host.restart(&["systemctl", "reboot"]).context("a reboot")?;
         host.is_closed(&neighbour, unlisted).context("after a reboot")?;
         host.run(&["agent-fw", "status"])?;
+        upgrade(&mut host, &neighbour, unlisted).context("an upgrade")?;
         other_firewalls(&mut host, &neighbour)?;
+        interface_goes_and_comes(&mut host, &neighbour)?;
+        on_guard(&mut host, &neighbour)?;
         let host = faults(host, &neighbour)?;
         let unlisted = neighbour.seen().unlisted;
         let mut host = host.restart(&["sh", "-c", "echo c > /proc/sysrq-trigger"])?;
@@ -50,6 +57,14 @@ fn from_the_first_packet_to_the_last_no_unlisted_source_is_answered(
         println!("{name}: {} SYNs, {:?}", neighbour.sent(), neighbour.seen());
         Ok(())
     })
+}
+
+/// A newer package over the one that is there. dpkg restarts what runs.
+fn upgrade(host: &mut Host, neighbour: &Neighbour, unlisted: u64) -> Result<()> {
+    host.run(&["dpkg", "--install", NEWER])?;
+    host.is_closed(neighbour, unlisted)?;
+    host.run(&["systemctl", "is-active", "agent-fw"])?;
+    host.run(&["agent-fw", "verify"]).map(drop)
 }
 
 /// nftables.service flushes every table when it starts, reloads and stops. When systemctl is back,
@@ -64,7 +79,60 @@ fn other_firewalls(host: &mut Host, neighbour: &Neighbour) -> Result<()> {
         host.run(&["agent-fw", "status"])?;
         println!("systemctl {verb} nftables: {} ms under emulation", took.as_millis());
     }
+    // Both let everybody in, as the agent's own rules do: the table alone keeps the port closed.
+    let unlisted = neighbour.unlisted_so_far();
+    for command in [
+        "firewall-offline-cmd --quiet --add-port=4118/tcp",
+        "systemctl start firewalld",
+        "systemctl reload firewalld",
+        "ufw allow 4118/tcp",
+        "ufw --force enable",
+        "ufw reload",
+        "systemctl stop firewalld",
+        "ufw disable",
+    ] {
+        host.run(&command.split(' ').collect::<Vec<_>>())?;
+        host.is_closed(neighbour, unlisted).with_context(|| format!("after {command}"))?;
+        host.run(&["agent-fw", "status"])?;
+    }
     Ok(())
+}
+
+/// The network card is taken out and put in again: its XDP program comes back by itself, and until
+/// then the table holds.
+fn interface_goes_and_comes(host: &mut Host, neighbour: &Neighbour) -> Result<()> {
+    host.run(&[&INSTALL[..], &["--backend", "both", "--interface", "eth0"]].concat())?;
+    let unlisted = neighbour.unlisted_so_far();
+    host.is_closed(neighbour, unlisted).context("with an XDP program")?;
+    let device = host.run(&["readlink", "/sys/class/net/eth0/device"])?;
+    let device = device.trim().rsplit('/').next().unwrap_or_default().to_owned();
+    for (verb, there) in [("unbind", "!"), ("bind", "")] {
+        let driver = format!("/sys/bus/virtio/drivers/virtio_net/{verb}");
+        host.run(&["sh", "-c", &format!("echo {device} > {driver}; {there} test -e {ETH0}")])?;
+    }
+    host.is_closed(neighbour, unlisted).context("after the interface's return")?;
+    host.run_until_true(&["agent-fw", "verify"]).context("the interface has no program")?;
+    host.is_closed(neighbour, unlisted).context("with the program on the new interface")
+}
+
+/// Somebody flushes every table while the guard stands, and the package is exchanged under it.
+fn on_guard(host: &mut Host, neighbour: &Neighbour) -> Result<()> {
+    host.run(&[&INSTALL[..], &["--guard"]].concat())?;
+    host.run(&["systemctl", "is-active", "agent-fw-guard"])?;
+    let unlisted = neighbour.unlisted_so_far();
+    let flushes = [&["nft", "flush", "ruleset"][..], &NFTABLES_RESTARTED, &NFTABLES_STOPPED];
+    for flush in flushes {
+        host.run(flush)?;
+        // On 6.1, where a twin stands in for the table, until it is put back.
+        host.run_until_true(&["agent-fw", "verify"])?;
+        host.is_closed(neighbour, unlisted).with_context(|| flush.join(" "))?;
+        host.run(&["agent-fw", "status"])?;
+    }
+    host.run(&["dpkg", "--install", OLDER])?;
+    upgrade(host, neighbour, unlisted).context("an upgrade under guard")?;
+    host.run(&["systemctl", "is-active", "agent-fw-guard"])?;
+    host.run(&["systemctl", "stop", "agent-fw-guard"])?;
+    host.is_closed(neighbour, unlisted).context("without the guard")
 }
 
 /// A policy file that cannot be read, and one whose last good policy is gone, too.
@@ -110,8 +178,7 @@ fn power_cuts(mut host: Host, neighbour: &Neighbour) -> Result<()> {
         let install = [&INSTALL[..], &["--allow-from", other]].concat();
         host = host.cut(&install, Duration::from_millis(delay)).context("after a power cut")?;
         host.is_closed(neighbour, unlisted).context("after a power cut")?;
-        let status = host.try_run(&["agent-fw", "status"])?;
-        ensure!(status.code == Some(0), "after a power cut: {status:?}");
+        host.run(&["agent-fw", "status"]).context("after a power cut")?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
+use agent_fw_lab::PACKAGES;
 use agent_fw_lab::vm::Kernel;
 use anyhow::{Context, Result, anyhow};
 
@@ -21,8 +22,6 @@ const ROOTS: [&str; 2] = [LAB, "agent-fw-ebpf"];
 const LAB: &str = "agent-fw-lab";
 /// Without it, the tests that load the object are left out.
 const LOADER: &str = "agent-fw-ebpf/aya";
-/// Names the packages to test, in the environment.
-const PACKAGES: &str = "AGENT_FW_PACKAGES";
 
 /// Where tests run, and which.
 #[derive(Debug, clap::Args)]
@@ -70,24 +69,29 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
     setup::ensure(&[Group::Test])?;
     let binary = product::build()?;
     let mut count = Count::default();
+    let packages = packages(&binary, &mut count)?;
     let mut succeeded = true;
     if options.includes(Where::Host) {
-        succeeded &= on_this_kernel(options, &binary, &mut count)?;
+        succeeded &= on_this_kernel(options, &binary, packages.as_deref(), &mut count)?;
     }
     let kernels = options.kernels();
     if let Some(reason) = vm::missing() {
         for kernel in kernels {
             count.skip(format!("all tests on kernel {kernel}: {reason}"));
         }
-    } else if !kernels.is_empty() {
-        succeeded &= in_machines(options, &kernels, &binary, &mut count)?;
+    } else if let Some(packages) = packages.filter(|_| !kernels.is_empty()) {
+        succeeded &= in_machines(options, &kernels, &binary, &packages, &mut count)?;
     }
     Ok(conclude(&count, succeeded))
 }
 
-fn on_this_kernel(options: &Options, binary: &Path, count: &mut Count) -> Result<bool> {
+fn on_this_kernel(
+    options: &Options,
+    binary: &Path,
+    packages: Option<&Path>,
+    count: &mut Count,
+) -> Result<bool> {
     let filter = options.filter.as_deref();
-    let packages = packages(binary, count)?;
     if is_root() {
         let mut all = cargo_test(&["--workspace", "--features", LOADER], filter);
         return run_tests(all.envs(packages.map(|place| (PACKAGES, place))), count);
@@ -127,6 +131,7 @@ fn in_machines(
     options: &Options,
     kernels: &[Kernel],
     binary: &Path,
+    packages: &Path,
     count: &mut Count,
 ) -> Result<bool> {
     let workshop = Workshop::ensure()?;
@@ -134,6 +139,7 @@ fn in_machines(
     let mut boots = cargo_test(&["--package", LAB, "--test", "boot"], options.filter.as_deref());
     let versions: Vec<&str> = kernels.iter().map(|kernel| kernel.version()).collect();
     boots.envs(workshop.environment()).env("AGENT_FW_KERNELS", versions.join(","));
+    boots.env(PACKAGES, packages);
     let mut succeeded = run_tests(&mut boots, count)?;
     // Under emulation they take many minutes: they run when a kernel is named.
     if options.kernel.is_empty() {

@@ -88,7 +88,9 @@ impl<'a> Machine<'a> {
 
     fn command(&self, socket: &Path) -> Result<Command> {
         let root = &self.parts.qemu;
-        let mut qemu = Command::new(root.join("usr/bin/qemu-system-x86_64"));
+        // It ends with the test, also with one that is killed.
+        let mut qemu = Command::new("setpriv");
+        qemu.args(["--pdeathsig", "KILL", "--"]).arg(root.join("usr/bin/qemu-system-x86_64"));
         let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"];
         let libraries: Vec<OsString> = libraries.iter().map(|l| root.join(l).into()).collect();
         qemu.env("LD_LIBRARY_PATH", libraries.join(&OsString::from(":")));
