@@ -118,7 +118,8 @@ fn while_debian_upgrades_no_unlisted_source_is_answered() -> Result<()> {
         // The same source is answered where no policy stands in its way.
         run([AGENT_FW, "uninstall"])?;
         let answered = while_knocking(peer, UNLISTED, AGENT, || {
-            Ok(std::thread::sleep(Duration::from_secs(1)))
+            std::thread::sleep(Duration::from_secs(1));
+            Ok(())
         });
         ensure!(answered.is_err(), "the SYNs would not have been answered anyhow");
         Ok(())

@@ -1,6 +1,6 @@
 //! The Ansible role, on two hosts at once.
 
-use crate::dpkg::{AGENT_FW, LISTED, UNLISTED, ensure_closed, host, outcome};
+use crate::dpkg::{AGENT_FW, LISTED, UNLISTED, ensure_closed, ensure_open, host, outcome};
 use crate::tests;
 use agent_fw_lab::{Finished, Outcome, Peer, command, package, run};
 use anyhow::{Context as _, Result, ensure};
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
-tests![the_role_brings_a_debian_fleet_to_its_policy_and_names_who_has_drifted];
+tests![the_role_brings_a_debian_fleet_to_its_policy_names_who_has_drifted_and_goes];
 
 const ROLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../agent-fw/data/ansible/roles");
 const NAMES: [&str; 2] = ["one", "two"];
@@ -136,7 +136,7 @@ fn recap(said: &str, name: &str) -> Option<Recap> {
     Some(Recap { changed: number("changed=")?, failed: number("failed=")? })
 }
 
-fn the_role_brings_a_debian_fleet_to_its_policy_and_names_who_has_drifted() -> Result<()> {
+fn the_role_brings_a_debian_fleet_to_its_policy_names_who_has_drifted_and_goes() -> Result<()> {
     let hosts = NAMES.into_iter().map(Host::start).collect::<Result<Vec<_>>>()?;
     let controller = Controller::set_up(&hosts)?;
     let on_all = |work: fn(&Peer) -> Result<()>| hosts.iter().try_for_each(|host| host.run(work));
@@ -180,6 +180,15 @@ fn the_role_brings_a_debian_fleet_to_its_policy_and_names_who_has_drifted() -> R
     let changed = controller.succeed(&["site.yml", "--extra-vars", &change])?;
     ensure!(changed == [0, 1], "{changed:?}");
     ensure!(controller.succeed(&["verify.yml"])? == [0, 0]);
+
+    let absent = ["site.yml", "--extra-vars", "agent_fw_state=absent"];
+    let done = controller.succeed(&absent)?;
+    ensure!(done.iter().all(|changed| *changed > 0), "nothing was removed: {done:?}");
+    on_all(|peer| {
+        ensure!(!Path::new(AGENT_FW).exists() && !Path::new("/var/cache/agent-fw.deb").exists());
+        ensure_open(peer)
+    })?;
+    ensure!(controller.succeed(&absent)? == [0, 0], "removed twice");
     drop(controller);
     hosts.into_iter().try_for_each(Host::end)
 }
