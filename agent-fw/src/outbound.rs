@@ -138,6 +138,16 @@ struct Need {
     at: Option<Vec<(Label, AddressSet)>>,
 }
 
+impl Need {
+    fn for_whom(&self) -> String {
+        match self.services.as_slice() {
+            [one] => one.clone(),
+            [first, others @ ..] => format!("{first}, {} more", others.len()),
+            [] => String::new(),
+        }
+    }
+}
+
 /// Addresses of services, by their names; a service that is not among them may be anywhere.
 pub type Places = BTreeMap<String, Vec<(Label, AddressSet)>>;
 
@@ -155,10 +165,13 @@ pub fn rules(role: Role, places: &Places) -> anyhow::Result<Vec<Rule>> {
         }
         need.at = need.at.take().zip(place).map(|(known, place)| [known, place.clone()].concat());
     }
-    let rules = needs.into_iter().map(|((port, transport), need)| {
-        let name = format!("outbound {port}/{transport}: {}", need.services.join(", "));
+    let rules = needs.into_iter().filter_map(|((port, transport), need)| {
+        let protocol = protocol(port, &transport);
+        let name = format!("outbound {protocol} {port}: {}", need.for_whom());
         let at = need.at.map_or(Match::Any, |at| Match::Is(Addresses(at)));
-        rule(name, protocol(port, &transport), Range::single(Port(port)).into(), at)
+        // None of the services is there.
+        let is_needed = at != Match::Is(Addresses::default());
+        is_needed.then(|| rule(name, protocol, Range::single(Port(port)).into(), at))
     });
     // Not in the vendor's list: without an address, nothing is reached. Renewals go through
     // filters, other than the first request. Servers' ports: RFC 2131, RFC 8415.

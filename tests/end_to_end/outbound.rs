@@ -158,7 +158,7 @@ fn without_default_deny_nothing_is_dropped_and_what_is_needed_is_counted() -> Re
             let named = counters.iter().filter(|counter| counter["by"].as_str().is_some_and(is_it));
             named.filter_map(|counter| counter["packets"].as_u64()).sum()
         };
-        ensure!(of("outbound 443/tcp") > 0 && of("outbound 123/udp") > 0, "{counters:#?}");
+        ensure!(of("outbound TCP 443") > 0 && of("outbound UDP 123") > 0, "{counters:#?}");
         ensure!(of("admitted by no rule") == 0, "{counters:#?}");
         Ok(())
     })
