@@ -4,7 +4,7 @@ use super::outcome::{Outcome, Result};
 use super::report;
 use super::words::{Words, compile};
 use crate::configuration::{Compiled, Configuration};
-use crate::firewall::Firewall;
+use crate::firewall::{Firewall, Idle};
 use crate::nft::{Document, counter_name};
 use crate::policy::{AddressSet, MacMatch, Notation, Ordinal, Range, RangeSet};
 use crate::rule::Direction;
@@ -98,7 +98,7 @@ fn firewall_as_json(firewall: &Firewall) -> Value {
             "priority": rule.priority.to_string(),
             "direction": rule.direction.to_string(),
             "decides": idle.is_none(),
-            "shadowed_by": idle.and_then(|idle| Some(&idle.shadow?.name)),
+            "shadowed_by": idle.map(Idle::names),
         })
     });
     let restrictive = |direction| firewall.restricts(direction);

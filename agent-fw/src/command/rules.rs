@@ -183,9 +183,8 @@ fn shortened(list: &str) -> String {
 }
 
 fn as_json(port: Port, judged: &[Judged], ignored: &[Place], idle: &[Idle<'_>]) -> Value {
-    let idle = idle.iter().map(|Idle { rule, shadow }| {
-        json!({ "name": rule.name, "shadowed_by": shadow.map(|shadow| &shadow.name) })
-    });
+    let idle =
+        idle.iter().map(|idle| json!({ "name": idle.rule.name, "shadowed_by": idle.names() }));
     let rules: Vec<Value> = judged
         .iter()
         .map(|Judged { line, rule, meaning }| {

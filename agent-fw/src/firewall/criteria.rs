@@ -1,8 +1,8 @@
-//! What a rule matches, in a form that two rules can be compared by, field by field.
+//! What a rule matches, field by field.
 
-use super::packet::{Datagram, ICMPV6, Packet, Payload, Transport};
+use super::packet::{Datagram, Packet, Payload, Transport};
 use crate::nft::Family;
-use crate::policy::{AddressSet, MacMatch, Ordinal, Port, RangeSet};
+use crate::policy::{AddressSet, MacMatch, Port, RangeSet};
 use crate::rule::{Icmp, TcpFlags};
 use std::collections::BTreeSet;
 
@@ -112,76 +112,9 @@ impl Criteria {
             || none(&self.destination)
             || !(self.arp || self.is_about(Family::V4) || self.is_about(Family::V6))
     }
-
-    /// Whether every packet is meant that `other` means, as far as each field tells by itself.
-    pub fn cover(&self, other: &Self) -> bool {
-        let family = |family| !other.is_about(family) || self.cover_of_family(other, family);
-        (self.arp || !other.arp)
-            && family(Family::V4)
-            && family(Family::V6)
-            && [(&self.source, &other.source), (&self.destination, &other.destination)]
-                .into_iter()
-                .all(|(place, other)| place.cover(other))
-            && self.cover_flags(other)
-            && self.cover_icmp(other)
-    }
-
-    fn cover_of_family(&self, other: &Self, family: Family) -> bool {
-        let is_within = |place: &Place, other: &Place| match family {
-            Family::V4 => is_subset(&other.addresses.v4, &place.addresses.v4),
-            Family::V6 => is_subset(&other.addresses.v6, &place.addresses.v6),
-        };
-        let has = |criteria: &Self, number| {
-            let spared = criteria.spares_icmpv6 && family == Family::V6 && number == ICMPV6;
-            !spared && criteria.protocols.contains(number)
-        };
-        // What becomes of ICMPv6 is only a question where a rule names it.
-        let names_icmpv6 = other.protocols == Protocols::Only(BTreeSet::from([ICMPV6]));
-        let matters = |number| names_icmpv6 || family != Family::V6 || number != ICMPV6;
-        is_within(&self.source, &other.source)
-            && is_within(&self.destination, &other.destination)
-            && (0..=u8::MAX).all(|n| has(self, n) || !has(other, n) || !matters(n))
-    }
-
-    fn cover_flags(&self, other: &Self) -> bool {
-        let means = |criteria: &Self, flags| {
-            criteria.tcp_flags.is_none_or(|wanted| match_flags(wanted, flags))
-        };
-        (0..=u8::MAX).all(|flags| means(self, flags) || !means(other, flags))
-    }
-
-    fn cover_icmp(&self, other: &Self) -> bool {
-        let means = |criteria: &Self, kind, code| {
-            criteria.icmp.is_none_or(|wanted| match_icmp(wanted, kind, code))
-        };
-        self.icmp.is_none()
-            || (0..=u8::MAX).all(|kind| {
-                (0..=u8::MAX).all(|code| means(self, kind, code) || !means(other, kind, code))
-            })
-    }
 }
 
-impl Place {
-    fn cover(&self, other: &Self) -> bool {
-        let macs = match (&self.macs, &other.macs) {
-            (MacMatch::Any, _) => true,
-            (MacMatch::Only(_), MacMatch::Any) => false,
-            (MacMatch::Only(macs), MacMatch::Only(others)) => is_subset(others, macs),
-        };
-        let ports = match (&self.ports, &other.ports) {
-            (None, _) => true,
-            (Some(ports), None) => ports.is_all(),
-            (Some(ports), Some(others)) => is_subset(others, ports),
-        };
-        macs && ports
-    }
-}
-
-fn is_subset<T: Ordinal>(inner: &RangeSet<T>, outer: &RangeSet<T>) -> bool {
-    inner.difference(outer).is_empty()
-}
-
-fn match_flags(TcpFlags { mask, value, not }: TcpFlags, flags: u8) -> bool {
+pub(super) fn match_flags(TcpFlags { mask, value, not }: TcpFlags, flags: u8) -> bool {
     (flags & mask == value) != not
 }
 

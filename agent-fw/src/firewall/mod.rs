@@ -7,6 +7,7 @@ mod criteria;
 mod packet;
 mod rule;
 mod shadow;
+mod space;
 mod tables;
 
 pub use criteria::{Criteria, Place, Protocols};

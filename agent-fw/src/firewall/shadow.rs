@@ -1,5 +1,6 @@
 //! Rules that never decide anything.
 
+use super::space::Space;
 use super::{Firewall, Rule};
 use crate::rule::Action;
 use std::fmt;
@@ -9,45 +10,83 @@ use std::fmt;
 pub struct Idle<'a> {
     /// The rule.
     pub rule: &'a Rule,
-    /// The rule before it that matches all that it matches; without one, there is no such packet.
-    pub shadow: Option<&'a Rule>,
+    /// Rules before it that match, together, all that it matches: one where one does. Without
+    /// any, there is no such packet.
+    pub shadows: Vec<&'a Rule>,
+}
+
+impl<'a> Idle<'a> {
+    /// The shadows' names.
+    pub fn names(&self) -> Vec<&'a str> {
+        self.shadows.iter().map(|shadow| shadow.name.as_str()).collect()
+    }
 }
 
 impl fmt::Display for Idle<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "rule `{}` never decides: ", self.rule.name)?;
-        match self.shadow {
-            Some(Rule { name, action, priority, .. }) => {
-                write!(f, "`{name}` ({action}, priority {priority}) matches all that it matches")
+        let word = |Rule { name, action, priority, .. }: &&Rule| {
+            format!("`{name}` ({action}, priority {priority})")
+        };
+        match self.shadows.as_slice() {
+            [] => f.write_str("there is no packet on Linux that it matches"),
+            [one] => write!(f, "{} matches all that it matches", word(one)),
+            several => {
+                let names: Vec<String> = several.iter().map(word).collect();
+                write!(f, "together, {} match all that it matches", names.join(", "))
             }
-            None => f.write_str("there is no packet on Linux that it matches"),
         }
     }
 }
 
 impl Firewall {
-    /// The rules that never decide anything. A shadow is one rule that covers another in each
-    /// field; what several rules cover together is not found.
+    /// The rules that never decide anything.
     pub fn idle_rules(&self) -> Vec<Idle<'_>> {
+        let spaces: Vec<Space> = self.rules.iter().map(|rule| Space::of(&rule.criteria)).collect();
         let find = |(place, rule): (usize, _)| {
             let rule: &Rule = rule;
             if rule.criteria.is_empty() {
-                return Some(Idle { rule, shadow: None });
+                return Some(Idle { rule, shadows: Vec::new() });
             }
-            let shadow = self.rules[..place].iter().find(|other| other.shadows(rule))?;
-            Some(Idle { rule, shadow: Some(shadow) })
+            let before = self.rules[..place].iter().zip(&spaces);
+            let shadows = before.filter(|(other, _)| other.leaves_nothing_behind(rule)).collect();
+            let shadows = fewest(&Space::in_question(&rule.criteria), shadows)?;
+            Some(Idle { rule, shadows })
         };
         self.rules.iter().enumerate().filter_map(find).collect()
     }
 }
 
 impl Rule {
-    /// Whether this rule, evaluated first, leaves nothing to the other.
-    fn shadows(&self, other: &Self) -> bool {
+    /// Whether what this rule, evaluated first, matches does not come to the other.
+    fn leaves_nothing_behind(&self, other: &Self) -> bool {
         // What is invalid, Allow leaves to others; but behind Allow comes only Allow.
         self.direction == other.direction
             && (self.action != Action::LogOnly || other.action == Action::LogOnly)
             && !self.criteria.is_empty()
-            && self.criteria.cover(&other.criteria)
     }
+}
+
+/// Of rules that may cover the packets in question, one that does; else as few as do together;
+/// `None` if they do not.
+fn fewest<'a>(space: &Space, rules: Vec<(&'a Rule, &Space)>) -> Option<Vec<&'a Rule>> {
+    if let Some((one, _)) = rules.iter().find(|(_, other)| space.is_covered(&[other])) {
+        return Some(vec![one]);
+    }
+    let covers = |rules: &[(&Rule, &Space)]| {
+        let others: Vec<&Space> = rules.iter().map(|(_, other)| *other).collect();
+        space.is_covered(&others)
+    };
+    if !covers(&rules) {
+        return None;
+    }
+    let mut needed = rules;
+    for place in (0..needed.len()).rev() {
+        let mut fewer = needed.clone();
+        fewer.remove(place);
+        if covers(&fewer) {
+            needed = fewer;
+        }
+    }
+    Some(needed.into_iter().map(|(rule, _)| rule).collect())
 }

@@ -18,6 +18,7 @@ use std::net::{IpAddr, Ipv4Addr};
 tests![
     the_kernel_decides_by_random_firewall_policies_as_the_specification_says,
     a_kernel_that_decides_by_another_policy_is_noticed,
+    a_rule_that_is_said_never_to_decide_changes_nothing_when_it_is_left_out,
 ];
 
 /// Flows of a policy; each has up to three packets.
@@ -98,6 +99,66 @@ fn a_kernel_that_decides_by_another_policy_is_noticed() -> Result<()> {
         ensure!(noticed >= POLICIES / 3, "a rule that is left out was noticed {noticed} times");
         Ok(())
     })
+}
+
+fn a_rule_that_is_said_never_to_decide_changes_nothing_when_it_is_left_out() -> Result<()> {
+    const POLICIES: u16 = 6000;
+    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    let mut chance = Chance::new(clock.as_secs());
+    let (mut by_one, mut by_several, mut others) = (0, 0, 0);
+    for _ in 0..POLICIES {
+        let rules = rules(&mut chance);
+        let firewall = Firewall::new(&rules)?;
+        let idle = firewall.idle_rules();
+        let packets: Vec<Packet> = (1..=FLOWS).map(|number| packet(&mut chance, number)).collect();
+        let due: Vec<Verdict> = packets.iter().map(|packet| firewall.decide(packet)).collect();
+        for rule in &rules {
+            let without = Firewall::new(rules.iter().filter(|other| other.name != rule.name))?;
+            // Whether a direction is restrictive is not by what a rule matches.
+            let directions = [Direction::Incoming, Direction::Outgoing];
+            let restricts = |firewall: &Firewall| {
+                directions.map(|of| (firewall.restricts(of), firewall.restricts_arp(of)))
+            };
+            if restricts(&without) != restricts(&firewall) {
+                continue;
+            }
+            let same = packets.iter().zip(&due).all(|(packet, due)| {
+                let found = without.decide(packet);
+                // ICMPv6 that passes by a rule would pass without it.
+                let is_spared = matches!(&packet.payload, Payload::Ip(ip) if ip.is_icmpv6());
+                found == *due || is_spared && ![found, *due].contains(&Verdict::Drop)
+            });
+            match idle.iter().find(|idle| idle.rule.name == rule.name) {
+                Some(idle) => {
+                    ensure!(same, "{idle}, and yet it decides by\n{rules:#?}");
+                    by_one += usize::from(idle.shadows.len() == 1);
+                    by_several += usize::from(idle.shadows.len() > 1);
+                }
+                None => others += usize::from(!same),
+            }
+        }
+    }
+    println!("shadowed by one: {by_one}, by several: {by_several}; others that decide: {others}");
+    ensure!(by_one > 100 && by_several > 3 && others > 1000);
+    Ok(())
+}
+
+/// The first packet of a flow, or one that fits none.
+fn packet(chance: &mut Chance, number: u16) -> Packet {
+    let plan = flow(chance);
+    let direction = plan.direction;
+    let (source, destination) = match direction {
+        Direction::Incoming => (plan.remote, plan.local),
+        Direction::Outgoing => (plan.local, plan.remote),
+    };
+    let transport = plan.transport(direction, Step::First);
+    let flow = if number.is_multiple_of(8) { Flow::Invalid } else { Flow::Forth };
+    let is_ethernet = direction == Direction::Incoming && !number.is_multiple_of(3);
+    let macs = is_ethernet.then_some((plan.mac, MacAddr([0xff; 6])));
+    let datagram = Datagram { source, destination, transport, flow };
+    let is_arp = is_ethernet && chance.once_in(10);
+    let payload = if is_arp { Payload::Arp } else { Payload::Ip(datagram) };
+    Packet { direction, loopback: false, macs, payload }
 }
 
 fn class(sent: &Sent) -> String {
