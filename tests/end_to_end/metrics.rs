@@ -2,7 +2,7 @@
 
 use crate::scene::{AGENT, expect, from, install, status};
 use crate::tests;
-use agent_fw_lab::{Lab, Listener, Outcome, agent_fw, agent_fw_path, command, run};
+use agent_fw_lab::{Lab, Listener, Outcome, agent_fw, agent_fw_path, command, feed, run};
 use anyhow::{Context as _, Result, ensure};
 use prometheus_parse::{Scrape, Value};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -16,6 +16,7 @@ tests![
     where_no_heartbeat_is_expected_none_is_missed,
     whether_sources_get_through_is_a_metric_that_feigns_no_contact,
     what_rules_beyond_the_agents_port_met_is_a_metric,
+    prometheus_own_tool_finds_nothing_wrong_with_the_metrics,
     the_dashboard_asks_for_metrics_that_there_are,
     a_file_of_metrics_is_whole_and_its_directory_is_not_made,
 ];
@@ -232,6 +233,28 @@ fn whether_sources_get_through_is_a_metric_that_feigns_no_contact() -> Result<()
             ensure!(said["heartbeat"]["state"] == "never-arrived", "{}", said["heartbeat"]);
             agent_fw(["uninstall", "--yes"])?.success()?;
         }
+        Ok(())
+    })
+}
+
+fn prometheus_own_tool_finds_nothing_wrong_with_the_metrics() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let file = "/run/a \" of, {commas}\\.list";
+        std::fs::write(file, "34.205.5.0/27\n")?;
+        run(["ip", "route", "add", "34.205.5.0/27", "via", &manager.v4().to_string()])?;
+        let sources = format!("file:{file}");
+        let words =
+            ["--allow-from", &sources, "--relay", "192.0.2.0/24", "--default-deny-outbound"];
+        install(&[&words[..], &["--backend", "both", "--interface", "manager0"]].concat())?;
+        agent_fw(["metrics", "--probe"])?.success()?;
+        let text = agent_fw(["metrics", "--probe"])?.success()?;
+        ensure!(text.contains("agent_fw_open{") && text.contains("agent_fw_rule_"), "{text}");
+        let check = ["promtool", "check", "metrics"];
+        feed(check, &format!("{text}\n"))?;
+        // It would find something.
+        let broken = text.replace("agent_fw_closed 1", "agent_fw_closed one");
+        ensure!(feed(check, &format!("{broken}\n")).is_err(), "it reads anything");
         Ok(())
     })
 }

@@ -222,6 +222,16 @@ const NEEDS: &[Need] = &[
         apk: &["rpm"],
     },
     Need {
+        group: Group::Test,
+        // Of the server's package, which would start it; see `keep_from_starting`.
+        probe: Probe::Program("promtool"),
+        why: "reads metrics as Prometheus does",
+        apt: &["prometheus"],
+        dnf: &["golang-github-prometheus"],
+        pacman: &["prometheus"],
+        apk: &["prometheus"],
+    },
+    Need {
         group: Group::Dist,
         probe: Probe::Program("xz"),
         why: "compresses packages",
@@ -332,8 +342,12 @@ fn packages(needs: &[&Need], of: impl Fn(&Need) -> &'static [&'static str]) -> V
 fn install_with_apt(missing: &[&Need]) -> Result<()> {
     let packages = packages(missing, |need| need.apt);
     eprintln!("xtask: installing with apt-get: {}", packages.join(" "));
-    if packages.contains(&"firewalld") {
-        keep_from_starting("firewalld.service")?;
+    for (package, unit) in
+        [("firewalld", "firewalld.service"), ("prometheus", "prometheus.service")]
+    {
+        if packages.contains(&package) {
+            keep_from_starting(unit)?;
+        }
     }
     // A fresh machine or container image has no package lists; one with old lists asks for
     // versions that the server no longer has.
@@ -356,7 +370,7 @@ fn install_with_apt(missing: &[&Need]) -> Result<()> {
 }
 
 /// Masks a unit before its package comes, which would start it now and at every boot: this machine
-/// keeps the firewall that it has. The tests start the program themselves.
+/// keeps the firewall that it has. The tests start such programs themselves.
 fn keep_from_starting(unit: &str) -> Result<()> {
     let mask = Path::new("/etc/systemd/system").join(unit);
     if mask.symlink_metadata().is_ok() {
