@@ -20,6 +20,8 @@ const INSTALL: [&str; 4] = ["agent-fw", "install", "--allow-from", "region:us-1"
 const NFTABLES_RESTARTED: [&str; 3] = ["systemctl", "restart", "nftables"];
 const NFTABLES_STOPPED: [&str; 3] = ["systemctl", "stop", "nftables"];
 const ETH0: &str = "/sys/class/net/eth0";
+/// Where metrics are written.
+const METRICS: &str = "/srv/metrics";
 /// How often the power is cut in the middle of an installation, on each kernel.
 const CUTS: u64 = 10;
 
@@ -36,7 +38,8 @@ fn from_the_first_packet_to_the_last_no_unlisted_source_is_answered(
         neighbour.wait("without agent-fw both sources are answered", BOOT, both)?;
 
         host.run(&["dpkg", "--install", OLDER])?;
-        host.run(&INSTALL)?;
+        host.run(&["mkdir", METRICS])?;
+        host.run(&[&INSTALL[..], &["--metrics", METRICS]].concat())?;
         let unlisted = neighbour.unlisted_so_far();
         host.is_closed(&neighbour, unlisted)?;
         let shown = host.run(&["systemctl", "status", "--no-pager", "agent-fw"])?;
@@ -45,6 +48,7 @@ fn from_the_first_packet_to_the_last_no_unlisted_source_is_answered(
         let mut host = host.restart(&["systemctl", "reboot"]).context("a reboot")?;
         host.is_closed(&neighbour, unlisted).context("after a reboot")?;
         host.run(&["agent-fw", "status"])?;
+        metrics(&mut host).context("metrics")?;
         upgrade(&mut host, &neighbour, unlisted).context("an upgrade")?;
         other_firewalls(&mut host, &neighbour)?;
         interface_goes_and_comes(&mut host, &neighbour)?;
@@ -57,6 +61,20 @@ fn from_the_first_packet_to_the_last_no_unlisted_source_is_answered(
         println!("{name}: {} SYNs, {:?}", neighbour.sent(), neighbour.seen());
         Ok(())
     })
+}
+
+/// A timer has them written every minute, since the boot.
+fn metrics(host: &mut Host) -> Result<()> {
+    let file = format!("{METRICS}/agent-fw.prom");
+    host.run(&["rm", "--force", &file])?;
+    let deadline = Instant::now() + Duration::from_mins(3);
+    while host.run(&["test", "-s", &file]).is_err() {
+        ensure!(Instant::now() < deadline, "none for three minutes");
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    let text = host.run(&["cat", &file])?;
+    ensure!(text.contains("agent_fw_closed 1"), "{text}");
+    Ok(())
 }
 
 /// A newer package over the one that is there. dpkg restarts what runs.
