@@ -1,8 +1,10 @@
 //! What the user wants, as flags say it and `policy.toml` keeps it.
 
 mod beyond;
+mod choice;
 mod file;
 
+pub use choice::{Backend, Mode, XdpMode};
 pub(crate) use file::digest;
 pub use file::is_edited;
 
@@ -18,86 +20,7 @@ use crate::source::{Catalogue, ListFile, Lists, MacSource, Notice, Source, resol
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::Path;
-
-/// Who opens the connections between agent and manager.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mode {
-    /// Both: the agent listens.
-    #[default]
-    Bidirectional,
-    /// The manager: the agent listens.
-    ManagerInitiated,
-    /// The agent: nobody needs to reach it, and the port is closed to all.
-    AgentInitiated,
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Bidirectional => "bidirectional",
-            Self::ManagerInitiated => "manager-initiated",
-            Self::AgentInitiated => "agent-initiated",
-        })
-    }
-}
-
-/// What enforces the policy.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Backend {
-    /// A table of nf_tables.
-    #[default]
-    Nft,
-    /// An XDP program on each interface, alone.
-    Xdp,
-    /// The program, and the table behind it.
-    Both,
-}
-
-impl Backend {
-    /// Whether there is to be a table.
-    pub fn has_table(self) -> bool {
-        matches!(self, Self::Nft | Self::Both)
-    }
-
-    /// Whether there are to be programs.
-    pub fn has_programs(self) -> bool {
-        matches!(self, Self::Xdp | Self::Both)
-    }
-}
-
-impl fmt::Display for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Nft => "nft",
-            Self::Xdp => "xdp",
-            Self::Both => "both",
-        })
-    }
-}
-
-/// How an XDP program is put on an interface.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum XdpMode {
-    /// In the driver.
-    #[default]
-    Native,
-    /// In the network stack, whatever the driver; slower than nftables.
-    Generic,
-}
-
-impl fmt::Display for XdpMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Native => "native",
-            Self::Generic => "generic",
-        })
-    }
-}
 
 /// A policy in the user's words.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

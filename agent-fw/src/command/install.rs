@@ -3,8 +3,9 @@
 use super::apply::keep;
 use super::kernel::Held;
 use super::outcome::{Failure, Outcome, Result};
+use super::units::Units;
 use super::words::{Words, compile, installed};
-use super::{Patience, exceptions, metrics, openness, report};
+use super::{Patience, exceptions, openness, report};
 use crate::configuration::{Backend, Compiled, Configuration, is_edited};
 use crate::host::{self, boot, file, lock, privilege};
 use crate::nft::{Image, Live, Nftables, differences};
@@ -20,28 +21,14 @@ use std::path::{Path, PathBuf};
 /// program of each interface, at one instant. If a step fails, those before it are undone, and the
 /// policy of before stays in force.
 #[derive(clap::Args, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Install {
     #[command(flatten)]
     words: Words,
     /// Print what would change, and change nothing (exit code 1 if anything would)
     #[arg(long)]
     dry_run: bool,
-    /// Leave the boot unit alone
-    #[arg(long)]
-    no_boot: bool,
-    /// Have systemd run `agent-fw guard`, which keeps others from changing the table
-    #[arg(long, conflicts_with = "no_boot")]
-    guard: bool,
-    /// Have systemd write metrics to node_exporter's directory for text files, every minute
-    #[arg(
-        long,
-        value_name = "DIRECTORY",
-        num_args = 0..=1,
-        default_missing_value = NODE_EXPORTER,
-        conflicts_with_all = ["no_boot", "dry_run"]
-    )]
-    metrics: Option<PathBuf>,
+    #[command(flatten)]
+    units: Units,
     /// Do not ask the kernel in the end whether admitted sources get through
     #[arg(long)]
     untested: bool,
@@ -58,8 +45,7 @@ pub(super) struct Install {
 impl Install {
     pub(super) fn run(self) -> Result<Outcome> {
         let meant = self.words.say_any();
-        let extras = BootExtras { guard: self.guard, metrics: self.metrics };
-        extras.check()?;
+        self.units.check()?;
         let test = match (self.untested, self.open_host_firewall) {
             (true, _) => Test::None,
             (false, false) => Test::Told,
@@ -73,14 +59,14 @@ impl Install {
         let mut nftables = Nftables::open()?;
         if self.dry_run {
             let held = Held::read(&mut nftables)?;
-            let boot = if self.no_boot { None } else { boot_files(&configuration)? };
+            let boot = self.units.files(&configuration)?;
             let installed = is_installed(&configuration, &lists, boot.as_deref());
             return Ok(dry_run(&held.differences(&configuration, &compiled), installed));
         }
         let lock = lock::acquire_for_change("install", self.patience.duration())?;
         refuse_to_open(&configuration, &compiled, meant)?;
         let held = Held::read(&mut nftables)?;
-        let boot = if self.no_boot { None } else { boot_files(&configuration)? };
+        let boot = self.units.files(&configuration)?;
         let differing = held.differences(&configuration, &compiled);
         let installed = is_installed(&configuration, &lists, boot.as_deref());
         if differing.is_empty() && installed && !held.can_move() {
@@ -89,7 +75,7 @@ impl Install {
             }
             drop(lock);
             if boot.is_some() {
-                report_boot(true, &extras, self.no_boot);
+                self.units.start(true);
             }
             report::remark("no change: the kernel and policy.toml are as they should be");
             return promises(&configuration, &compiled, test, &self.patience);
@@ -108,7 +94,7 @@ impl Install {
         report::programs(&configuration, &xdp::attachments()?, None);
         // The unit applies the policy once more, and needs the lock for it.
         drop(lock);
-        report_boot(boot.is_some(), &extras, self.no_boot);
+        self.units.start(boot.is_some());
         promises(&configuration, &compiled, test, &self.patience)
     }
 }
@@ -143,51 +129,6 @@ fn promises(
         openness::test(configuration, compiled);
     }
     Ok(Outcome::Done)
-}
-
-/// What is to be on disk for the next boot; `None` on a host that has no systemd.
-fn boot_files(configuration: &Configuration) -> Result<Option<Vec<(PathBuf, String)>>> {
-    Ok(boot::has_systemd().then(|| boot::files(configuration)).transpose()?)
-}
-
-/// Where Debian's node_exporter looks for text files.
-const NODE_EXPORTER: &str = "/var/lib/prometheus/node-exporter";
-
-/// What systemd is to run besides.
-struct BootExtras {
-    guard: bool,
-    metrics: Option<PathBuf>,
-}
-
-impl BootExtras {
-    /// The directory for metrics is another's: it is not made.
-    fn check(&self) -> Result<()> {
-        let missing = self.metrics.as_ref().filter(|directory| !directory.is_dir());
-        missing.map_or(Ok(()), |directory| Err(metrics::no_directory(directory)))
-    }
-}
-
-/// Says what happens at the next boot, where that is not what the user expects.
-fn report_boot(has_unit: bool, extras: &BootExtras, no_boot: bool) {
-    if has_unit {
-        if let Err(error) = boot::start() {
-            let unit = boot::UNIT;
-            report::caution("note:", format_args!("{unit} is enabled, but not started: {error:#}"));
-        }
-        if extras.guard
-            && let Err(error) = boot::set_guard()
-        {
-            report::caution("note:", format_args!("the guard does not stand: {error:#}"));
-        }
-        if let Some(directory) = &extras.metrics
-            && let Err(error) = boot::set_metrics(directory)
-        {
-            report::caution("note:", format_args!("no metrics are written: {error:#}"));
-        }
-    } else if !no_boot {
-        report::caution("boot:", "this host has no systemd. Let `agent-fw apply --boot` be run");
-        report::remark("  before the network is up, or the port is open after the next boot");
-    }
 }
 
 /// Without --interface, the physical ones that are up now. They are kept by name: at boot, when the

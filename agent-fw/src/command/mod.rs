@@ -22,6 +22,7 @@ mod security_group;
 mod status;
 mod trial;
 mod uninstall;
+mod units;
 mod verify;
 mod version;
 mod watch;

@@ -1,0 +1,65 @@
+//! What the user should know, though it does not stand in the way.
+
+use super::{HostBits, OBSOLETE};
+use std::fmt;
+
+/// Something that the user should know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// Prefixes had bits set beyond their length.
+    HostBits {
+        /// The source.
+        source: String,
+        /// Which.
+        host_bits: HostBits,
+    },
+    /// A list has no items.
+    EmptyList {
+        /// The list.
+        list: String,
+    },
+    /// A field of a rule file is not known, and ignored as asked.
+    IgnoredField {
+        /// The field.
+        place: String,
+    },
+    /// A rule of a file says nothing about the agent's port.
+    OtherRule {
+        /// The rule, and why.
+        meaning: String,
+    },
+    /// Something about a rule of a firewall policy.
+    FirewallRule {
+        /// What.
+        said: String,
+    },
+    /// The vendor's block of before 2019 is admitted.
+    Obsolete {
+        /// The source.
+        source: String,
+    },
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HostBits { source, host_bits } if host_bits.line == 0 => {
+                write!(f, "{source}: the host bits were masked off: {}", host_bits.meant)
+            }
+            Self::HostBits { source, host_bits } => {
+                let HostBits { count, line, written, meant } = host_bits;
+                write!(f, "{source}: the host bits of {count} prefixes were masked off, ")?;
+                write!(f, "the first on line {line}: {written} means {meant}")
+            }
+            Self::IgnoredField { place } => write!(f, "{place}: unknown field, ignored"),
+            Self::OtherRule { meaning: said } | Self::FirewallRule { said } => f.write_str(said),
+            Self::EmptyList { list } => write!(f, "{list}: the list is empty and admits nobody"),
+            Self::Obsolete { source } => write!(
+                f,
+                "{source} admits {OBSOLETE}, the block of \"Deep Security as a Service\" until \
+                 about 2019. It is obsolete: no region uses it now, somebody else may. Name the \
+                 region instead (region:NAME)."
+            ),
+        }
+    }
+}
