@@ -2,6 +2,7 @@
 
 use crate::configuration::Mode;
 use crate::connectivity::{Addresses as Whose, CAVEAT, Connectivity, Flow, Role};
+use crate::firewall::{self, Datagram, Firewall, Packet, Payload, Transport, Verdict};
 use crate::policy::{AddressSet, Label, Port, Range, RangeSet};
 use crate::rule::{
     Action, Addresses, Direction, Endpoint, FrameType, Match, Priority, Protocol, Rule,
@@ -11,6 +12,7 @@ use anyhow::bail;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 /// What becomes of connections that this host opens.
@@ -204,6 +206,21 @@ fn rule(name: String, protocol: Protocol, ports: RangeSet<Port>, at: Match<Addre
         schedule: None,
         context: None,
     }
+}
+
+/// Whether outgoing connections to TCP 443 are not open to every address. Tried with one that no
+/// list can name: it is for documentation (RFC 5737).
+pub fn narrows_443(firewall: &Firewall) -> bool {
+    const SYN: u8 = 0x02;
+    let datagram = Datagram {
+        source: Ipv4Addr::new(192, 0, 2, 7).into(),
+        destination: Ipv4Addr::new(203, 0, 113, 7).into(),
+        transport: Transport::Tcp(Port(40_000), Port(443), SYN),
+        flow: firewall::Flow::Forth,
+    };
+    let (direction, payload) = (Direction::Outgoing, Payload::Ip(datagram));
+    let packet = Packet { direction, loopback: false, macs: None, payload };
+    firewall.decide(&packet) == Verdict::Drop
 }
 
 /// The rule by which answers get out to what an incoming Bypass lets in: it has no state by which

@@ -259,7 +259,18 @@ fn outbound_443_cannot_be_narrowed_to_the_region() -> Result<()> {
             ensure!(said.contains("443 must stay open to every address"), "{refused}");
             ensure!(said.contains("Smart Protection Network"), "{refused}");
         }
-        demand(&peer, false)
+        demand(&peer, false)?;
+        // A policy that narrows it is its author's; but that is said, and can be helped.
+        let rules = crate::firewall::rules("16-narrowed-443")?;
+        let policy = ["--rules", &rules, "--policy"];
+        let narrowed = try_install(&policy)?;
+        let (to, from) = ways(&peer)[0];
+        ensure!(narrowed.stderr.contains("443 is not open to every address"), "{narrowed}");
+        ensure!(!goes(to, from, 443));
+        let helped = try_install(&[&policy[..], &["--restrict-outbound"]].concat())?;
+        ensure!(!helped.stderr.contains("443 is not open"), "{helped}");
+        ensure!(goes(to, from, 443));
+        Ok(())
     })
 }
 

@@ -2,7 +2,7 @@
 //! their own.
 
 use super::{Configuration, Mode};
-use crate::connectivity::Role;
+use crate::connectivity::{CAVEAT, Role};
 use crate::firewall::Firewall;
 use crate::outbound::{self, Destination, Outbound, Places};
 use crate::policy::{Others, Port};
@@ -162,5 +162,11 @@ pub(super) fn remarks(firewall: &Firewall) -> Vec<Notice> {
     });
     let idle = firewall.idle_rules();
     let idle = idle.iter().map(ToString::to_string);
-    low.chain(idle).map(|said| Notice::FirewallRule { said }).collect()
+    let narrowed = outbound::narrows_443(firewall).then(|| {
+        format!(
+            "outgoing TCP 443 is not open to every address. {CAVEAT} --restrict-outbound keeps it \
+             open"
+        )
+    });
+    low.chain(idle).chain(narrowed).map(|said| Notice::FirewallRule { said }).collect()
 }
