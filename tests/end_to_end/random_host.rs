@@ -6,7 +6,7 @@ use crate::scene::AGENT;
 /// How many sources they are about: 192.0.2.0 and on, and 2001:db8::3 and every fourth on.
 pub(crate) const SOURCES: usize = 20;
 
-/// Tables, priorities, policies, sets, jumps, NAT, marks, connection tracking.
+/// Tables, priorities, policies, sets, jumps, NAT, marks, connection tracking, output filtering.
 pub(crate) fn ruleset(chance: &mut Chance) -> String {
     let mut lines = vec!["flush ruleset".to_owned()];
     for number in 0..=chance.below(3) {
@@ -20,6 +20,9 @@ pub(crate) fn ruleset(chance: &mut Chance) -> String {
             if !chance.once_in(4) {
                 lines.extend(base_chain(chance, family, hook));
             }
+        }
+        if chance.once_in(2) {
+            lines.extend(output(chance, family));
         }
         if chance.once_in(3) {
             lines.push("chain nat {\ntype nat hook prerouting priority -100;".to_owned());
@@ -55,6 +58,29 @@ fn base_chain(chance: &mut Chance, family: &str, hook: &str) -> Vec<String> {
         goes_on.to_owned(),
     ];
     lines.extend((0..chance.below(5)).map(|_| rule(chance, family, true)));
+    lines.push("}".to_owned());
+    lines
+}
+
+/// What the answers meet.
+fn output(chance: &mut Chance, family: &str) -> Vec<String> {
+    let hook = *chance.pick(&["output", "output", "postrouting"]);
+    let priority = *chance.pick(&[-310, -150, 0, 50, 110]);
+    let is_closed = chance.once_in(3);
+    let policy = if is_closed { "drop" } else { "accept" };
+    let mut lines = vec![
+        format!("chain out {{\ntype filter hook {hook} priority {priority}; policy {policy};"),
+        "meta l4proto ipv6-icmp accept".to_owned(),
+    ];
+    if is_closed && priority > -200 && !chance.once_in(3) {
+        lines.push("ct state established accept".to_owned());
+    }
+    for _ in 0..=chance.below(3) {
+        let to = from(chance, family).replace("saddr", "daddr");
+        let port = *chance.pick(&["4118", "4119", "{ 4118, 4119 }", "22", "!= 4118"]);
+        let action = *chance.pick(&["accept", "accept", "drop", "counter drop"]);
+        lines.push(format!("{to} tcp sport {port} {action}"));
+    }
     lines.push("}".to_owned());
     lines
 }

@@ -24,6 +24,7 @@ tests![
     when_the_other_program_goes_the_next_update_moves_ours_to_xdp_without_a_gap,
     anothers_tc_programs_stay_and_one_in_front_of_ours_is_named,
     anothers_clsact_and_its_filters_stay,
+    explain_names_the_tc_program_that_drops_and_no_other,
     when_a_later_step_fails_nothing_is_left_at_the_tc_hook,
     after_kill_9_at_any_moment_uninstall_leaves_the_tc_hook_clean_and_the_other_program_there,
 ];
@@ -44,6 +45,10 @@ pub(crate) const WITHOUT_TCX: &[crate::Test] = &[
         when_the_other_program_goes_the_next_update_moves_ours_to_xdp_without_a_gap,
     ),
     ("anothers_clsact_and_its_filters_stay", anothers_clsact_and_its_filters_stay),
+    (
+        "explain_names_the_tc_program_that_drops_and_no_other",
+        explain_names_the_tc_program_that_drops_and_no_other,
+    ),
     (
         "when_a_later_step_fails_nothing_is_left_at_the_tc_hook",
         when_a_later_step_fails_nothing_is_left_at_the_tc_hook,
@@ -283,6 +288,37 @@ fn anothers_clsact_and_its_filters_stay() -> Result<()> {
         ensure!(disciplines.contains("clsact"), "{disciplines}");
         Ok(())
     })
+}
+
+fn explain_names_the_tc_program_that_drops_and_no_other() -> Result<()> {
+    for road in Road::all() {
+        Lab::run(|lab| {
+            let manager = lab.peer("manager")?;
+            for source in [LISTED[0], UNLISTED[0]] {
+                manager.add_address(source.parse()?)?;
+            }
+            let _theirs = foreign("manager0", XdpMode::Driver)?;
+            run(["tc", "qdisc", "add", "dev", "manager0", "clsact"])?;
+            let filter = "tc filter add dev manager0 ingress prio 9 protocol ip u32 \
+                          match ip dst 192.0.2.99/32 flowid 1:1";
+            run(filter.split_whitespace())?;
+            road.install("xdp", &[])?;
+            let explain = |source: &str| agent_fw(["explain", "--from", source]);
+            let passed = explain(LISTED[0])?;
+            ensure!(passed.code == Some(0), "{passed}");
+            let dropped = explain(UNLISTED[0])?;
+            let words = dropped.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+            let named = match road {
+                Road::Tcx => "before nf_tables: by tc program agent_fw_tc (number",
+                Road::Clsact => "before nf_tables: by tc filter bpf agent_fw_tc of priority 1",
+            };
+            ensure!(dropped.code == Some(1) && words.contains(named), "{dropped}");
+            ensure!(!words.contains("u32"), "{dropped}");
+            Ok(())
+        })
+        .context(road.name())?;
+    }
+    Ok(())
 }
 
 fn when_a_later_step_fails_nothing_is_left_at_the_tc_hook() -> Result<()> {

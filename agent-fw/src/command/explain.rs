@@ -8,9 +8,9 @@ use super::trial::{Answer, Trial};
 use super::words::catalogue;
 use super::{Patience, road};
 use crate::host::interface::{self, Interface};
-use crate::host::{lock, privilege};
+use crate::host::{agent, lock, privilege};
 use crate::policy::{MacAddr, Port};
-use crate::probe::{self, Case, Conclusion, Question, Routes};
+use crate::probe::{self, Case, Question, Routes};
 use anyhow::anyhow;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -20,7 +20,7 @@ use std::net::IpAddr;
 ///
 /// Sends a marked packet in by the interface and follows it through every chain of every table. It
 /// is caught before any socket, and nothing answers it. Counters of rules that it meets count it.
-/// Exit code 1 if it does not reach the port.
+/// Exit code 1 if it does not reach the port, or this host's rules stop the answer.
 #[derive(clap::Args, Debug)]
 pub(super) struct Explain {
     /// Where the packet comes from
@@ -72,11 +72,15 @@ impl Explain {
         let case = Case::of(&self.question(source, port)).map_err(Failure::Input)?;
         let road = probe::ask(&case)?;
         if self.json {
-            say!("{:#}", road::to_json(&case, &road));
+            let own_rules = agent::own_rules(port).into_iter();
+            let own_rules: Vec<String> = own_rules.map(|(_, rule)| rule).collect();
+            let mut json = road::to_json(&case, &road);
+            json["own_rules"] = json!(own_rules);
+            say!("{json:#}");
         } else {
             road::print(&case, &road);
         }
-        Ok(if road.conclusion == Conclusion::Reaches { Outcome::Done } else { Outcome::False })
+        Ok(if road.connects() { Outcome::Done } else { Outcome::False })
     }
 
     fn all(&self) -> Result<Outcome> {

@@ -3,13 +3,14 @@
 use super::heartbeat;
 use super::kernel::Held;
 use super::report::{self, say};
-use super::road;
+use super::road::{self, OWN_RULES};
 use super::sample::{self, Sample};
 use super::status::Findings;
 use super::trial::{Answer, Trial};
 use crate::configuration::{Compiled, Configuration};
 use crate::contact::{Contact, Counted, Moment};
 use crate::exception::{self, Plan, Sources};
+use crate::host::agent;
 use crate::nft::{Nftables, comment};
 use crate::policy::{Policy, Port, Verdict};
 use crate::probe::{self, Firewall, Question};
@@ -46,6 +47,9 @@ pub(super) fn test(configuration: &Configuration, compiled: &Compiled) {
     drop(answers);
     others.iter().filter(|answer| !answer.is_as_promised()).for_each(not_closed);
     open(&admitted, policy, port);
+    for (program, rule) in agent::own_rules(port) {
+        report::remark(&format!("note: the agent has added `{rule}` ({program}): {OWN_RULES}"));
+    }
 }
 
 /// What the kernel says of a few sources, admitted and not, one after the other.
@@ -74,12 +78,13 @@ pub(super) fn tried(findings: &Findings) -> anyhow::Result<Vec<Tried>> {
     let began = Moment::now()?;
     let mut all = Vec::new();
     // A program counts what it is asked about, and so does the table.
-    let once = 1 + u64::from(!findings.held.programs.is_empty());
+    let has_programs = !findings.held.programs.is_empty();
     let mut own = Counted::default();
     for answer in ask(policy, Port(configuration.port))? {
         let source = answer.source;
         let by = ledger.label_of(source).map(|label| comment(&label.to_string()));
-        let reaches = answer.reaches();
+        let reaches = answer.connects();
+        let once = answer.sent() + u64::from(has_programs);
         match (by, answer.due) {
             (Some(by), Verdict::Accept) => {
                 own.admitted.entry(by.clone()).or_default().0 += once;
@@ -128,7 +133,7 @@ fn not_closed(answer: &Answer) {
 fn open(admitted: &[Answer], policy: &Policy, port: Port) {
     let tried: Vec<&Answer> = admitted.iter().filter(|answer| answer.found.is_ok()).collect();
     let (through, stopped): (Vec<&Answer>, Vec<&Answer>) =
-        tried.iter().partition(|answer| answer.reaches() == Some(true));
+        tried.iter().partition(|answer| answer.connects() == Some(true));
     if !stopped.is_empty() {
         for answer in stopped.iter().take(NAMED) {
             stops(answer);
@@ -158,7 +163,8 @@ fn open(admitted: &[Answer], policy: &Policy, port: Port) {
 
 fn stops(answer: &Answer) {
     if let Ok((_, road)) = &answer.found {
-        let what = format!("{} is {}", answer.source, road::conclusion(road));
+        let is = if answer.reaches() == Some(true) { "" } else { "is " };
+        let what = format!("{} {is}{}", answer.source, road::conclusion(road));
         report::bad("not open:", what);
     }
 }

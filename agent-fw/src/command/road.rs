@@ -2,8 +2,14 @@
 
 use super::report::{self, say};
 use crate::host::agent;
-use crate::probe::{Action, Case, Conclusion, Decider, Decision, Driver, Road, Verdict};
+use crate::probe::{
+    Action, Case, Conclusion, Decider, Decision, Driver, LegacyRule, Road, Verdict,
+};
 use serde_json::{Value, json};
+
+/// What the agent's own rules of iptables mean.
+pub(super) const OWN_RULES: &str =
+    "it accepts from every address in iptables, which binds no other table";
 
 /// The packet, in a line.
 pub(super) fn packet(case: &Case) -> String {
@@ -41,8 +47,22 @@ pub(super) fn print(case: &Case, road: &Road) {
     if road.is_local && agent::listeners(case.syn.port).is_empty() {
         station("note", &format!("nothing listens on TCP {} now", case.syn.port));
     }
+    for (program, rule) in agent::own_rules(case.syn.port) {
+        let text = format!("the agent has added `{rule}` ({program}): {OWN_RULES}");
+        station("note", &text);
+    }
+    match &road.answer {
+        Some(Ok(answer)) if road.connects() && !answer.decisions.is_empty() => {
+            station("answer", "this host's own rules let it out");
+        }
+        Some(Err(why)) => station("not known", &format!("whether the answer gets out: {why}")),
+        _ => {}
+    }
     match &road.conclusion {
-        Conclusion::Reaches => report::good("reaches", "the port: the next is the socket"),
+        Conclusion::Reaches if road.connects() => {
+            report::good("reaches", "the port: the next is the socket");
+        }
+        Conclusion::Reaches => report::bad("does not connect:", conclusion(road)),
         _ => report::bad("does not reach the port:", conclusion(road)),
     }
 }
@@ -89,15 +109,42 @@ fn decided(decision: &Decision) -> String {
 /// What became of the packet, in one line.
 pub(super) fn conclusion(road: &Road) -> String {
     match &road.conclusion {
-        Conclusion::Reaches => "reaches the port".to_owned(),
+        Conclusion::Reaches => match road.stopped_answer() {
+            None => "reaches the port".to_owned(),
+            Some(answer) => format!("reaches the port, but the answer is {}", conclusion(answer)),
+        },
         Conclusion::AtDriver => match &road.driver {
             Some(driver) => driver_in_words(driver),
             None => "dropped by XDP".to_owned(),
         },
         Conclusion::Dropped(index) => road.decisions.get(*index).map_or_else(String::new, dropped),
         Conclusion::Vanished(place) => format!("dropped {place}"),
+        Conclusion::Legacy(rules) => {
+            let rules: Vec<String> = rules.iter().map(legacy_rule).collect();
+            format!(
+                "dropped by iptables-legacy: {}, whose counter grew with each such packet",
+                rules.join(" or ")
+            )
+        }
+        Conclusion::AtEntrance(suspects) if suspects.is_empty() => {
+            "dropped at the interface's entrance, before nf_tables, as by a port of a bridge or \
+             bond; ask about the interface that has the IP address"
+                .to_owned()
+        }
+        Conclusion::AtEntrance(suspects) => format!(
+            "dropped at the interface's entrance, before nf_tables: by {}",
+            suspects.join(" or ")
+        ),
         Conclusion::Unroutable(why) => format!("refused {why}"),
         Conclusion::Forwarded => "it is for another host: this one would forward it".to_owned(),
+    }
+}
+
+fn legacy_rule(rule: &LegacyRule) -> String {
+    let LegacyRule { table, text, .. } = rule;
+    match text.strip_prefix(':').and_then(|text| text.split_once(' ')) {
+        Some((chain, _)) => format!("the policy of chain {chain} in table {table}"),
+        None => format!("rule `{text}` in table {table}"),
     }
 }
 
@@ -142,6 +189,13 @@ pub(super) fn to_json(case: &Case, road: &Road) -> Value {
         "decisions": decisions.collect::<Vec<_>>(),
         "to_this_host": road.is_local,
         "reaches": road.conclusion == Conclusion::Reaches,
+        "answer": match &road.answer {
+            None => Value::Null,
+            Some(Ok(answer)) if answer.conclusion == Conclusion::Reaches => json!("gets out"),
+            Some(Ok(answer)) => json!(conclusion(answer)),
+            Some(Err(why)) => json!(format!("not known: {why}")),
+        },
+        "connects": road.connects(),
         "conclusion": conclusion(road),
         "missing": road.missing,
     })

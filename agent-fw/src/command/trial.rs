@@ -59,10 +59,20 @@ impl Answer {
         Some(road.conclusion == Conclusion::Reaches)
     }
 
+    /// Whether a connection comes about, as far as rules go; `None` where that could not be tried.
+    pub(super) fn connects(&self) -> Option<bool> {
+        Some(self.found.as_ref().ok()?.1.connects())
+    }
+
+    /// How often rules have met and counted the packet.
+    pub(super) fn sent(&self) -> u64 {
+        self.found.as_ref().map_or(1, |(_, road)| road.sent)
+    }
+
     /// Whether an admitted source gets through, and another does not.
     pub(super) fn is_as_promised(&self) -> bool {
         match self.due {
-            Verdict::Accept => self.reaches() == Some(true),
+            Verdict::Accept => self.connects() == Some(true),
             Verdict::Drop => self.reaches() == Some(false),
             Verdict::Continue | Verdict::Untouched => true,
         }

@@ -1,12 +1,12 @@
 //! Which firewall's rule stops a packet.
 
 use super::base;
+use super::legacy;
 use super::netfilter::Connection;
 use super::road::{Conclusion, Decider, Road};
 use super::trace::Place;
 use crate::nft::TableName;
 use serde::{Deserialize, Serialize};
-use std::process::Command;
 
 /// A firewall of this host.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -57,8 +57,9 @@ impl Firewall {
                     })
                 })
             }
-            Conclusion::Vanished(_) if super::road::has_iptables_legacy() => {
-                Some(Self::of_legacy(&legacy_rules(is_v4), is_v4))
+            Conclusion::Legacy(_) => Some(Self::of_legacy(&legacy::saved(is_v4, &[]), is_v4)),
+            Conclusion::Vanished(_) if legacy::has_tables() => {
+                Some(Self::of_legacy(&legacy::saved(is_v4, &[]), is_v4))
             }
             _ => None,
         })
@@ -153,15 +154,6 @@ fn find_chain(text: &str, base: &Place) -> Option<usize> {
         }
     }
     None
-}
-
-/// The rules of iptables-legacy for a version of IP; none where its program is not there.
-fn legacy_rules(is_v4: bool) -> String {
-    let program = if is_v4 { "iptables-legacy-save" } else { "ip6tables-legacy-save" };
-    let found = ["/usr/sbin", "/sbin"]
-        .iter()
-        .find_map(|directory| Command::new(format!("{directory}/{program}")).output().ok());
-    found.map_or_else(String::new, |output| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[cfg(test)]

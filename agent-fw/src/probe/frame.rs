@@ -21,8 +21,11 @@ pub struct Syn {
 const ETHERTYPE_V4: [u8; 2] = [0x08, 0x00];
 const ETHERTYPE_V6: [u8; 2] = [0x86, 0xdd];
 const TCP: u8 = 6;
-/// Data offset of five words, the flag SYN.
-const OFFSET_AND_FLAGS: [u8; 2] = [5 << 4, 2];
+/// Five words.
+const DATA_OFFSET: u8 = 5 << 4;
+/// Flags.
+const SYN: u8 = 2;
+const ACK: u8 = 16;
 
 impl Syn {
     /// The frame from one MAC address to another; `None` where the addresses are of two families.
@@ -33,14 +36,26 @@ impl Syn {
 
     /// The packet, from its IP header on.
     pub fn packet(&self) -> Option<Vec<u8>> {
+        self.segment(SYN)
+    }
+
+    /// The packet that answers it, with a number of its own.
+    pub(super) fn answer(&self, sequence: u32) -> Option<Vec<u8>> {
+        let Self { source, source_port, destination, port, .. } = *self;
+        let (source, destination) = (destination, source);
+        let (source_port, port) = (port, source_port);
+        Self { source, source_port, destination, port, sequence }.segment(SYN | ACK)
+    }
+
+    fn segment(&self, flags: u8) -> Option<Vec<u8>> {
         match (self.source, self.destination) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => Some(self.v4(source, destination)),
-            (IpAddr::V6(source), IpAddr::V6(destination)) => Some(self.v6(source, destination)),
+            (IpAddr::V4(source), IpAddr::V4(to)) => Some(self.v4(source, to, flags)),
+            (IpAddr::V6(source), IpAddr::V6(to)) => Some(self.v6(source, to, flags)),
             _ => None,
         }
     }
 
-    fn v4(&self, source: Ipv4Addr, destination: Ipv4Addr) -> Vec<u8> {
+    fn v4(&self, source: Ipv4Addr, destination: Ipv4Addr, flags: u8) -> Vec<u8> {
         // Version and length, service; total length; identification; do not fragment; hops, TCP.
         let mut header = vec![0x45, 0, 0, 40, 0x41, 0x18, 0x40, 0, 64, TCP, 0, 0];
         header.extend(source.octets());
@@ -48,25 +63,25 @@ impl Syn {
         let sum = checksum(&header);
         header[10..12].copy_from_slice(&sum.to_be_bytes());
         let pseudo = [&source.octets()[..], &destination.octets(), &[0, TCP, 0, 20]].concat();
-        header.extend(self.tcp(&pseudo));
+        header.extend(self.tcp(&pseudo, flags));
         header
     }
 
-    fn v6(&self, source: Ipv6Addr, destination: Ipv6Addr) -> Vec<u8> {
+    fn v6(&self, source: Ipv6Addr, destination: Ipv6Addr, flags: u8) -> Vec<u8> {
         let mut header = vec![0x60, 0, 0, 0, 0, 20, TCP, 64];
         header.extend(source.octets());
         header.extend(destination.octets());
         let length = [0, 0, 0, 20, 0, 0, 0, TCP];
         let pseudo = [&source.octets()[..], &destination.octets(), &length].concat();
-        header.extend(self.tcp(&pseudo));
+        header.extend(self.tcp(&pseudo, flags));
         header
     }
 
-    fn tcp(&self, pseudo: &[u8]) -> Vec<u8> {
+    fn tcp(&self, pseudo: &[u8], flags: u8) -> Vec<u8> {
         let mut header = [self.source_port.0, self.port.0].map(u16::to_be_bytes).concat();
         header.extend(self.sequence.to_be_bytes());
         header.extend([0; 4]);
-        header.extend(OFFSET_AND_FLAGS);
+        header.extend([DATA_OFFSET, flags]);
         // The window; then checksum and urgent pointer.
         header.extend(64_240_u16.to_be_bytes());
         header.extend([0; 4]);
@@ -96,7 +111,7 @@ pub(super) fn datagram(
 }
 
 /// The internet checksum (RFC 1071) of an even number of bytes.
-fn checksum(bytes: &[u8]) -> u16 {
+pub(super) fn checksum(bytes: &[u8]) -> u16 {
     let (words, _) = bytes.as_chunks::<2>();
     let sum = words.iter().map(|word| u32::from(u16::from_be_bytes(*word))).sum::<u32>();
     let folded = (sum & 0xffff) + (sum >> 16);

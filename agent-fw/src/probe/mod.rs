@@ -4,9 +4,11 @@
 //! What it takes (a device, a table) belongs to this process: the kernel removes it with it.
 
 mod base;
+mod classifier;
 mod driver;
 mod firewall;
 mod frame;
+mod legacy;
 mod netfilter;
 mod outbound;
 mod road;
@@ -15,12 +17,15 @@ mod rule_text;
 mod snare;
 mod tap;
 mod trace;
+mod tracked;
 mod way;
 
 pub use base::Base;
+pub use classifier::tc_programs;
 pub use driver::Action;
 pub use firewall::Firewall;
 pub use frame::Syn;
+pub use legacy::LegacyRule;
 pub use outbound::Outbound;
 pub use road::{Conclusion, Decider, Decision, Driver, Road};
 pub use routes::Routes;
@@ -32,13 +37,14 @@ use anyhow::{Context as _, anyhow, bail};
 use netfilter::Connection;
 use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
-use snare::{Mark, Protocol, Snare};
-use std::collections::BTreeSet;
+use snare::{Mark, Protocol, Quarry, Snare};
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use tap::Tap;
 use trace::Event;
+use tracked::{State, Tracked};
 
 /// How long the packet is waited for. It takes microseconds, but for a machine that is very busy;
 /// waited to the end is only where something takes all packets away.
@@ -160,7 +166,9 @@ impl Session {
         let [a, b, c, d, ..] = random;
         let sequence = u32::from_ne_bytes([a, b, c, d]);
         let listener = Connection::to_hear_traces()?;
-        let snare = Snare::set(name, sequence)?;
+        let quarry =
+            Quarry { protocol: Protocol::Tcp, number: sequence, answer: Some(answer_to(sequence)) };
+        let snare = Snare::set(name, quarry)?;
         let tap = Tap::make(MacAddr(own))?;
         tap.lead_into(interface.index)?;
         let interface = interface.clone();
@@ -175,27 +183,86 @@ impl Session {
             syn.frame(case.mac, self.own).context("the addresses are of two versions of IP")
         };
         let (frame, after) = (frame(syn)?, frame(after)?);
-        let driver = driver(&self.interface, &frame);
-        let (source_port, number) = (syn.source_port, syn.sequence);
-        let token = Token { protocol: Protocol::Tcp, source_port, number };
-        let events = {
-            let _here = Pinned::to_this_cpu();
-            self.tap.send(&frame)?;
-            // Behind the first, on the same CPU: when it has come, the first one's trace is
-            // complete.
-            self.tap.send(&after)?;
-            follow(&mut self.listener, token)?
+        let token = Token {
+            protocol: Protocol::Tcp,
+            first: syn.source_port.0.to_be_bytes(),
+            number: syn.sequence,
         };
+        let events = self.send(token, &frame, &after)?;
         let mut connection = Connection::open()?;
         let observed = road::Observed {
             events,
-            driver,
+            driver: driver(&self.interface, &frame),
             routing: way::of_incoming(syn.source, syn.destination, self.interface.index),
             sees_entrance: self.snare.sees_entrance,
         };
         let bases = base::list(&mut connection)?;
-        Ok(Road::of(observed, &bases, &mut connection))
+        let arrived = observed.arrived_at().unwrap_or((syn.destination, syn.port));
+        let mut road = Road::of(observed, &bases, &mut connection);
+        match &mut road.conclusion {
+            Conclusion::Reaches => {
+                let answer = self.answer(&syn, arrived, &bases, &mut connection);
+                road.answer = Some(answer.map(Box::new).map_err(|error| format!("{error:#}")));
+            }
+            Conclusion::AtEntrance(suspects) => {
+                *suspects = classifier::suspects(&self.interface, &frame);
+            }
+            _ => legacy::name(&mut road, syn.source.is_ipv4(), || {
+                self.send(token, &frame, &after).map(drop)
+            })?,
+        }
+        Ok(road)
     }
+
+    fn send(&mut self, token: Token, frame: &[u8], after: &[u8]) -> anyhow::Result<Vec<Event>> {
+        send_and_follow(&mut self.tap, &mut self.listener, token, frame, after)
+    }
+
+    /// What this host's own rules do with the packet that would answer from where the other one has
+    /// arrived.
+    fn answer(
+        &mut self,
+        syn: &Syn,
+        arrived: (IpAddr, Port),
+        bases: &BTreeMap<Place, Base>,
+        connection: &mut Connection,
+    ) -> anyhow::Result<Road> {
+        let (remote, asked) = ((syn.source, syn.source_port), (syn.destination, syn.port));
+        let _tracked = Tracked::enter(remote, asked, arrived, State::Asked)
+            .map_err(|errno| anyhow!("connection tracking cannot be told of it ({errno})"))?;
+        let (destination, port) = arrived;
+        let syn = Syn { destination, port, ..*syn };
+        let first = port.0.to_be_bytes();
+        let token = Token { protocol: Protocol::Tcp, first, number: answer_to(self.sequence) };
+        let mut send = || {
+            outbound::depart(&mut self.listener, token, (destination, syn.source), |number| {
+                syn.answer(number).context("the addresses are of two versions of IP")
+            })
+        };
+        let mut road = Road::of(road::Observed::leaving(send()?), bases, connection);
+        legacy::name(&mut road, destination.is_ipv4(), || send().map(drop))?;
+        Ok(road)
+    }
+}
+
+/// The number of the answer to a packet.
+fn answer_to(sequence: u32) -> u32 {
+    sequence ^ 1 << 31
+}
+
+/// Sends a frame on its way, and one behind it on the same CPU: when that has come, the first one's
+/// trace is complete.
+fn send_and_follow(
+    tap: &mut Tap,
+    listener: &mut Connection,
+    token: Token,
+    frame: &[u8],
+    after: &[u8],
+) -> anyhow::Result<Vec<Event>> {
+    let _here = Pinned::to_this_cpu();
+    tap.send(frame)?;
+    tap.send(after)?;
+    follow(listener, token)
 }
 
 /// Asks the kernel about one packet.
@@ -249,7 +316,8 @@ impl Drop for Pinned {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Token {
     protocol: Protocol,
-    source_port: Port,
+    /// What the transport's header begins with: TCP's and UDP's source port, ICMP's type and code.
+    first: [u8; 2],
     number: u32,
 }
 
@@ -257,7 +325,7 @@ impl Token {
     /// Whether a transport's header is that of the packet with this number.
     fn is_in(self, header: &[u8], number: u32) -> bool {
         let place = self.protocol.place_of_number() as usize;
-        header.starts_with(&self.source_port.0.to_be_bytes())
+        header.starts_with(&self.first)
             && header.get(place..).is_some_and(|rest| rest.starts_with(&number.to_be_bytes()))
     }
 }

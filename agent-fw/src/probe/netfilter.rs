@@ -162,6 +162,31 @@ impl Connection {
         }
     }
 
+    /// Asks another part of netfilter for one thing, and waits until it is done.
+    pub(super) fn order(
+        &mut self,
+        kind: u16,
+        flags: i32,
+        family: u8,
+        body: &[u8],
+    ) -> nix::Result<()> {
+        self.sequence += 1;
+        let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK | flags;
+        self.send(&message(kind, flags, self.sequence, family, 0, body))?;
+        let mut buffer = vec![0; RECEIVE_BYTES];
+        loop {
+            let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+            for (of, sequence, bytes) in messages(&buffer[..length]) {
+                if i32::from(of) == libc::NLMSG_ERROR && sequence == self.sequence {
+                    return match errno(bytes) {
+                        0 => Ok(()),
+                        code => Err(Errno::from_raw(code)),
+                    };
+                }
+            }
+        }
+    }
+
     /// Carries out all of it or nothing. Fails with the kernel's word on the first that it refuses.
     pub(super) fn transact(&mut self, parts: &[(Kind, u8, Vec<u8>)]) -> nix::Result<()> {
         let first = self.sequence + 1;

@@ -1,19 +1,21 @@
-//! Asks the running kernel whether this host's own rules let a connection to the outside begin. The
-//! packet is caught behind the last of them; nothing is sent.
+//! Asks the running kernel whether this host's own rules let a packet out. It is caught behind the
+//! last of them; nothing is sent.
 
 use super::frame::{Syn, datagram};
 use super::netfilter::Connection;
 use super::road::{self, Road};
 use super::snare::{Protocol, Snare};
+use super::trace::Event;
 use super::{Pinned, Token, base, follow, way};
 use crate::policy::Port;
 use anyhow::{Context as _, anyhow, bail};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, sendto,
+    socket,
 };
 use std::hash::{BuildHasher as _, RandomState};
-use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::AsRawFd as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
 /// An address for documentation (RFC 5737), which stands for any outside.
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
@@ -50,30 +52,47 @@ fn ask(
     };
     let [a, b, c, d, e, f, ..] = RandomState::new().hash_one(source).to_ne_bytes();
     let source_port = Port(u16::from_ne_bytes([a, b]) | 0x8000);
-    let token = Token { protocol, source_port, number: u32::from_ne_bytes([c, d, e, f]) };
+    let number = u32::from_ne_bytes([c, d, e, f]);
     let mut listener = Connection::to_hear_traces()?;
-    let _snare = Snare::set_outbound(protocol, token.number)?;
-    let events = {
-        let _here = Pinned::to_this_cpu();
-        for number in [token.number, token.number.wrapping_add(1)] {
-            send(&packet(source, source_port, number).context("two versions of IP")?)?;
-        }
-        follow(&mut listener, token)?
-    };
+    let _snare = Snare::set_outbound(protocol, number)?;
+    let token = Token { protocol, first: source_port.0.to_be_bytes(), number };
+    let made = |number| packet(source, source_port, number).context("two versions of IP");
+    let events = depart(&mut listener, token, (source.into(), OUTSIDE.into()), made)?;
     let mut connection = Connection::open()?;
     let bases = base::list(&mut connection)?;
-    let observed = road::Observed { events, driver: None, routing: Ok(()), sees_entrance: true };
-    Ok(Road::of(observed, &bases, &mut connection))
+    Ok(Road::of(road::Observed::leaving(events), &bases, &mut connection))
 }
 
-/// Sends the packet as a program of this host would, with headers of our own. That a rule stops it
-/// is told by its trace, not by this call.
-fn send(packet: &[u8]) -> anyhow::Result<()> {
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let socket = socket(AddressFamily::Inet, SockType::Raw, flags, SockProtocol::Raw)
+/// Sends the packet with the token's number and the one with the next as a program of this host
+/// would, with headers of our own, and tells what the first one met.
+pub(super) fn depart(
+    listener: &mut Connection,
+    token: Token,
+    (from, to): (IpAddr, IpAddr),
+    packet: impl Fn(u32) -> anyhow::Result<Vec<u8>>,
+) -> anyhow::Result<Vec<Event>> {
+    let socket = raw_socket(from)?;
+    let to = SockaddrStorage::from(SocketAddr::new(to, 0));
+    let _here = Pinned::to_this_cpu();
+    let mut sent = Ok(());
+    for number in [token.number, token.number.wrapping_add(1)] {
+        let made = packet(number)?;
+        sent = sent.and(sendto(socket.as_raw_fd(), &made, &to, MsgFlags::empty()).map(drop));
+    }
+    let events = follow(listener, token)?;
+    // EPERM is what a rule's drop looks like from here, and the trace then tells which.
+    match sent {
+        Err(errno) if events.is_empty() => Err(anyhow!("it could not be sent ({errno})")),
+        _ => Ok(events),
+    }
+}
+
+/// A socket whose packets bring their headers along. Bound, since routing may go by the source.
+fn raw_socket(own: IpAddr) -> anyhow::Result<OwnedFd> {
+    let family = if own.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)
         .context("cannot open a raw socket")?;
-    let [a, b, c, d] = OUTSIDE.octets();
-    // EPERM is what a rule's drop looks like from here.
-    let _ = sendto(socket.as_raw_fd(), packet, &SockaddrIn::new(a, b, c, d, 0), MsgFlags::empty());
-    Ok(())
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(own, 0)))
+        .with_context(|| format!("{own} is no address of this host"))?;
+    Ok(socket)
 }

@@ -2,13 +2,15 @@
 
 use super::base::Base;
 use super::driver::Action;
+use super::legacy::{self, LegacyRule};
 use super::netfilter::Connection;
 use super::rule_text::rule_text;
 use super::snare::{self, Mark};
 use super::trace::{Event, Place, Step, Verdict};
+use crate::policy::Port;
 use nix::errno::Errno;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::net::IpAddr;
 
 /// What was seen of the packet.
 pub(super) struct Observed {
@@ -16,6 +18,22 @@ pub(super) struct Observed {
     pub(super) driver: Option<Driver>,
     pub(super) routing: nix::Result<()>,
     pub(super) sees_entrance: bool,
+}
+
+impl Observed {
+    /// The address and the port that the packet has come to in the end, whatever NAT made of them.
+    pub(super) fn arrived_at(&self) -> Option<(IpAddr, Port)> {
+        let is_end = |event: &&Event| {
+            event.place.table == snare::TABLE
+                && Mark::of_chain(&event.place.chain) == Some(Mark::Through)
+        };
+        self.events.iter().filter(is_end).find_map(Event::destination)
+    }
+
+    /// What was seen of a packet that this host sends.
+    pub(super) fn leaving(events: Vec<Event>) -> Self {
+        Self { events, driver: None, routing: Ok(()), sees_entrance: true }
+    }
 }
 
 /// An XDP program, and what it does with the packet.
@@ -69,6 +87,10 @@ pub enum Conclusion {
     AtDriver,
     /// It ended where nothing can be traced; in words, where and by what that may be.
     Vanished(String),
+    /// It ended by iptables-legacy: by one of these, whose counters grew with it.
+    Legacy(Vec<LegacyRule>),
+    /// It ended at the interface's entrance, before nf_tables: by one of these, in words.
+    AtEntrance(Vec<String>),
     /// Routing refuses it; in words, why.
     Unroutable(String),
     /// It is for another host.
@@ -88,11 +110,29 @@ pub struct Road {
     pub is_local: bool,
     /// What became of it.
     pub conclusion: Conclusion,
-    /// Parts of the answer that are missing, in words.
+    /// Parts of what was asked that are not known, in words.
     pub missing: Vec<String>,
+    /// The road of the packet that would answer, where this one reaches the port; or why it is not
+    /// known.
+    pub answer: Option<Result<Box<Road>, String>>,
+    /// How often the packet was sent, and counted by the rules that it met.
+    pub sent: u64,
 }
 
 impl Road {
+    /// Whether a connection comes about, as far as this host's rules go: the packet reaches the
+    /// port, and nothing is known to stop the answer.
+    pub fn connects(&self) -> bool {
+        let is_stopped = self.stopped_answer().is_some();
+        self.conclusion == Conclusion::Reaches && !is_stopped
+    }
+
+    /// The road of the answer, where it does not get out.
+    pub fn stopped_answer(&self) -> Option<&Self> {
+        let answer = self.answer.as_ref()?.as_ref().ok()?;
+        (answer.conclusion != Conclusion::Reaches).then_some(answer)
+    }
+
     pub(super) fn of(
         observed: Observed,
         bases: &BTreeMap<Place, Base>,
@@ -127,7 +167,16 @@ impl Road {
         }
         let conclusion = conclusion(&marks, &decisions, driver.as_ref(), routing);
         let is_local = marks.contains(&Mark::Routed);
-        Self { driver, decisions, before_routing, is_local, conclusion, missing }
+        Self {
+            driver,
+            decisions,
+            before_routing,
+            is_local,
+            conclusion,
+            missing,
+            answer: None,
+            sent: 1,
+        }
     }
 }
 
@@ -214,23 +263,11 @@ fn conclusion(
                 .to_owned(),
         );
     }
-    Conclusion::Vanished(
-        "at the interface's entrance, before nf_tables: by a tc program or filter, or a port of a \
-         bridge or bond; ask about the interface that has the IP address"
-            .to_owned(),
-    )
-}
-
-/// Whether iptables-legacy has tables here: its rules drop packets without a trace.
-pub(super) fn has_iptables_legacy() -> bool {
-    let names = ["/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names"];
-    names.iter().any(|path| {
-        std::fs::read_to_string(Path::new(path)).is_ok_and(|text| !text.trim().is_empty())
-    })
+    Conclusion::AtEntrance(Vec::new())
 }
 
 fn untraced() -> &'static str {
-    if has_iptables_legacy() {
+    if legacy::has_tables() {
         "by a rule of iptables-legacy, which does not trace; see `iptables-legacy-save`"
     } else {
         "by something that nf_tables does not trace"

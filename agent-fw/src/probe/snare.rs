@@ -36,15 +36,19 @@ pub(super) enum Mark {
 pub(super) enum Protocol {
     Tcp,
     Udp,
+    Icmp,
+    IcmpV6,
 }
 
 impl Protocol {
     /// Where in the transport's header, or behind it, is the number that a packet is known by:
-    /// TCP's sequence number, the first bytes that UDP carries.
+    /// TCP's sequence number, the first bytes that UDP carries, a part of the IP header that ICMP
+    /// quotes.
     pub(super) fn place_of_number(self) -> u32 {
         match self {
             Self::Tcp => 4,
-            Self::Udp => 8,
+            Self::Udp | Self::IcmpV6 => 8,
+            Self::Icmp => 10,
         }
     }
 }
@@ -93,14 +97,22 @@ pub(super) struct Snare {
     pub(super) sees_entrance: bool,
 }
 
+/// What it is set up for: packets that come in with this number or the next, and those that this
+/// host sends in answer, with a number of their own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Quarry {
+    pub(super) protocol: Protocol,
+    pub(super) number: u32,
+    pub(super) answer: Option<u32>,
+}
+
 impl Snare {
-    /// Sets it up for packets that come in by this interface with this sequence number, or the
-    /// next, and for what would answer them.
-    pub(super) fn set(interface: &str, sequence: u32) -> anyhow::Result<Self> {
+    /// Sets it up for packets that come in by this interface, and for what would answer them.
+    pub(super) fn set(interface: &str, quarry: Quarry) -> anyhow::Result<Self> {
         let mut connection = Connection::open()?;
         for is_owned in [true, false] {
             for sees_entrance in [true, false] {
-                match connection.transact(&parts(interface, sequence, is_owned, sees_entrance)) {
+                match connection.transact(&parts(interface, quarry, is_owned, sees_entrance)) {
                     Ok(()) => return Ok(Self { connection, sees_entrance }),
                     Err(Errno::EPERM) => {
                         return Err(Errno::EPERM).context("cannot add a table to nf_tables");
@@ -109,7 +121,7 @@ impl Snare {
                 }
             }
         }
-        let last = connection.transact(&parts(interface, sequence, false, false));
+        let last = connection.transact(&parts(interface, quarry, false, false));
         last.context("cannot add a table to nf_tables")?;
         Ok(Self { connection, sees_entrance: false })
     }
@@ -121,7 +133,7 @@ impl Snare {
         let mut connection = Connection::open()?;
         let mut set = |is_owned| {
             let mut parts = vec![table(is_owned)];
-            parts.extend(LEAVING.iter().flat_map(|chain| trap(chain, None, protocol, number)));
+            parts.extend(leaving(protocol, number));
             connection.transact(&parts)
         };
         set(true).or_else(|_| set(false)).context("cannot add a table to nf_tables")?;
@@ -147,18 +159,27 @@ pub(super) fn clear() {
 /// A part of a transaction.
 type Part = (Kind, u8, Vec<u8>);
 
-fn parts(interface: &str, sequence: u32, is_owned: bool, sees_entrance: bool) -> Vec<Part> {
+fn parts(interface: &str, quarry: Quarry, is_owned: bool, sees_entrance: bool) -> Vec<Part> {
+    let Quarry { protocol, number, answer } = quarry;
     let mut parts = vec![table(is_owned)];
     let entrance = sees_entrance.then_some(&ENTRANCE);
     for chain in CHAINS.iter().chain(entrance) {
         let device = (chain.mark == Mark::Entered).then_some(interface);
-        parts.extend(trap(chain, device, Protocol::Tcp, sequence));
+        parts.extend(trap(chain, device, protocol, number));
     }
-    parts.push((Kind::NewChain, INET, new_chain(&OUTPUT, None)));
-    for rule in answers(sequence) {
-        parts.push((Kind::NewRule, INET, new_rule(OUTPUT.name, &rule)));
+    parts.extend(answer.into_iter().flat_map(|number| leaving(protocol, number)));
+    if protocol == Protocol::Tcp {
+        parts.push((Kind::NewChain, INET, new_chain(&OUTPUT, None)));
+        for rule in answers(number) {
+            parts.push((Kind::NewRule, INET, new_rule(OUTPUT.name, &rule)));
+        }
     }
     parts
+}
+
+/// The chains for what this host sends.
+fn leaving(protocol: Protocol, number: u32) -> Vec<Part> {
+    LEAVING.iter().flat_map(|chain| trap(chain, None, protocol, number)).collect()
 }
 
 fn table(is_owned: bool) -> Part {
@@ -187,8 +208,6 @@ fn trap(chain: &Chain, device: Option<&str>, protocol: Protocol, number: u32) ->
 
 /// What a rule that rejects would send out: a reset, or an ICMP error that quotes the packet.
 fn answers(sequence: u32) -> [Vec<Vec<u8>>; 3] {
-    const ICMP: u8 = 1;
-    const ICMP_V6: u8 = 58;
     // Eight bytes of ICMP, the quoted IP header, then as in the packet.
     const IN_ICMP: u32 = 8 + 20 + 4;
     const IN_ICMP_V6: u32 = 8 + 40 + 4;
@@ -228,10 +247,16 @@ fn expression(name: &str, data: &[Vec<u8>]) -> Vec<u8> {
     [named(1, name), nested(2, data)].concat()
 }
 
+/// Protocol numbers.
+const ICMP: u8 = 1;
+const ICMP_V6: u8 = 58;
+
 fn is_of(protocol: Protocol) -> Vec<Vec<u8>> {
     transport_is(match protocol {
         Protocol::Tcp => 6,
         Protocol::Udp => 17,
+        Protocol::Icmp => ICMP,
+        Protocol::IcmpV6 => ICMP_V6,
     })
 }
 

@@ -1,7 +1,9 @@
 //! What the kernel tells of a packet on its way: every chain and rule that it met.
 
 use super::netfilter::{Message, find, long, number, text};
+use crate::policy::Port;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
 /// One event of a packet's trace.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -10,6 +12,8 @@ pub(super) struct Event {
     pub(super) packet: u32,
     /// The transport's header, in the first event of each chain.
     pub(super) header: Option<Vec<u8>>,
+    /// IP's header, there, too.
+    network: Option<Vec<u8>>,
     pub(super) place: Place,
     pub(super) step: Step,
 }
@@ -75,6 +79,7 @@ const RULE_HANDLE: u16 = 3;
 const TYPE: u16 = 4;
 const VERDICT: u16 = 5;
 const ID: u16 = 6;
+const NETWORK_HEADER: u16 = 8;
 const TRANSPORT_HEADER: u16 = 9;
 const POLICY: u16 = 16;
 
@@ -92,8 +97,19 @@ impl Event {
             3 => Step::Rule(long(message.find(RULE_HANDLE)?)?, verdict(message.find(VERDICT)?)?),
             _ => return None,
         };
-        let header = message.find(TRANSPORT_HEADER).map(<[u8]>::to_vec);
-        Some(Self { packet: message.number(ID)?, header, place, step })
+        let bytes = |kind| message.find(kind).map(<[u8]>::to_vec);
+        let (header, network) = (bytes(TRANSPORT_HEADER), bytes(NETWORK_HEADER));
+        Some(Self { packet: message.number(ID)?, header, network, place, step })
+    }
+
+    /// The address and the port that the packet goes to there, where the event tells.
+    pub(super) fn destination(&self) -> Option<(IpAddr, Port)> {
+        let network = self.network.as_ref()?;
+        let v4 = || Some(IpAddr::from(*network.get(16..)?.first_chunk::<4>()?));
+        let v6 = || Some(IpAddr::from(*network.get(24..)?.first_chunk::<16>()?));
+        let address = if network.first()? >> 4 == 4 { v4() } else { v6() };
+        let port = self.header.as_ref()?.get(2..)?.first_chunk()?;
+        Some((address?, Port(u16::from_be_bytes(*port))))
     }
 }
 

@@ -70,11 +70,7 @@ struct Group {
 impl Group {
     fn of(answer: &Answer, ledger: &Ledger) -> Self {
         let source = answer.source;
-        let label = match source {
-            IpAddr::V4(source) => ledger.v4().get(source),
-            IpAddr::V6(source) => ledger.v6().get(source),
-        };
-        let label = label.and_then(|index| ledger.labels().get(usize::from(index)));
+        let label = ledger.label_of(source);
         let is_admitted = answer.due == Verdict::Accept;
         let health = match answer.found {
             Err(_) => Health::Note,
