@@ -19,6 +19,7 @@ mod metrics;
 mod mutation;
 mod openness;
 mod outbound;
+mod path_mtu;
 mod ports;
 mod random_host;
 mod regions;
@@ -103,6 +104,7 @@ fn selection() -> Vec<&'static [Test]> {
             messages::TESTS,
             metrics::TESTS,
             openness::TESTS,
+            path_mtu::TESTS,
             ports::TESTS,
             regions::TESTS,
             rule_files::TESTS,

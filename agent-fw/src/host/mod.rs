@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod boot;
 pub mod changes;
+pub mod ethtool;
 pub mod file;
 pub mod handover;
 pub mod interface;

@@ -1,4 +1,4 @@
-//! The kernel's routing socket: what it lists, and what it is asked to do.
+//! The kernel's routing socket, and its generic one: what they list, and what they are asked to do.
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -13,26 +13,32 @@ const HEADER_BYTES: usize = 16;
 
 /// Every object of the kind that the request is for: what follows the header of each message.
 pub(crate) fn dump(kind: u16, request: &[u8]) -> nix::Result<Vec<Vec<u8>>> {
-    exchange(kind, libc::NLM_F_DUMP, request)
+    exchange(SockProtocol::NetlinkRoute, kind, libc::NLM_F_DUMP, request)
 }
 
 /// Asks for something to be done, and waits until it is.
 pub(crate) fn order(kind: u16, flags: i32, request: &[u8]) -> nix::Result<()> {
-    exchange(kind, libc::NLM_F_ACK | flags, request).map(drop)
+    exchange(SockProtocol::NetlinkRoute, kind, libc::NLM_F_ACK | flags, request).map(drop)
 }
 
 /// Asks for one object.
 pub(crate) fn get(kind: u16, request: &[u8]) -> nix::Result<Vec<Vec<u8>>> {
-    exchange(kind, libc::NLM_F_ACK, request)
+    exchange(SockProtocol::NetlinkRoute, kind, libc::NLM_F_ACK, request)
 }
 
-fn exchange(kind: u16, flags: i32, request: &[u8]) -> nix::Result<Vec<Vec<u8>>> {
-    let socket = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkRoute,
-    )?;
+/// Asks a family of generic netlink for one object.
+pub(crate) fn get_generic(family: u16, request: &[u8]) -> nix::Result<Vec<Vec<u8>>> {
+    exchange(SockProtocol::NetlinkGeneric, family, libc::NLM_F_ACK, request)
+}
+
+fn exchange(
+    protocol: SockProtocol,
+    kind: u16,
+    flags: i32,
+    request: &[u8],
+) -> nix::Result<Vec<Vec<u8>>> {
+    let flags_of_socket = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Netlink, SockType::Raw, flags_of_socket, protocol)?;
     let bytes = message_of(kind, libc::NLM_F_REQUEST | flags, request);
     sendto(socket.as_raw_fd(), &bytes, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
     let mut buffer = vec![0; RECEIVE_BYTES];

@@ -1,49 +1,12 @@
-//! What this machine has: interfaces, kernel, IPv6, a resolver.
+//! What this machine has: kernel, IPv6, a resolver.
 
 use super::check::{Check, Health};
-use crate::command::outcome::Result;
-use crate::configuration::{Compiled, Configuration};
-use crate::host::interface;
+use crate::configuration::Compiled;
 use crate::policy::Label;
 use crate::source::OVERRIDES;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use std::net::ToSocketAddrs as _;
 use std::path::Path;
-
-/// Facts of interfaces that matter to XDP.
-pub(super) fn interfaces(configuration: Option<&Configuration>) -> Result<Vec<Check>> {
-    let wanted = configuration.filter(|known| known.backend.has_programs());
-    let why = "the XDP program must be on every interface by which the agent is reached";
-    let all = interface::list()?;
-    let named = wanted.map_or(&[][..], |known| &known.interfaces);
-    let missing = named.iter().filter(|name| !all.iter().any(|known| known.name == **name));
-    let missing = missing.map(|name| {
-        let seen = format!("{name} is not there; the policy names it");
-        Check::new("an interface", why, Health::Bad, seen)
-            .advise("agent-fw install names them anew")
-    });
-    let shown = all.iter().filter(|i| i.is_physical() || named.contains(&i.name));
-    let found = shown.map(|interface| {
-        let directory = Path::new("/sys/class/net").join(&interface.name);
-        let driver = std::fs::read_link(directory.join("device/driver")).ok();
-        let driver = driver.and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
-        let driver = driver.unwrap_or_else(|| "no driver of its own".to_owned());
-        let queues = std::fs::read_dir(directory.join("queues")).map_or(0, |entries| {
-            let is_rx = |name: std::ffi::OsString| name.to_string_lossy().starts_with("rx-");
-            entries.flatten().filter(|entry| is_rx(entry.file_name())).count()
-        });
-        let xdp = interface.xdp.map_or_else(
-            || "no XDP program".to_owned(),
-            |xdp| format!("{} XDP program {}", xdp.place, xdp.program),
-        );
-        let (name, mtu) = (&interface.name, interface.mtu);
-        let state = if interface.is_up { "up" } else { "down" };
-        let seen = format!("{name}: {state}, {driver}, MTU {mtu}, {queues} receive queues, {xdp}");
-        let is_down = !interface.is_up && named.contains(name);
-        Check::new("an interface", why, if is_down { Health::Note } else { Health::Good }, seen)
-    });
-    Ok(missing.chain(found).collect())
-}
 
 /// What the kernel has of what agent-fw can use.
 pub(super) fn kernel() -> Check {

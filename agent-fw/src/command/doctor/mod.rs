@@ -2,8 +2,10 @@
 
 mod agent;
 mod check;
+mod interfaces;
 mod machine;
 mod outbound;
+mod path_mtu;
 mod sources;
 mod tls;
 
@@ -23,8 +25,7 @@ use serde_json::{Value, json};
 /// Checks what may keep manager and agent apart on this host, or let others in
 ///
 /// Each check says what was seen, why it matters and what to do. Exit code 1 if something needs
-/// attention. It makes one connection, to the agent's port over loopback. Not checked: whether ICMP
-/// errors for the path's MTU come in.
+/// attention. It makes one connection, to the agent's port over loopback.
 #[derive(clap::Args, Debug)]
 pub(super) struct Doctor {
     /// Ask the resolver for the host names of the regions that are admitted
@@ -60,7 +61,8 @@ impl Doctor {
             checks.push(machine::versions(compiled));
         }
         checks.extend(outbound::outbound());
-        checks.extend(machine::interfaces(installed.as_ref().map(|(known, _)| known))?);
+        checks.extend(path_mtu::path_mtu(installed.as_ref().map(|(_, compiled)| compiled), port));
+        checks.extend(interfaces::interfaces(installed.as_ref().map(|(known, _)| known))?);
         checks.push(machine::kernel());
         if self.online {
             checks.extend(installed.iter().flat_map(|(_, compiled)| machine::names(compiled)));
