@@ -12,10 +12,11 @@ mod program;
 mod region;
 mod table;
 
-pub use program::{Program, programs};
+pub use program::programs;
 pub use region::{Block, Number, Sample};
 pub use table::{Effect, effect};
 
+use crate::host::interface::Interface;
 use crate::policy::{Policy, Range, RangeSet, Verdict};
 use region::{Condition, ETHERNET, difference, only, refused};
 
@@ -26,6 +27,19 @@ pub struct Kernel {
     pub table: Option<Effect>,
     /// The programs.
     pub programs: Vec<Program>,
+}
+
+/// A program of agent-fw's on an interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Program {
+    /// The interface.
+    pub interface: Interface,
+    /// What it does with packets.
+    pub effect: Effect,
+    /// What is wrong with it, in words.
+    pub faults: Vec<String>,
+    /// How many ranges of sources it lists.
+    pub ranges: usize,
 }
 
 /// Which packets a policy is enforced on.

@@ -1,6 +1,7 @@
 //! What the XDP programs on the interfaces do with packets, by the instructions, constants and
 //! tables that the kernel has.
 
+use super::Program;
 use super::instructions::instructions;
 use super::region::{Block, Condition, ETHERNET, LOCAL, Number, TCP, difference, only};
 use super::table::Effect;
@@ -17,19 +18,6 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd as _, AsRawFd as _};
-
-/// A program of agent-fw's on an interface.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Program {
-    /// The interface.
-    pub interface: Interface,
-    /// What it does with packets.
-    pub effect: Effect,
-    /// What is wrong with it, in words.
-    pub faults: Vec<String>,
-    /// How many ranges of sources it lists.
-    pub ranges: usize,
-}
 
 /// The programs in the object.
 const XDP: &str = "agent_fw_xdp";
