@@ -17,6 +17,7 @@ tests![
     doctor_asks_about_outbound_443_and_sends_nothing,
     doctor_names_the_agents_own_iptables_rules,
     doctor_warns_of_the_obsolete_block,
+    doctor_tells_of_an_interface_what_matters_to_xdp,
 ];
 
 /// The checks that came out so.
@@ -113,6 +114,14 @@ fn doctor_asks_about_outbound_443_and_sends_nothing() -> Result<()> {
         let (health, seen) = check(CHECKS[0])?;
         ensure!(health == "bad" && seen.contains("the policy of chain inet host output"), "{seen}");
         ensure!(connect(peer.host_v4().into(), outside, PATIENCE)? == Outcome::Silent);
+        // A rule that does not trace is named, too.
+        run(["nft", "delete", "table", "inet", "host"])?;
+        ensure!(connect(peer.host_v4().into(), outside, PATIENCE)? == Outcome::Talked);
+        let rule = "-A OUTPUT -p tcp -m tcp --dport 443 -j DROP";
+        run(["iptables-legacy"].into_iter().chain(rule.split(' ')))?;
+        let (health, seen) = check(CHECKS[0])?;
+        ensure!(health == "bad" && seen.contains(&format!("rule `{rule}` in table")), "{seen}");
+        ensure!(check(CHECKS[1])?.0 == "good");
         Ok(())
     })
 }
@@ -148,6 +157,35 @@ fn doctor_warns_of_the_obsolete_block() -> Result<()> {
         install(&["--allow-from", "54.221.192.0/20"])?;
         let (health, seen) = check("the obsolete block")?;
         ensure!(health == "bad" && seen.contains("54.221.196.0/24"), "{seen}");
+        Ok(())
+    })
+}
+
+fn doctor_tells_of_an_interface_what_matters_to_xdp() -> Result<()> {
+    Lab::run(|lab| {
+        let _peer = lab.peer("manager")?;
+        install(&["--allow-from", "region:us-1", "--backend", "both", "--interface", "manager0"])?;
+        let (health, seen) = check("an interface")?;
+        let mtu = run(["cat", "/sys/class/net/manager0/mtu"])?;
+        for part in [
+            "manager0: up",
+            &format!("MTU {}", mtu.trim()),
+            "LRO off",
+            "native XDP",
+            "no tc program",
+        ] {
+            ensure!(seen.contains(part), "{part} is not in: {seen}");
+        }
+        ensure!(health == "good", "{seen}");
+        run(["tc", "qdisc", "add", "dev", "manager0", "clsact"])?;
+        let filter = "tc filter add dev manager0 ingress prio 9 protocol ip u32 \
+                      match ip dst 192.0.2.99/32 flowid 1:1";
+        run(filter.split_whitespace())?;
+        let (_, seen) = check("an interface")?;
+        ensure!(seen.contains("tc filter u32 of priority 9"), "{seen}");
+        run(["ip", "link", "set", "manager0", "down"])?;
+        let (health, seen) = check("an interface")?;
+        ensure!(health == "note" && seen.contains("manager0: down"), "{seen}");
         Ok(())
     })
 }

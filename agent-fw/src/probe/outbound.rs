@@ -6,7 +6,7 @@ use super::netfilter::Connection;
 use super::road::{self, Road};
 use super::snare::{Protocol, Snare};
 use super::trace::Event;
-use super::{Pinned, Token, base, follow, way};
+use super::{Pinned, Token, base, follow, legacy, way};
 use crate::policy::Port;
 use anyhow::{Context as _, anyhow, bail};
 use nix::sys::socket::{
@@ -57,10 +57,12 @@ fn ask(
     let _snare = Snare::set_outbound(protocol, number)?;
     let token = Token { protocol, first: source_port.0.to_be_bytes(), number };
     let made = |number| packet(source, source_port, number).context("two versions of IP");
-    let events = depart(&mut listener, token, (source.into(), OUTSIDE.into()), made)?;
+    let mut send = || depart(&mut listener, token, (source.into(), OUTSIDE.into()), made);
     let mut connection = Connection::open()?;
     let bases = base::list(&mut connection)?;
-    Ok(Road::of(road::Observed::leaving(events), &bases, &mut connection))
+    let mut road = Road::of(road::Observed::leaving(send()?), &bases, &mut connection);
+    legacy::name(&mut road, true, || send().map(drop))?;
+    Ok(road)
 }
 
 /// Sends the packet with the token's number and the one with the next as a program of this host
