@@ -1,6 +1,10 @@
 //! `--open-host-firewall`: the exception in another firewall is complete, lasts, follows the
 //! policy, and is taken back exactly.
 
+use crate::neighbour::{
+    Neighbour, firewalld_rules, iptables_rules, load_ruleset, put_up_iptables, put_up_ruleset,
+    put_up_ufw, reload_firewalld, reload_iptables, ruleset, ufw_rules,
+};
 use crate::scene::{AGENT, address, connect_from};
 use crate::tests;
 use agent_fw_lab::{
@@ -8,7 +12,6 @@ use agent_fw_lab::{
     run,
 };
 use anyhow::{Context as _, Result, ensure};
-use std::any::Any;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -47,18 +50,6 @@ const OUTSIDE: [&str; 3] = ["34.205.5.33", "18.97.19.10", "2001:db8:42::7"];
 const LATER: &str = "192.0.2.7";
 /// Where exceptions are written down.
 const RECORD: &str = "/var/lib/agent-fw/exceptions";
-
-/// A firewall beside agent-fw.
-struct Neighbour {
-    /// Puts it up, so that it stops everything but what it must; what it returns keeps it up.
-    put_up: fn(&Lab) -> Result<Box<dyn Any>>,
-    /// What it has, without what changes by itself.
-    rules: fn() -> Result<String>,
-    /// Loads it again from where it keeps its rules.
-    reload: fn() -> Result<()>,
-    /// Whether it keeps what it is told.
-    keeps: bool,
-}
 
 fn open(flags: &[&str]) -> Result<String> {
     Ok(flat(&try_open(flags)?.success()?))
@@ -147,17 +138,6 @@ fn life(neighbour: &Neighbour) -> Result<()> {
     })
 }
 
-fn firewalld_rules() -> Result<String> {
-    let lists = [&["--list-all-zones"][..], &["--permanent", "--list-all-zones"]];
-    let sets = [&["--get-ipsets"][..], &["--permanent", "--get-ipsets"]];
-    let all = lists.iter().chain(&sets);
-    all.map(|list| run(["firewall-cmd"].iter().chain(*list))).collect()
-}
-
-fn reload_firewalld() -> Result<()> {
-    run(["firewall-cmd", "--reload"]).map(drop)
-}
-
 fn an_exception_in_firewalld_with_nftables_lasts_and_is_taken_back() -> Result<()> {
     life(&Neighbour {
         put_up: |lab| Ok(Box::new(Firewalld::start(lab, "nftables")?)),
@@ -176,15 +156,6 @@ fn an_exception_in_firewalld_with_iptables_lasts_and_is_taken_back() -> Result<(
     })
 }
 
-fn put_up_ufw(_: &Lab) -> Result<Box<dyn Any>> {
-    run(["ufw", "--force", "enable"])?;
-    Ok(Box::new(()))
-}
-
-fn ufw_rules() -> Result<String> {
-    Ok(run(["ufw", "show", "added"])? + &std::fs::read_to_string("/etc/ufw/user.rules")?)
-}
-
 fn an_exception_in_ufw_lasts_and_is_taken_back() -> Result<()> {
     life(&Neighbour {
         put_up: put_up_ufw,
@@ -192,46 +163,6 @@ fn an_exception_in_ufw_lasts_and_is_taken_back() -> Result<()> {
         reload: || run(["ufw", "reload"]).map(drop),
         keeps: true,
     })
-}
-
-/// The programs of a kind of iptables, each with the file that its rules are loaded from.
-fn saved(kind: &str) -> [(String, String); 2] {
-    ["iptables", "ip6tables"]
-        .map(|version| (format!("{version}-{kind}"), format!("/etc/{version}")))
-}
-
-/// What many hosts have: answers and neighbour discovery pass, and the rest ends.
-fn put_up_iptables(kind: &str) -> Result<Box<dyn Any>> {
-    for (program, file) in saved(kind) {
-        for rule in [
-            "-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT",
-            "-A INPUT -i lo -j ACCEPT",
-            if program.starts_with("ip6") { "-A INPUT -p icmpv6 -j ACCEPT" } else { "-N theirs" },
-            "-P INPUT DROP",
-        ] {
-            run([&*program].into_iter().chain(rule.split(' ')))?;
-        }
-        std::fs::write(file, run([format!("{program}-save")])?)?;
-    }
-    Ok(Box::new(()))
-}
-
-fn iptables_rules(kind: &str) -> Result<String> {
-    let mut rules = String::new();
-    for (program, _) in saved(kind) {
-        for line in run([format!("{program}-save")])?.lines().filter(|l| !l.starts_with('#')) {
-            let line = line.split_once(" [").map_or(line, |(chain, _)| chain);
-            rules = rules + line + "\n";
-        }
-    }
-    Ok(rules)
-}
-
-fn reload_iptables(kind: &str) -> Result<()> {
-    for (program, file) in saved(kind) {
-        run([&*format!("{program}-restore"), &file])?;
-    }
-    Ok(())
 }
 
 fn an_exception_in_iptables_nft_lasts_and_is_taken_back() -> Result<()> {
@@ -250,44 +181,6 @@ fn an_exception_in_iptables_legacy_lasts_and_is_taken_back() -> Result<()> {
         reload: || reload_iptables("legacy"),
         keeps: false,
     })
-}
-
-/// Drops by policy both ways; only what belongs to known connections passes.
-const HAND_WRITTEN: &str = "\
-#!/usr/sbin/nft -f
-flush ruleset
-table inet host {
-	chain input {
-		type filter hook input priority filter; policy drop;
-		ct state vmap { established : accept, related : accept, invalid : drop }
-		iif lo accept
-		icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
-		jump services
-	}
-	chain services {
-		tcp dport 22 ct state new accept
-	}
-	chain output {
-		type filter hook output priority filter; policy drop;
-		ct state established,related accept
-		icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
-		tcp dport 443 accept
-	}
-}
-";
-
-fn put_up_ruleset(_: &Lab) -> Result<Box<dyn Any>> {
-    std::fs::write("/etc/nftables.conf", HAND_WRITTEN)?;
-    load_ruleset()?;
-    Ok(Box::new(()))
-}
-
-fn load_ruleset() -> Result<()> {
-    run(["nft", "-f", "/etc/nftables.conf"]).map(drop)
-}
-
-fn ruleset() -> Result<String> {
-    run(["nft", "list", "table", "inet", "host"])
 }
 
 fn an_exception_in_a_hand_written_ruleset_lasts_and_is_taken_back() -> Result<()> {

@@ -11,12 +11,14 @@ mod dispatcher;
 mod doctor;
 mod exceptions;
 mod explain;
+mod explain_all;
 mod firewall;
 mod guard;
 mod lifecycle;
 mod messages;
 mod metrics;
 mod mutation;
+mod neighbour;
 mod openness;
 mod outbound;
 mod path_mtu;
@@ -100,6 +102,7 @@ fn selection() -> Vec<&'static [Test]> {
             boot_unit::TESTS,
             doctor::TESTS,
             exceptions::TESTS,
+            explain_all::TESTS,
             lifecycle::TESTS,
             messages::TESTS,
             metrics::TESTS,
