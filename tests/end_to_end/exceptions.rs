@@ -8,12 +8,10 @@ use crate::neighbour::{
 use crate::scene::{AGENT, address, connect_from};
 use crate::tests;
 use agent_fw_lab::{
-    Finished, Firewalld, Lab, Listener, Outcome, Peer, agent_fw, agent_fw_path, command, output,
-    run,
+    Finished, Firewalld, Lab, Listener, Outcome, Peer, agent_fw, kill_agent_fw_after, run,
 };
 use anyhow::{Context as _, Result, ensure};
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 tests![
@@ -336,14 +334,8 @@ fn a_kill_at_any_moment_leaves_nothing_that_uninstall_does_not_find() -> Result<
         for round in 0..12_u64 {
             let flags = ["install", "--no-boot", "--open-host-firewall"];
             let argv = flags.iter().chain(&ALLOWED);
-            let mut install = command([agent_fw_path()]);
-            install.args(argv).stdout(Stdio::null()).stderr(Stdio::null());
-            let mut install = install.spawn()?;
-            std::thread::sleep(Duration::from_millis(60 + round * 130));
-            // It may have ended.
-            let _ = install.kill();
-            install.wait()?;
-            let finished = output([agent_fw_path().as_os_str(), "uninstall".as_ref()])?;
+            kill_agent_fw_after(Duration::from_millis(60 + round * 130), argv)?;
+            let finished = agent_fw(["uninstall"])?;
             ensure!(finished.code == Some(0), "round {round}: {finished}");
             left_something += i32::from(finished.stdout.contains("exception taken back"));
             ensure!(ufw_rules()? == before, "round {round}: {finished}\n{}", ufw_rules()?);

@@ -8,13 +8,12 @@ use crate::tests;
 use agent_fw::policy::Port;
 use agent_fw::probe::{self, Case, Question};
 use agent_fw_lab::{
-    Finished, Lab, Listener, Outcome, Peer, Wire, agent_fw, agent_fw_path, command, connect, feed,
+    Finished, Lab, Listener, Outcome, Peer, Wire, agent_fw, connect, feed, kill_agent_fw_after,
     rounds, run,
 };
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::net::IpAddr;
-use std::process::Stdio;
 use std::time::Duration;
 
 tests![
@@ -122,14 +121,8 @@ fn killed_at_any_moment_explain_leaves_nothing() -> Result<()> {
         peer.add_address(address("34.205.5.1"))?;
         let before = state()?;
         for delay in 0..40 {
-            let mut child = command([agent_fw_path()])
-                .args(["explain", "--from", "34.205.5.1"])
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()?;
-            std::thread::sleep(Duration::from_millis(delay));
-            child.kill()?;
-            child.wait()?;
+            let delay = Duration::from_millis(delay);
+            kill_agent_fw_after(delay, ["explain", "--from", "34.205.5.1"])?;
         }
         // The kernel takes a device of a process that was killed away in its own time.
         let deadline = std::time::Instant::now() + Duration::from_secs(10);

@@ -2,7 +2,10 @@
 
 use crate::scene::{AGENT, expect, install, status, try_install};
 use crate::tests;
-use agent_fw_lab::{Lab, Listener, Outcome, agent_fw, agent_fw_path, command, feed, rounds, run};
+use agent_fw_lab::{
+    Lab, Listener, Outcome, agent_fw, agent_fw_path, command, feed, kill_agent_fw_after, rounds,
+    run,
+};
 use anyhow::{Context as _, Result, ensure};
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -115,15 +118,8 @@ fn kill_9_at_any_moment_of_install_leaves_the_old_or_the_new_policy() -> Result<
         let (mut left_old, mut left_new) = (0, 0);
         for kill in 0..kills {
             install(&old)?;
-            let mut child = command([agent_fw_path()])
-                .args(new)
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()?;
             // From its first instruction to well after its usual end.
-            std::thread::sleep(duration * kill * 2 / kills);
-            child.kill()?;
-            child.wait()?;
+            kill_agent_fw_after(duration * kill * 2 / kills, new)?;
             let (found, _) = status()?;
             let hash = &found["kernel_policy"];
             ensure!(*hash == old_hash || *hash == new_hash, "after kill {kill}: {found:#}");

@@ -6,7 +6,7 @@ use crate::xdp::{PINS, attached, flags, foreign, tagged_syn, under_traffic};
 use agent_fw::configuration::Configuration;
 use agent_fw::source::{Catalogue, Lists};
 use agent_fw::xdp::{self, OBJECT, Targets};
-use agent_fw_lab::{Lab, Listener, Outcome, agent_fw, command, run};
+use agent_fw_lab::{Lab, Listener, Outcome, agent_fw, kill_agent_fw_after, run};
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::links::LinkOrder;
 use aya::programs::tc::TcAttachOptions;
@@ -14,7 +14,6 @@ use aya::programs::{SchedClassifier, TcAttachType, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 tests![
@@ -360,15 +359,8 @@ fn after_kill_9_at_any_moment_uninstall_leaves_the_tc_hook_clean_and_the_other_p
         let _theirs = foreign("manager0", XdpMode::Driver)?;
         let before = attached("manager0")?;
         for delay in (0..60).step_by(4) {
-            let mut child = command([agent_fw_lab::agent_fw_path()])
-                .args(["install", "--no-boot"])
-                .args(flags("xdp", "manager0", &[]))
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()?;
-            std::thread::sleep(Duration::from_millis(delay));
-            child.kill()?;
-            child.wait()?;
+            let argv = [&["install", "--no-boot"], &flags("xdp", "manager0", &[])[..]].concat();
+            kill_agent_fw_after(Duration::from_millis(delay), argv)?;
             agent_fw(["uninstall", "--yes"])?.success()?;
             is_clean("manager0").with_context(|| format!("killed after {delay} ms"))?;
             ensure!(attached("manager0")? == before, "the other program was touched");

@@ -7,7 +7,8 @@ use crate::{tests, updates};
 use agent_fw::xdp::OBJECT;
 use agent_fw_lab::packet::{Ethernet, Ipv4, Tcp, Vlan};
 use agent_fw_lab::{
-    Conversation, Lab, Listener, Outcome, Peer, Wire, agent_fw, command, feed, knock, run,
+    Conversation, Lab, Listener, Outcome, Peer, Wire, agent_fw, feed, kill_agent_fw_after, knock,
+    run,
 };
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{Xdp, XdpMode};
@@ -15,7 +16,6 @@ use aya::{Ebpf, EbpfLoader};
 use serde_json::Value;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -408,15 +408,8 @@ fn after_kill_9_at_any_moment_uninstall_leaves_no_program() -> Result<()> {
     Lab::run(|lab| {
         let _manager = lab.peer("manager")?;
         for delay in (0..60).step_by(2) {
-            let mut child = command([agent_fw_lab::agent_fw_path()])
-                .args(["install", "--no-boot"])
-                .args(flags("xdp", "manager0", &[]))
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()?;
-            std::thread::sleep(Duration::from_millis(delay));
-            child.kill()?;
-            child.wait()?;
+            let argv = [&["install", "--no-boot"], &flags("xdp", "manager0", &[])[..]].concat();
+            kill_agent_fw_after(Duration::from_millis(delay), argv)?;
             if delay % 4 == 0 {
                 agent_fw(["uninstall", "--yes"])?.success()?;
                 is_clean("manager0").with_context(|| format!("killed after {delay} ms"))?;

@@ -77,6 +77,20 @@ pub fn agent_fw<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Result<Fi
     finish(command, "")
 }
 
+/// Starts `agent-fw` with these arguments, and kills it after `delay`, unless it has ended by then.
+pub fn kill_agent_fw_after<S: AsRef<OsStr>>(
+    delay: Duration,
+    args: impl IntoIterator<Item = S>,
+) -> Result<()> {
+    let mut command = command([agent_fw_path()]);
+    let quiet = command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
+    let mut child = quiet.stderr(Stdio::null()).spawn().context("cannot start agent-fw")?;
+    thread::sleep(delay);
+    child.kill()?;
+    child.wait()?;
+    Ok(())
+}
+
 /// The binary under test: `$AGENT_FW`, or the workspace's release build.
 #[must_use]
 pub fn agent_fw_path() -> PathBuf {

@@ -51,7 +51,8 @@ mod wait;
 mod wire;
 
 pub use command::{
-    Finished, agent_fw, agent_fw_path, built_agent_fw_path, command, feed, output, run,
+    Finished, agent_fw, agent_fw_path, built_agent_fw_path, command, feed, kill_agent_fw_after,
+    output, run,
 };
 pub use effort::{EMULATED, rounds};
 pub use firewalld::Firewalld;

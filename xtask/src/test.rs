@@ -136,7 +136,9 @@ fn in_machines(
 ) -> Result<bool> {
     let workshop = Workshop::ensure()?;
     println!("\nxtask: boots, reboots and crashes of a Debian in virtual machines");
-    let mut boots = cargo_test(&["--package", LAB, "--test", "boot"], options.filter.as_deref());
+    // Built as for this machine's tests, so that nothing is built twice.
+    let selection = ["--workspace", "--features", LOADER, "--test", "boot"];
+    let mut boots = cargo_test(&selection, options.filter.as_deref());
     let versions: Vec<&str> = kernels.iter().map(|kernel| kernel.version()).collect();
     boots.envs(workshop.environment()).env("AGENT_FW_KERNELS", versions.join(","));
     boots.env(PACKAGES, packages);
