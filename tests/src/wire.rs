@@ -31,7 +31,7 @@ pub struct Wire {
 
 /// How long a queue that is full is given to empty, and how often.
 const FULL_QUEUE: Duration = Duration::from_millis(2);
-const FULL_QUEUE_TRIES: u32 = 500;
+const FULL_QUEUE_TRIES: u32 = 5000;
 
 impl Wire {
     /// Opens an interface of this namespace, which must be up.

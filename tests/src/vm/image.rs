@@ -33,6 +33,16 @@ impl Payload {
         self
     }
 
+    /// A directory of this machine with all that is in it, at the same path.
+    pub fn tree(mut self, directory: &Path) -> Result<Self> {
+        let entries = fs::read_dir(directory);
+        for entry in entries.with_context(|| format!("cannot read {}", directory.display()))? {
+            let path = entry?.path();
+            self = if path.is_dir() { self.tree(&path)? } else { self.copy(&path, &path) };
+        }
+        Ok(self)
+    }
+
     /// A text, which everybody may read.
     #[must_use]
     pub fn text(mut self, inside: impl AsRef<Path>, text: impl Into<String>) -> Self {

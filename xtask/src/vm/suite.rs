@@ -20,6 +20,8 @@ const TESTS: Duration = Duration::from_mins(25);
 
 /// The test binaries that run there, by the names of their targets.
 const BINARIES: [&str; 2] = ["end_to_end", "kernel"];
+/// What tests read, below `tests/`. They know its path of when they were built.
+const DATA: [&str; 2] = ["end_to_end/firewall_policies", "end_to_end/rule_files"];
 /// Random cases are about the compiler, not the kernel: a sample will do, where each takes ten
 /// times as long.
 const SETTINGS: [&str; 2] = ["AGENT_FW_PACKETS=20000", "AGENT_FW_FRAMES=10000"];
@@ -105,6 +107,9 @@ fn payload(agent_fw: &Path, filter: Option<&str>) -> Result<Payload> {
         .text(format!("{PAYLOAD}/arguments"), arguments.join("\n"));
     for name in BINARIES {
         payload = payload.copy(format!("{PAYLOAD}/tests/{name}"), find(name)?);
+    }
+    for directory in DATA {
+        payload = payload.tree(&workspace().join("tests").join(directory))?;
     }
     let mut environment = SETTINGS.map(str::to_owned).to_vec();
     environment.push(format!("{EMULATED}=1"));
