@@ -359,7 +359,9 @@ fn explain_says_of_random_host_rulesets_what_real_connections_meet() -> Result<(
             "{rulesets} rulesets, {through} sources through, {stopped} stopped, {unanswered} of them \
              on the way back: no disagreement"
         );
-        ensure!(through > rulesets && stopped > rulesets && unanswered > 0, "too little variety");
+        ensure!(through > rulesets && stopped > rulesets, "too little variety");
+        // Among a few rulesets there may be none that stops an answer.
+        ensure!(unanswered > 0 || rulesets < 100, "no answer was stopped");
         Ok(())
     })
 }
