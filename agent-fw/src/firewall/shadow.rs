@@ -50,7 +50,13 @@ impl Firewall {
             }
             let before = self.rules[..place].iter().zip(&spaces);
             let shadows = before.filter(|(other, _)| other.leaves_nothing_behind(rule)).collect();
-            let shadows = fewest(&Space::in_question(&rule.criteria), shadows)?;
+            let is_icmpv6_denied = self.rules[place + 1..].iter().any(|later| {
+                later.direction == rule.direction
+                    && later.action == Action::Deny
+                    && !later.criteria.spares_icmpv6
+            });
+            let in_question = Space::in_question(&rule.criteria, is_icmpv6_denied);
+            let shadows = fewest(&in_question, shadows)?;
             Some(Idle { rule, shadows })
         };
         self.rules.iter().enumerate().filter_map(find).collect()
@@ -89,4 +95,34 @@ fn fewest<'a>(space: &Space, rules: Vec<(&'a Rule, &Space)>) -> Option<Vec<&'a R
         }
     }
     Some(needed.into_iter().map(|(rule, _)| rule).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Firewall;
+    use crate::policy::Port;
+    use crate::rule::{Action, Endpoint, FrameType, Match, Priority, Protocol, Rule, hidden_rule};
+
+    #[test]
+    fn a_rule_that_keeps_icmpv6_from_a_later_deny_decides() {
+        let rule = |name: &str, action, priority: u8, protocol| Rule {
+            name: name.to_owned(),
+            action,
+            priority: Priority::new(priority).expect("a priority"),
+            frame_type: Match::Is(FrameType::Ip),
+            protocol,
+            destination: Endpoint::ANY,
+            ..hidden_rule(Port(4118))
+        };
+        // No Deny touches ICMPv6 that does not name it.
+        let first = rule("first", Action::Deny, 4, Match::Any);
+        let bypass = rule("bypass", Action::Bypass, 2, Match::Not(Protocol::Tcp));
+        let last = rule("last", Action::Deny, 0, Match::Is(Protocol::Icmpv6));
+        let idle = |rules: &[&Rule]| -> Vec<String> {
+            let firewall = Firewall::new(rules.iter().copied()).expect("a policy");
+            firewall.idle_rules().iter().map(|idle| idle.rule.name.clone()).collect()
+        };
+        assert_eq!(idle(&[&first, &bypass]), ["bypass"]);
+        assert_eq!(idle(&[&first, &bypass, &last]), ["last"]);
+    }
 }

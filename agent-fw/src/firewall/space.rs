@@ -143,11 +143,11 @@ impl Space {
         Self(KINDS.map(|kind| Block::of(criteria, kind)))
     }
 
-    /// The packets about which a rule is asked. What becomes of `ICMPv6` is only a question where a
-    /// rule names it.
-    pub(super) fn in_question(criteria: &Criteria) -> Self {
+    /// The packets about which a rule is asked. What becomes of `ICMPv6` is only a question where
+    /// the rule names it, or keeps it from a Deny that does.
+    pub(super) fn in_question(criteria: &Criteria, is_icmpv6_denied: bool) -> Self {
         let names_icmpv6 = criteria.protocols == Protocols::Only(BTreeSet::from([ICMPV6]));
-        let spares_icmpv6 = criteria.spares_icmpv6 || !names_icmpv6;
+        let spares_icmpv6 = criteria.spares_icmpv6 || !(names_icmpv6 || is_icmpv6_denied);
         Self::of(&Criteria { spares_icmpv6, ..criteria.clone() })
     }
 
