@@ -16,7 +16,7 @@ const KERNELS: &str = "AGENT_FW_KERNELS";
 
 fn main() {
     let mut arguments = Arguments::from_args();
-    // A machine has two processors, and so may have who tests.
+    // Each machine has a processor.
     arguments.test_threads.get_or_insert(2);
     let Some(parts) = Parts::from_environment() else {
         println!("boot tests: `cargo xtask test` makes the virtual machines and runs them");

@@ -77,7 +77,7 @@ fn attempt(
     line: &mut impl FnMut(&str),
 ) -> Result<Option<bool>> {
     let init = [&format!("{PAYLOAD}/guest"), "suite"];
-    let machine = Machine::new(parts, kernel, image, name).throwaway().one_processor().init(init);
+    let machine = Machine::new(parts, kernel, image, name).throwaway().init(init);
     let mut console = machine.start()?;
     if console.wait_for("guest: start", BOOT).is_err() {
         return Ok(None);
