@@ -8,8 +8,8 @@ use crate::tests;
 use agent_fw::policy::Port;
 use agent_fw::probe::{self, Case, Question};
 use agent_fw_lab::{
-    Finished, Lab, Listener, Outcome, Peer, Wire, agent_fw, connect, feed, kill_agent_fw_after,
-    rounds, run,
+    Finished, Lab, Listener, Outcome, Peer, Wire, agent_fw, connect, feed, is_emulated,
+    kill_agent_fw_after, rounds, run,
 };
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -360,8 +360,8 @@ fn explain_says_of_random_host_rulesets_what_real_connections_meet() -> Result<(
              on the way back: no disagreement"
         );
         ensure!(through > rulesets && stopped > rulesets, "too little variety");
-        // Among a few rulesets there may be none that stops an answer.
-        ensure!(unanswered > 0 || rulesets < 100, "no answer was stopped");
+        // Among the few of an emulated machine there may be none that stops an answer.
+        ensure!(unanswered > 0 || is_emulated(), "no answer was stopped");
         Ok(())
     })
 }

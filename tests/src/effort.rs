@@ -3,9 +3,15 @@
 /// Set in virtual machines, where everything takes ten times as long.
 pub const EMULATED: &str = "AGENT_FW_EMULATED";
 
+/// Whether this is such a machine.
+#[must_use]
+pub fn is_emulated() -> bool {
+    std::env::var_os(EMULATED).is_some()
+}
+
 /// `full` rounds, or a sixth of them under emulation: what needs many rounds to be met is met on
 /// the host, and what depends on the kernel is met in a few.
 #[must_use]
 pub fn rounds(full: u32) -> u32 {
-    if std::env::var_os(EMULATED).is_some() { full.div_ceil(6) } else { full }
+    if is_emulated() { full.div_ceil(6) } else { full }
 }
