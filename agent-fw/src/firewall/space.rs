@@ -8,48 +8,29 @@ use crate::policy::{MacMatch, Ordinal, Range, RangeSet};
 use crate::rule::Icmp;
 use std::collections::BTreeSet;
 
-/// What is in a field, as a number.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Number(u128);
-
-impl Ordinal for Number {
-    type Bits = u128;
-    const MIN: Self = Self(0);
-    const MAX: Self = Self(u128::MAX);
-    fn bits(self) -> u128 {
-        self.0
-    }
-    fn next(self) -> Option<Self> {
-        self.0.checked_add(1).map(Self)
-    }
-    fn previous(self) -> Option<Self> {
-        self.0.checked_sub(1).map(Self)
-    }
-}
-
 /// Of a set of what is in a field, the numbers.
-fn numbers<T: Ordinal<Bits: Into<u128>>>(set: &RangeSet<T>) -> RangeSet<Number> {
-    let number = |value: T| Number(value.bits().into());
+fn numbers<T: Ordinal<Bits: Into<u128>>>(set: &RangeSet<T>) -> RangeSet<u128> {
+    let number = |value: T| value.bits().into();
     let ranges = set.ranges().iter();
     ranges.filter_map(|range| Range::new(number(range.first()), number(range.last()))).collect()
 }
 
 /// The bytes for which this holds.
-fn bytes(holds: impl Fn(u8) -> bool) -> RangeSet<Number> {
+fn bytes(holds: impl Fn(u8) -> bool) -> RangeSet<u128> {
     let bytes = (0..=u8::MAX).filter(|byte| holds(*byte));
-    bytes.map(|byte| Range::single(Number(byte.into()))).collect()
+    bytes.map(|byte| Range::single(byte.into())).collect()
 }
 
 /// All numbers up to this one.
-fn up_to(last: u16) -> RangeSet<Number> {
-    Range::new(Number(0), Number(last.into())).into_iter().collect()
+fn up_to(last: u16) -> RangeSet<u128> {
+    Range::new(0, last.into()).into_iter().collect()
 }
 
 /// The ICMP messages that are meant: type and code in one number.
-fn messages(icmp: Icmp) -> RangeSet<Number> {
+fn messages(icmp: Icmp) -> RangeSet<u128> {
     let first = u16::from_be_bytes([icmp.kind, icmp.code.unwrap_or(0)]);
     let last = u16::from_be_bytes([icmp.kind, icmp.code.unwrap_or(u8::MAX)]);
-    let named = Range::new(Number(first.into()), Number(last.into())).into_iter().collect();
+    let named = Range::new(first.into(), last.into()).into_iter().collect();
     if icmp.not { up_to(u16::MAX).difference(&named) } else { named }
 }
 
@@ -70,7 +51,7 @@ const FIELDS: usize = 9;
 
 /// Packets of a kind, by what each field may have. What a packet has no field for may be anything.
 #[derive(Clone)]
-struct Block([RangeSet<Number>; FIELDS]);
+struct Block([RangeSet<u128>; FIELDS]);
 
 impl Block {
     /// The packets of a kind that are meant.
@@ -108,7 +89,7 @@ impl Block {
 
     /// What is in this block and not in the other, in blocks.
     fn minus(self, other: &Self) -> Vec<Self> {
-        let common = |(field, others): (&RangeSet<Number>, _)| field.intersection(others);
+        let common = |(field, others): (&RangeSet<u128>, _)| field.intersection(others);
         let common = Self(std::array::from_fn(|field| common((&self.0[field], &other.0[field]))));
         if common.is_empty() {
             return vec![self];

@@ -52,6 +52,22 @@ impl Ordinal for Ipv6Addr {
     }
 }
 
+/// What is in a field of any width, as a number.
+impl Ordinal for u128 {
+    type Bits = Self;
+    const MIN: Self = Self::MIN;
+    const MAX: Self = Self::MAX;
+    fn bits(self) -> Self {
+        self
+    }
+    fn next(self) -> Option<Self> {
+        self.checked_add(1)
+    }
+    fn previous(self) -> Option<Self> {
+        self.checked_sub(1)
+    }
+}
+
 /// All values from `first` to `last`, both included; never empty.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Range<T> {

@@ -3,7 +3,7 @@
 use super::region::{Condition, ETHERNET, Number, only};
 use super::table::Members;
 use crate::nft::{Comparison, MetaKey, Payload, PayloadBase};
-use crate::policy::{AddressSet, MacAddr, Ordinal, Port, Range, RangeSet};
+use crate::policy::{AddressSet, MacAddr, Port, Range, RangeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -181,9 +181,9 @@ impl Field {
     }
 
     /// The values of `width` bytes, of which the first `length` pass the test.
-    fn bits(&self, test: &Test, length: usize, width: usize) -> Option<RangeSet<Wide>> {
+    fn bits(&self, test: &Test, length: usize, width: usize) -> Option<RangeSet<u128>> {
         let rest = 8 * (width - length);
-        let all = Range::new(Wide(0), Wide(ones(8 * width)))?;
+        let all = Range::new(0, ones(8 * width))?;
         let parse = |data: &[u8]| -> Option<u128> {
             let sum = |bits: u128, byte: &u8| bits << 8 | u128::from(*byte);
             (data.len() == length).then(|| data.iter().fold(0, sum))
@@ -200,10 +200,10 @@ impl Field {
             }
         };
         let below = ones(rest + dropped);
-        let range = |first: u128, last: u128| -> Option<RangeSet<Wide>> {
-            Some(Range::new(Wide(first), Wide(last)).map_or_else(RangeSet::default, Into::into))
+        let range = |first: u128, last: u128| -> Option<RangeSet<u128>> {
+            Some(Range::new(first, last).map_or_else(RangeSet::default, Into::into))
         };
-        let of = |set: RangeSet<Wide>| set.intersection(&all.into());
+        let of = |set: RangeSet<u128>| set.intersection(&all.into());
         let set = match test {
             // Bits that the mask has cleared cannot be equal to ones.
             Test::Equal(data) if value(data)? & ones(rest + dropped) != 0 => RangeSet::default(),
@@ -215,8 +215,8 @@ impl Field {
             _ if dropped != 0 => return None,
             Test::AtMost(data) => range(0, value(data)? | below)?,
             Test::Compare(Comparison::More, data) => range(0, value(data)? | below)?.complement(),
-            Test::Compare(Comparison::AtLeast, data) => range(value(data)?, Wide::MAX.0)?,
-            Test::Compare(Comparison::Less, data) => range(value(data)?, Wide::MAX.0)?.complement(),
+            Test::Compare(Comparison::AtLeast, data) => range(value(data)?, u128::MAX)?,
+            Test::Compare(Comparison::Less, data) => range(value(data)?, u128::MAX)?.complement(),
             Test::Between(from, to) => range(value(from)?, value(to)? | below)?,
             Test::In(..) => return None,
         };
@@ -242,43 +242,24 @@ fn ones(count: usize) -> u128 {
         .map_or(u128::MAX, |bit| bit - 1)
 }
 
-/// Bytes of a packet as one number.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Wide(u128);
-
-impl Ordinal for Wide {
-    type Bits = u128;
-    const MIN: Self = Self(0);
-    const MAX: Self = Self(u128::MAX);
-    fn bits(self) -> u128 {
-        self.0
-    }
-    fn next(self) -> Option<Self> {
-        self.0.checked_add(1).map(Self)
-    }
-    fn previous(self) -> Option<Self> {
-        self.0.checked_sub(1).map(Self)
-    }
-}
-
-fn port_range(range: &Range<Wide>) -> Option<Range<Port>> {
-    let port = |wide: Wide| u16::try_from(wide.0).ok().map(Port);
+fn port_range(range: &Range<u128>) -> Option<Range<Port>> {
+    let port = |bits: u128| u16::try_from(bits).ok().map(Port);
     Range::new(port(range.first())?, port(range.last())?)
 }
 
-fn mac_range(range: &Range<Wide>) -> Option<Range<MacAddr>> {
-    let mac = |wide: Wide| {
-        let [.., a, b, c, d, e, f] = wide.0.to_be_bytes();
+fn mac_range(range: &Range<u128>) -> Option<Range<MacAddr>> {
+    let mac = |bits: u128| {
+        let [.., a, b, c, d, e, f] = bits.to_be_bytes();
         MacAddr([a, b, c, d, e, f])
     };
     Range::new(mac(range.first()), mac(range.last()))
 }
 
-fn v4_range(range: &Range<Wide>) -> Option<Range<Ipv4Addr>> {
-    let v4 = |wide: Wide| u32::try_from(wide.0).ok().map(Ipv4Addr::from);
+fn v4_range(range: &Range<u128>) -> Option<Range<Ipv4Addr>> {
+    let v4 = |bits: u128| u32::try_from(bits).ok().map(Ipv4Addr::from);
     Range::new(v4(range.first())?, v4(range.last())?)
 }
 
-fn v6_range(range: &Range<Wide>) -> Option<Range<Ipv6Addr>> {
-    Range::new(Ipv6Addr::from(range.first().0), Ipv6Addr::from(range.last().0))
+fn v6_range(range: &Range<u128>) -> Option<Range<Ipv6Addr>> {
+    Range::new(Ipv6Addr::from(range.first()), Ipv6Addr::from(range.last()))
 }
