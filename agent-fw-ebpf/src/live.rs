@@ -116,13 +116,11 @@ impl Live {
             }
         };
         let is_agents = |port: &u16| is_agents(&self.config, self, *port).unwrap_or(false);
-        let labels = v4.ranges.iter().map(|range| range.label);
-        let labels: BTreeSet<Label> = labels.chain(v6.ranges.iter().map(|r| r.label)).collect();
         let mut faults = v4.faults;
         faults.extend(v6.faults);
         Decisions {
             ports: (0..=u16::MAX).filter(is_agents).collect(),
-            macs: labels
+            macs: labels(&v4.ranges, &v6.ranges)
                 .into_iter()
                 .filter_map(|label| Some((label, self.macs_of(label)?)))
                 .collect(),
@@ -155,6 +153,18 @@ impl Live {
                 .collect(),
         )
     }
+}
+
+impl Decisions {
+    /// The labels of all listed addresses.
+    #[must_use]
+    pub fn labels(&self) -> BTreeSet<Label> {
+        labels(&self.v4, &self.v6)
+    }
+}
+
+fn labels(v4: &[Range<u32>], v6: &[Range<u128>]) -> BTreeSet<Label> {
+    v4.iter().map(|range| range.label).chain(v6.iter().map(|range| range.label)).collect()
 }
 
 fn nothing<A>() -> Listed<A> {

@@ -160,7 +160,8 @@ impl Notation for Range<Port> {
 pub struct MacAddr(pub [u8; 6]);
 
 impl MacAddr {
-    fn from_bits(bits: u64) -> Option<Self> {
+    /// The address with these 48 bits; `None` where there are more.
+    pub fn from_bits(bits: u64) -> Option<Self> {
         let [0, 0, octets @ ..] = bits.to_be_bytes() else { return None };
         Some(Self(octets))
     }

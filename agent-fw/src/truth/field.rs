@@ -248,11 +248,8 @@ fn port_range(range: &Range<u128>) -> Option<Range<Port>> {
 }
 
 fn mac_range(range: &Range<u128>) -> Option<Range<MacAddr>> {
-    let mac = |bits: u128| {
-        let [.., a, b, c, d, e, f] = bits.to_be_bytes();
-        MacAddr([a, b, c, d, e, f])
-    };
-    Range::new(mac(range.first()), mac(range.last()))
+    let mac = |bits: u128| MacAddr::from_bits(u64::try_from(bits).ok()?);
+    Range::new(mac(range.first())?, mac(range.last())?)
 }
 
 fn v4_range(range: &Range<u128>) -> Option<Range<Ipv4Addr>> {

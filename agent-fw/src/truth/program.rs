@@ -81,7 +81,10 @@ impl Reading {
         let is_misled = found.is_some() && found != due;
         if found != due {
             let words = |bits: Option<u64>| {
-                bits.map_or_else(|| "any MAC address".to_owned(), |bits| mac(bits).to_string())
+                bits.map_or_else(
+                    || "any MAC address".to_owned(),
+                    |bits| Mac::from_bits(bits).to_string(),
+                )
             };
             let (due, found) = (words(due), words(found));
             faults.push(format!("it takes frames to {found} for this host's, should be {due}"));
@@ -133,14 +136,13 @@ fn refused(decisions: &Decisions, here: Vec<Block>) -> Vec<Block> {
     let ports = Condition::Port(ports);
     let concerned = here.into_iter().filter_map(|block| block.met(&ports)).collect();
     let mut passing = vec![Block { source: undecided(decisions), ..Block::everything() }];
-    let labels = decisions.v4.iter().map(|range| range.label);
-    let labels: BTreeSet<Label> = labels.chain(decisions.v6.iter().map(|r| r.label)).collect();
-    for label in labels {
+    for label in decisions.labels() {
         let block = Block { source: listed(decisions, label), ..Block::everything() };
         passing.push(match decisions.macs.get(&label) {
             None => block,
             Some(macs) => {
-                Block { mac: macs.iter().map(|m| Range::single(mac(m.bits()))).collect(), ..block }
+                let macs = macs.iter().filter_map(|mac| MacAddr::from_bits(mac.bits()));
+                Block { mac: macs.map(Range::single).collect(), ..block }
             }
         });
     }
@@ -164,11 +166,6 @@ fn addresses(
     let v4 = v4.filter_map(|(first, last)| Range::new(Ipv4Addr::from(first), last.into()));
     let v6 = v6.filter_map(|(first, last)| Range::new(Ipv6Addr::from(first), last.into()));
     AddressSet { v4: v4.collect(), v6: v6.collect() }
-}
-
-fn mac(bits: u64) -> MacAddr {
-    let [_, _, a, b, c, d, e, f] = bits.to_be_bytes();
-    MacAddr([a, b, c, d, e, f])
 }
 
 /// The maps of a program, by name.
