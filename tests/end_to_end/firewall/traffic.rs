@@ -135,6 +135,9 @@ fn arp_is_dropped_only_where_a_rule_names_it() -> Result<()> {
         expect(comes(&peer, "2001:db8::7", 22)?, Outcome::Talked, "over IPv6")?;
         install(&["--rules", &rules("02-force-allow-and-deny")?, "--policy"])?;
         ensure!(!run(["nft", "list", "tables"])?.contains("arp"), "a table for ARP is left");
+        // Nobody remembers that the other did not answer.
+        run(["ip", "neighbour", "flush", "all"])?;
+        peer.enter(|| run(["ip", "neighbour", "flush", "all"]))??;
         expect(comes(&peer, "203.0.113.7", 22)?, Outcome::Talked, "no rule about ARP")
     })
 }
