@@ -6,6 +6,7 @@ use crate::address::{Address, V6};
 use crate::config::Config;
 use crate::datagram::Datagram;
 use crate::ethernet::{self, Mac};
+use crate::glance::{Glance, glance};
 use crate::label::Label;
 use crate::packet::Packet;
 use crate::table::Tables;
@@ -120,6 +121,29 @@ pub trait Host {
     ) -> Result<(), Undecided>;
 }
 
+/// Decides on a frame as [`try_decide`] does, if it is as nearly all are; `None` for others.
+#[inline(always)]
+pub fn decide_at_a_glance(
+    packet: &(impl Packet + ?Sized),
+    config: &Config,
+    tables: &impl Tables,
+    host: &impl Host,
+) -> Option<Result<Verdict, Undecided>> {
+    let at = ethernet::UNTAGGED_AT;
+    match glance(packet, config) {
+        Glance::Undecided(reason) => Some(Err(reason)),
+        Glance::V4(port) => {
+            let addresses = || ipv4::addresses(packet, at);
+            Some(decide_plain(packet, config, tables, host, port, addresses))
+        }
+        Glance::V6(port) => {
+            let addresses = || ipv6::addresses(packet, at);
+            Some(decide_plain(packet, config, tables, host, port, addresses))
+        }
+        Glance::Unclear => None,
+    }
+}
+
 /// Decides on a frame.
 #[inline(always)]
 pub fn try_decide(
@@ -136,6 +160,24 @@ pub fn try_decide(
     }
 }
 
+/// Decides on a datagram that nothing hides the port of. Its addresses are read once they matter:
+/// what is read before would have to be put aside.
+#[inline(always)]
+fn decide_plain<A: Address>(
+    packet: &(impl Packet + ?Sized),
+    config: &Config,
+    tables: &impl Tables,
+    host: &impl Host,
+    port: u16,
+    addresses: impl FnOnce() -> Result<[A; 2], Undecided>,
+) -> Result<Verdict, Undecided> {
+    if is_on_map(config, tables, port)? {
+        decide_source(packet, config, tables, host, addresses()?, Verdict::Refused)
+    } else {
+        Err(Undecided::OtherPort)
+    }
+}
+
 #[inline(always)]
 fn decide_datagram<A: Address>(
     packet: &(impl Packet + ?Sized),
@@ -144,8 +186,22 @@ fn decide_datagram<A: Address>(
     host: &impl Host,
     datagram: Datagram<A>,
 ) -> Result<Verdict, Undecided> {
-    let refusal = concern(config, tables, datagram.port)?;
-    if let Some(label) = datagram.source.label(config, tables)?
+    let Datagram { source, destination, port } = datagram;
+    let refusal = concern(config, tables, port)?;
+    decide_source(packet, config, tables, host, [source, destination], refusal)
+}
+
+/// Decides on a frame that concerns the agent.
+#[inline(always)]
+fn decide_source<A: Address>(
+    packet: &(impl Packet + ?Sized),
+    config: &Config,
+    tables: &impl Tables,
+    host: &impl Host,
+    [source, destination]: [A; 2],
+    refusal: Verdict,
+) -> Result<Verdict, Undecided> {
+    if let Some(label) = source.label(config, tables)?
         && admits_mac(packet, config, tables, label)?
     {
         return Ok(Verdict::Admitted(label));
@@ -153,11 +209,7 @@ fn decide_datagram<A: Address>(
     if config.otherwise_continue() {
         return Ok(Verdict::LeftToOthers);
     }
-    let recipient = Recipient {
-        mac: ethernet::destination(packet)?,
-        source: datagram.source,
-        destination: datagram.destination,
-    };
+    let recipient = Recipient { mac: ethernet::destination(packet)?, source, destination };
     host.refuse(&recipient, refusal)?;
     Ok(refusal)
 }
@@ -187,9 +239,12 @@ pub(crate) fn is_agents(
     tables: &impl Tables,
     port: u16,
 ) -> Result<bool, Undecided> {
-    if !config.spans(port) {
-        return Ok(false);
-    }
+    if config.spans(port) { is_on_map(config, tables, port) } else { Ok(false) }
+}
+
+/// Whether a port between the agent's lowest and highest is one of the agent's.
+#[inline(always)]
+fn is_on_map(config: &Config, tables: &impl Tables, port: u16) -> Result<bool, Undecided> {
     if !config.port_map() {
         return Ok(true);
     }

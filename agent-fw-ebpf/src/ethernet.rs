@@ -11,8 +11,12 @@ const VLAN: u16 = 0x8100; // 802.1Q
 const SERVICE_VLAN: u16 = 0x88a8; // 802.1ad
 const MAX_TAGS: usize = 2;
 
-const TYPE_AT: usize = 12;
+/// Where a frame's type stands.
+pub(crate) const TYPE_AT: usize = 12;
 const TAG_LEN: usize = 4;
+
+/// Where the payload of a frame without tags starts.
+pub(crate) const UNTAGGED_AT: usize = TYPE_AT + 2;
 
 /// A MAC address as a number: the first byte sent is the most significant of 48 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,6 +92,6 @@ pub(crate) fn payload<P: Packet + ?Sized>(packet: &P) -> Result<(u16, usize), Un
     if is_tag(kind) { Err(Undecided::TooManyTags) } else { Ok((kind, at + 2)) }
 }
 
-const fn is_tag(kind: u16) -> bool {
+pub(crate) const fn is_tag(kind: u16) -> bool {
     matches!(kind, VLAN | SERVICE_VLAN)
 }

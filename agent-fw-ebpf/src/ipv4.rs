@@ -1,5 +1,7 @@
 //! IPv4, with options.
 
+use core::mem::offset_of;
+
 use crate::address::V4;
 use crate::datagram::{Datagram, Payload, UNBOUNDED};
 use crate::packet::Wire;
@@ -20,15 +22,38 @@ struct Header {
     ttl: u8,
     protocol: u8,
     checksum: u16,
+    addresses: Addresses,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Addresses {
     source: u32,
     destination: u32,
 }
 
-const _: () = assert!(size_of::<Header>() == 20);
+const _: () = assert!(size_of::<Header>() == 20 && offset_of!(Header, addresses) == 12);
+const _: () = assert!(size_of::<Addresses>() == 8);
 
 #[expect(unsafe_code, reason = "the promise of `Wire`")]
 // SAFETY: integers, any bits; the size asserted above leaves no padding.
 unsafe impl Wire for Header {}
+#[expect(unsafe_code, reason = "the promise of `Wire`")]
+// SAFETY: as before.
+unsafe impl Wire for Addresses {}
+
+impl Addresses {
+    #[inline(always)]
+    fn in_order(self) -> [V4; 2] {
+        [V4(u32::from_be(self.source)), V4(u32::from_be(self.destination))]
+    }
+}
+
+/// Source and destination of the datagram at `at`.
+#[inline(always)]
+pub(crate) fn addresses<P: Packet + ?Sized>(packet: &P, at: usize) -> Result<[V4; 2], Undecided> {
+    packet.load(at + offset_of!(Header, addresses)).map(Addresses::in_order)
+}
 
 #[inline(always)]
 pub(crate) fn parse<P: Packet + ?Sized>(packet: &P, at: usize) -> Result<Datagram<V4>, Undecided> {
@@ -51,9 +76,6 @@ pub(crate) fn parse<P: Packet + ?Sized>(packet: &P, at: usize) -> Result<Datagra
         end: if total_len == 0 { UNBOUNDED } else { at + total_len },
         first_fragment: fragment & MORE_FRAGMENTS != 0,
     };
-    Ok(Datagram {
-        source: V4(u32::from_be(header.source)),
-        destination: V4(u32::from_be(header.destination)),
-        port: payload.port(|at| packet.load(at)),
-    })
+    let [source, destination] = header.addresses.in_order();
+    Ok(Datagram { source, destination, port: payload.port(|at| packet.load(at)) })
 }

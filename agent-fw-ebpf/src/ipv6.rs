@@ -1,5 +1,7 @@
 //! IPv6, with up to eight extension headers.
 
+use core::mem::offset_of;
+
 use crate::address::V6;
 use crate::datagram::{Datagram, Payload, UNBOUNDED};
 use crate::packet::Wire;
@@ -23,15 +25,40 @@ struct Header {
     payload_len: u16,
     next: u8,
     hop_limit: u8,
+    addresses: Addresses,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Addresses {
     source: [u64; 2],
     destination: [u64; 2],
 }
 
-const _: () = assert!(size_of::<Header>() == 40);
+const _: () = assert!(size_of::<Header>() == 40 && offset_of!(Header, addresses) == 8);
+const _: () = assert!(size_of::<Addresses>() == 32);
 
 #[expect(unsafe_code, reason = "the promise of `Wire`")]
 // SAFETY: integers, any bits; the size asserted above leaves no padding.
 unsafe impl Wire for Header {}
+#[expect(unsafe_code, reason = "the promise of `Wire`")]
+// SAFETY: as before.
+unsafe impl Wire for Addresses {}
+
+impl Addresses {
+    #[inline(always)]
+    fn in_order(self) -> [V6; 2] {
+        let address =
+            |[high, low]: [u64; 2]| V6 { high: u64::from_be(high), low: u64::from_be(low) };
+        [address(self.source), address(self.destination)]
+    }
+}
+
+/// Source and destination of the datagram at `at`.
+#[inline(always)]
+pub(crate) fn addresses<P: Packet + ?Sized>(packet: &P, at: usize) -> Result<[V6; 2], Undecided> {
+    packet.load(at + offset_of!(Header, addresses)).map(Addresses::in_order)
+}
 
 #[inline(always)]
 pub(crate) fn parse<P: Packet + ?Sized>(packet: &P, at: usize) -> Result<Datagram<V6>, Undecided> {
@@ -39,7 +66,7 @@ pub(crate) fn parse<P: Packet + ?Sized>(packet: &P, at: usize) -> Result<Datagra
     if u32::from_be(header.version_class_flow) >> 28 != 6 {
         return Err(Undecided::MalformedIp);
     }
-    let (source, destination) = (header.source, header.destination);
+    let [source, destination] = header.addresses.in_order();
     let start = at + size_of::<Header>();
     // Zero: a jumbogram, whose length stands in a hop-by-hop option.
     let payload_len = usize::from(u16::from_be(header.payload_len));
@@ -49,8 +76,8 @@ pub(crate) fn parse<P: Packet + ?Sized>(packet: &P, at: usize) -> Result<Datagra
         first_fragment: false,
     };
     Ok(Datagram {
-        source: V6 { high: u64::from_be(source[0]), low: u64::from_be(source[1]) },
-        destination: V6 { high: u64::from_be(destination[0]), low: u64::from_be(destination[1]) },
+        source,
+        destination,
         port: if header.next == tcp::PROTOCOL {
             payload.port(|at| packet.load(at))
         } else {
@@ -103,7 +130,7 @@ fn port_behind_extensions<P: Packet + ?Sized>(
     }
 }
 
-const fn is_extension(kind: u8) -> bool {
+pub(crate) const fn is_extension(kind: u8) -> bool {
     matches!(kind, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS)
 }
 

@@ -10,7 +10,7 @@ use maps::Maps;
 use receiver::Receiver;
 
 use crate::config::{Config, constant};
-use crate::decision::{Undecided, Verdict, try_decide};
+use crate::decision::{Undecided, Verdict, decide_at_a_glance, try_decide};
 use crate::label::Label;
 use crate::table::Tables;
 use crate::tally::Tally;
@@ -30,7 +30,11 @@ pub fn passes(context: &impl Context) -> bool {
 #[inline(always)]
 pub fn passes_by(context: &impl Context, tables: &impl Tables) -> bool {
     let host = Receiver::new(context);
-    match try_decide(&context.frame(), &CONFIG, tables, &host) {
+    let decided = match decide_at_a_glance(&context.frame(), &CONFIG, tables, &host) {
+        Some(decided) => decided,
+        None => try_decide(&context.frame(), &CONFIG, tables, &host),
+    };
+    match decided {
         Ok(Verdict::Admitted(label)) => {
             count_verdict(context, Verdict::Admitted(label));
             count_label(label);

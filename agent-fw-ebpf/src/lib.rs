@@ -1,9 +1,10 @@
 //! What becomes of a frame: the packet parser, the tables of sources and the decision, the same
 //! code in the kernel and on the host.
 //!
-//! [`try_decide`] is the whole program. It gives a [`Verdict`], or the reason why the frame is none
-//! of its business or beyond it; such frames pass, and what cannot be decided here is decided by
-//! the kernel's own firewall behind.
+//! [`try_decide`] is the whole program, and [`decide_at_a_glance`] a short cut for what most frames
+//! are. They give a [`Verdict`], or the reason why the frame is none of the program's business or
+//! beyond it; such frames pass, and what cannot be decided here is decided by the kernel's own
+//! firewall behind.
 //!
 //! User space describes a policy as a [`Plan`], makes an [`Image`] of it, and has that loaded.
 
@@ -22,6 +23,7 @@ mod config;
 mod datagram;
 mod decision;
 pub mod ethernet;
+mod glance;
 #[cfg(not(target_arch = "bpf"))]
 mod image;
 mod ipv4;
@@ -40,7 +42,7 @@ mod tcp;
 
 pub use address::{Address, V4, V6};
 pub use config::{Config, Sources};
-pub use decision::{Host, Recipient, Undecided, Verdict, mac_key, try_decide};
+pub use decision::{Host, Recipient, Undecided, Verdict, decide_at_a_glance, mac_key, try_decide};
 pub use ethernet::Mac;
 #[cfg(not(target_arch = "bpf"))]
 pub use image::{Image, Plan, PlanError};

@@ -24,7 +24,12 @@ pub trait Packet {
     /// The bytes at `at`, or [`Undecided::Truncated`] where the frame ends before them.
     fn load<T: Wire>(&self, at: usize) -> Result<T, Undecided>;
 
-    /// The same, where many paths lead to `at`. In the kernel this is slower, and the verifier,
+    /// The same, where the bytes are at hand; nothing where it takes a call to get at them.
+    fn load_near<T: Wire>(&self, at: usize) -> Option<T> {
+        self.load(at).ok()
+    }
+
+    /// As `load`, where many paths lead to `at`. In the kernel this is slower, and the verifier,
     /// which need not know how far `at` can be, does not follow every path.
     fn load_far<T: Wire>(&self, at: usize) -> Result<T, Undecided> {
         self.load(at)

@@ -3,11 +3,12 @@
 use core::hint::cold_path;
 use core::mem::MaybeUninit;
 
-use aya_ebpf::bindings::{__sk_buff, bpf_hdr_start_off as Start};
+use aya_ebpf::bindings::{__sk_buff, bpf_hdr_start_off as Start, xdp_md};
 use aya_ebpf::helpers::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_xdp_load_bytes};
 use aya_ebpf::programs::{TcContext, XdpContext};
 
 use crate::Undecided;
+use crate::config::constant;
 use crate::packet::{Packet, Wire};
 
 /// What a program is given: a frame, and the interface that it came in by.
@@ -28,7 +29,7 @@ impl Context for XdpContext {
 
     #[inline(always)]
     fn frame(&self) -> XdpFrame {
-        XdpFrame { context: self.ctx, start: self.data(), end: self.data_end() }
+        XdpFrame::new(self.ctx)
     }
 
     #[inline(always)]
@@ -44,22 +45,42 @@ impl Context for XdpContext {
 
 /// A frame at XDP: its linear part directly, the rest by a helper.
 pub struct XdpFrame {
-    context: *mut aya_ebpf::bindings::xdp_md,
+    context: *mut xdp_md,
     start: usize,
     end: usize,
+}
+
+impl XdpFrame {
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "the context's fields")]
+    fn new(context: *mut xdp_md) -> Self {
+        // Where the frame lies is read anew each time. Kept from the glance to the closer look, it
+        // would be put aside for every frame.
+        // SAFETY: the context that the kernel gave.
+        let [start, end] = unsafe { [constant(&(*context).data), constant(&(*context).data_end)] };
+        Self { context, start: start as usize, end: end as usize }
+    }
 }
 
 impl Packet for XdpFrame {
     #[inline(always)]
     #[expect(unsafe_code, reason = "bytes become a header")]
-    fn load<T: Wire>(&self, at: usize) -> Result<T, Undecided> {
+    fn load_near<T: Wire>(&self, at: usize) -> Option<T> {
         let from = self.start + at;
         if from + size_of::<T>() > self.end {
             cold_path();
-            return self.load_far(at);
+            return None;
         }
         // SAFETY: the frame's bytes reach to `end`, as the verifier checks once more.
-        Ok(unsafe { (from as *const T).read_unaligned() })
+        Some(unsafe { (from as *const T).read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn load<T: Wire>(&self, at: usize) -> Result<T, Undecided> {
+        match self.load_near(at) {
+            Some(loaded) => Ok(loaded),
+            None => self.load_far(at),
+        }
     }
 
     /// Headers may lie beyond the linear part: some drivers leave it empty when a program takes
@@ -173,6 +194,12 @@ impl Packet for TcFrame {
         }
         // SAFETY: the frame's bytes reach to `end`, as the verifier checks once more.
         Ok(unsafe { (from as *const T).read_unaligned() })
+    }
+
+    /// Nothing: where the frame begins takes a call to know.
+    #[inline(always)]
+    fn load_near<T: Wire>(&self, _at: usize) -> Option<T> {
+        None
     }
 
     /// Headers may lie beyond the linear part, where the stack has not looked at them yet.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use agent_fw_ebpf::{
-    Address, Host, Image, LabelTally, Mac, Plan, Recipient, Tally, Undecided, V6, Verdict, load,
-    try_decide,
+    Address, Host, Image, LabelTally, Mac, Plan, Recipient, Tally, Undecided, V6, Verdict,
+    decide_at_a_glance, load, try_decide,
 };
 use aya::maps::{HashMap, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRunOptions, Xdp};
@@ -137,7 +137,10 @@ impl Program {
 
     /// What the model says of the frame.
     pub(crate) fn model(&self, frame: &[u8]) -> Outcome {
-        try_decide(frame, self.image.config(), &self.image, &Model)
+        let decided = try_decide(frame, self.image.config(), &self.image, &Model);
+        let glance = decide_at_a_glance(frame, self.image.config(), &self.image, &Model);
+        assert_eq!(glance.unwrap_or(decided), decided, "at a glance: {frame:02x?}");
+        decided
     }
 
     /// All counts of all CPUs, by place; and admitted packets.
