@@ -1,18 +1,15 @@
 //! A policy as the kernel is given it: constants and tables, made from a plain description.
 
-use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::fmt;
 
 use crate::config::{Config, Sources};
+use crate::contents::Contents;
 use crate::decision::mac_key;
 use crate::ethernet::Mac;
 use crate::label::Label;
-use crate::table::{
-    FilterPage, LowPage, MissorderedRange, NodePage, Range, TableV4, TableV6, Tables, V4Page,
-    V6Page,
-};
+use crate::table::{LowPage, MissorderedRange, Range, TableV4, TableV6};
 
 /// A policy, described.
 ///
@@ -68,16 +65,10 @@ impl fmt::Display for PlanError {
 
 impl core::error::Error for PlanError {}
 
-/// A policy, ready to be loaded; and the tables that a host looks up in.
+/// A policy, ready to be loaded.
 #[derive(Clone, Debug)]
 pub struct Image {
-    pub(crate) config: Config,
-    pub(crate) v4: Option<TableV4>,
-    pub(crate) v6: Option<TableV6>,
-    /// For each label the number of its set of MAC addresses; zero for any address.
-    pub(crate) mac_sets: Vec<u32>,
-    pub(crate) macs: BTreeSet<u64>,
-    pub(crate) ports: Box<[u64; 1024]>,
+    pub(crate) contents: Contents,
     /// The places of interfaces among the counters, by the bits that tell them apart.
     pub(crate) slots: Vec<u32>,
     /// How many places there are.
@@ -100,7 +91,7 @@ impl Image {
             v4: v4_sources,
             v6: v6_sources,
             port_map: u8::from(plan.ports.len() != usize::from(last - first) + 1),
-            v6_deep: u8::from(v6.as_ref().is_some_and(|table| !table.lows.is_empty())),
+            v6_deep: u8::from(!v6.lows.is_empty()),
             macs: u8::from(mac_sets.iter().any(|set| *set != 0)),
             otherwise_continue: u8::from(plan.otherwise_continue),
             gate: u8::from(plan.gate),
@@ -110,23 +101,37 @@ impl Image {
             reserved: [0; 6],
         };
         let places = plan.slots.values().max().map_or(1, |last| u32::from(*last) + 1);
-        Ok(Self { config, v4, v6, mac_sets, macs, ports: port_bits(&plan.ports), slots, places })
+        let contents = Contents {
+            config,
+            v4_filter: v4.filter,
+            v4_nodes: v4.nodes,
+            v4_words: v4.words,
+            v6_filter: v6.filter,
+            v6_nodes: v6.nodes,
+            v6_words: v6.words,
+            v6_deep: v6.deep,
+            v6_lows: v6.lows,
+            mac_sets,
+            macs,
+            ports: port_bits(&plan.ports),
+        };
+        Ok(Self { contents, slots, places })
     }
 
-    /// The constants.
+    /// What the kernel has once the image is loaded.
     #[must_use]
-    pub const fn config(&self) -> &Config {
-        &self.config
+    pub const fn contents(&self) -> &Contents {
+        &self.contents
     }
 
     /// How many bytes of tables the kernel is given.
     #[must_use]
     pub fn table_bytes(&self) -> usize {
-        let v4 = self.v4.as_ref().map_or(0, |t| t.filter.len() + t.nodes.len() + t.words.len());
-        let v6 = self.v6.as_ref();
-        let pages =
-            v4 + v6.map_or(0, |t| t.filter.len() + t.nodes.len() + t.words.len() + t.deep.len());
-        pages * 4096 + v6.map_or(0, |table| table.lows.len() * size_of::<LowPage>())
+        let Contents { v4_filter, v4_nodes, v4_words, v6_filter, v6_nodes, .. } = &self.contents;
+        let Contents { v6_words, v6_deep, v6_lows, .. } = &self.contents;
+        let v4 = v4_filter.len() + v4_nodes.len() + v4_words.len();
+        let v6 = v6_filter.len() + v6_nodes.len() + v6_words.len() + v6_deep.len();
+        (v4 + v6) * 4096 + v6_lows.len() * size_of::<LowPage>()
     }
 }
 
@@ -143,25 +148,29 @@ fn check_labels(plan: &Plan) -> Result<(), PlanError> {
     }
 }
 
-fn sources_v4(ranges: &[Range<u32>]) -> Result<(Sources, Option<TableV4>), MissorderedRange> {
+fn sources_v4(ranges: &[Range<u32>]) -> Result<(Sources, TableV4), MissorderedRange> {
     match ranges {
-        [] => Ok((Sources::NONE, None)),
-        [Range { first: 0, last: u32::MAX, label }] => Ok((Sources::all(*label), None)),
+        [] => Ok((Sources::NONE, TableV4::default())),
+        [Range { first: 0, last: u32::MAX, label }] => {
+            Ok((Sources::all(*label), TableV4::default()))
+        }
         _ => {
             let table = TableV4::build(ranges)?;
-            Ok((Sources::table(table.root_bits, table.filter_bits, 0), Some(table)))
+            Ok((Sources::table(table.root_bits, table.filter_bits, 0), table))
         }
     }
 }
 
-fn sources_v6(ranges: &[Range<u128>]) -> Result<(Sources, Option<TableV6>), MissorderedRange> {
+fn sources_v6(ranges: &[Range<u128>]) -> Result<(Sources, TableV6), MissorderedRange> {
     match ranges {
-        [] => Ok((Sources::NONE, None)),
-        [Range { first: 0, last: u128::MAX, label }] => Ok((Sources::all(*label), None)),
+        [] => Ok((Sources::NONE, TableV6::default())),
+        [Range { first: 0, last: u128::MAX, label }] => {
+            Ok((Sources::all(*label), TableV6::default()))
+        }
         _ => {
             let table = TableV6::build(ranges)?;
             let TableV6 { root_bits, filter_bits, filter_len, .. } = table;
-            Ok((Sources::table(root_bits, filter_bits, filter_len), Some(table)))
+            Ok((Sources::table(root_bits, filter_bits, filter_len), table))
         }
     }
 }
@@ -199,58 +208,12 @@ fn slots(places: &BTreeMap<u32, u16>) -> (u16, Vec<u32>) {
     (mask as u16, slots)
 }
 
-fn port_bits(ports: &BTreeSet<u16>) -> Box<[u64; 1024]> {
-    let mut bits = Box::new([0; 1024]);
+fn port_bits(ports: &BTreeSet<u16>) -> Vec<u64> {
+    let mut bits = alloc::vec![0; 1024];
     for port in ports {
         bits[usize::from(port / 64)] |= 1 << (port % 64);
     }
     bits
-}
-
-impl Tables for Image {
-    fn v4_filter(&self, page: u32) -> Option<&FilterPage> {
-        self.v4.as_ref()?.filter.get(page as usize)
-    }
-
-    fn v4_nodes(&self, page: u32) -> Option<&NodePage> {
-        self.v4.as_ref()?.nodes.get(page as usize)
-    }
-
-    fn v4_words(&self, page: u32) -> Option<&V4Page> {
-        self.v4.as_ref()?.words.get(page as usize)
-    }
-
-    fn v6_filter(&self, page: u32) -> Option<&FilterPage> {
-        self.v6.as_ref()?.filter.get(page as usize)
-    }
-
-    fn v6_nodes(&self, page: u32) -> Option<&NodePage> {
-        self.v6.as_ref()?.nodes.get(page as usize)
-    }
-
-    fn v6_words(&self, page: u32) -> Option<&V6Page> {
-        self.v6.as_ref()?.words.get(page as usize)
-    }
-
-    fn v6_deep(&self, page: u32) -> Option<&NodePage> {
-        self.v6.as_ref()?.deep.get(page as usize)
-    }
-
-    fn v6_lows(&self, page: u32) -> Option<&LowPage> {
-        self.v6.as_ref()?.lows.get(page as usize)
-    }
-
-    fn mac_set(&self, label: Label) -> Option<u32> {
-        self.mac_sets.get(usize::from(label.index())).copied()
-    }
-
-    fn has_mac(&self, key: u64) -> bool {
-        self.macs.contains(&key)
-    }
-
-    fn ports(&self, index: u32) -> Option<u64> {
-        self.ports.get(index as usize).copied()
-    }
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ extern crate alloc;
 
 mod address;
 mod config;
+#[cfg(not(target_arch = "bpf"))]
+mod contents;
 mod datagram;
 mod decision;
 pub mod ethernet;
@@ -31,8 +33,6 @@ mod ipv6;
 #[cfg(target_arch = "bpf")]
 pub mod kernel;
 mod label;
-#[cfg(not(target_arch = "bpf"))]
-mod live;
 #[cfg(all(feature = "aya", not(target_arch = "bpf")))]
 mod load;
 mod packet;
@@ -42,13 +42,13 @@ mod tcp;
 
 pub use address::{Address, V4, V6};
 pub use config::{Config, Sources};
+#[cfg(not(target_arch = "bpf"))]
+pub use contents::{Contents, Decisions};
 pub use decision::{Host, Recipient, Undecided, Verdict, decide_at_a_glance, mac_key, try_decide};
 pub use ethernet::Mac;
 #[cfg(not(target_arch = "bpf"))]
 pub use image::{Image, Plan, PlanError};
 pub use label::Label;
-#[cfg(not(target_arch = "bpf"))]
-pub use live::{Decisions, Live};
 #[cfg(all(feature = "aya", not(target_arch = "bpf")))]
 pub use load::{LoadError, load};
 pub use packet::{Packet, Wire};

@@ -5,6 +5,7 @@ use core::fmt;
 use aya::maps::{Array, HashMap, MapError};
 use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
 
+use crate::contents::Contents;
 use crate::image::Image;
 use crate::table::{Low, Node};
 use crate::tally::{LabelTally, Sample, Tally};
@@ -66,7 +67,7 @@ pub fn load<'a>(
     object: &[u8],
     mut loader: EbpfLoader<'a>,
 ) -> Result<Ebpf, LoadError> {
-    loader.override_global("CONFIG", image.config.as_bytes(), true);
+    loader.override_global("CONFIG", image.contents.config.as_bytes(), true);
     let sizes = sizes(image);
     for (name, size) in sizes {
         loader.map_max_entries(name, size.max(1));
@@ -77,52 +78,53 @@ pub fn load<'a>(
 }
 
 fn sizes(image: &Image) -> [(&'static str, u32); 13] {
-    let (v4, v6) = (image.v4.as_ref(), image.v6.as_ref());
+    let contents = &image.contents;
     [
-        ("V4_FILTER", v4.map_or(0, |table| table.filter.len())),
-        ("V4_NODES", v4.map_or(0, |table| table.nodes.len())),
-        ("V4_WORDS", v4.map_or(0, |table| table.words.len())),
-        ("V6_FILTER", v6.map_or(0, |table| table.filter.len())),
-        ("V6_NODES", v6.map_or(0, |table| table.nodes.len())),
-        ("V6_WORDS", v6.map_or(0, |table| table.words.len())),
-        ("V6_DEEP", v6.map_or(0, |table| table.deep.len())),
-        ("V6_LOWS", v6.map_or(0, |table| table.lows.len())),
+        ("V4_FILTER", contents.v4_filter.len()),
+        ("V4_NODES", contents.v4_nodes.len()),
+        ("V4_WORDS", contents.v4_words.len()),
+        ("V6_FILTER", contents.v6_filter.len()),
+        ("V6_NODES", contents.v6_nodes.len()),
+        ("V6_WORDS", contents.v6_words.len()),
+        ("V6_DEEP", contents.v6_deep.len()),
+        ("V6_LOWS", contents.v6_lows.len()),
         ("SLOTS", image.slots.len()),
         // Room, so that the next policy can go on with these counters.
         ("TALLY", image.places.next_power_of_two().max(64) as usize),
-        ("MAC_SETS", image.mac_sets.len()),
-        ("MACS", image.macs.len()),
+        ("MAC_SETS", contents.mac_sets.len()),
+        ("MACS", contents.macs.len()),
         // Likewise.
-        ("LABELS", image.mac_sets.len().next_power_of_two().max(256)),
+        ("LABELS", contents.mac_sets.len().next_power_of_two().max(256)),
     ]
     .map(|(name, size)| (name, size as u32))
 }
 
 fn fill(ebpf: &mut Ebpf, image: &Image) -> Result<(), LoadError> {
-    if let Some(table) = &image.v4 {
-        fill_array(ebpf, "V4_FILTER", &table.filter)?;
-        fill_array(ebpf, "V4_NODES", &table.nodes)?;
-        fill_array(ebpf, "V4_WORDS", &table.words)?;
-    }
-    if let Some(table) = &image.v6 {
-        fill_array(ebpf, "V6_FILTER", &table.filter)?;
-        fill_array(ebpf, "V6_NODES", &table.nodes)?;
-        fill_array(ebpf, "V6_WORDS", &table.words)?;
-        fill_array(ebpf, "V6_DEEP", &table.deep)?;
-        fill_array(ebpf, "V6_LOWS", &table.lows)?;
-    }
+    let contents = &image.contents;
+    fill_array(ebpf, "V4_FILTER", &contents.v4_filter)?;
+    fill_array(ebpf, "V4_NODES", &contents.v4_nodes)?;
+    fill_array(ebpf, "V4_WORDS", &contents.v4_words)?;
+    fill_array(ebpf, "V6_FILTER", &contents.v6_filter)?;
+    fill_array(ebpf, "V6_NODES", &contents.v6_nodes)?;
+    fill_array(ebpf, "V6_WORDS", &contents.v6_words)?;
+    fill_array(ebpf, "V6_DEEP", &contents.v6_deep)?;
+    fill_array(ebpf, "V6_LOWS", &contents.v6_lows)?;
     fill_array(ebpf, "SLOTS", &image.slots)?;
-    if image.config.macs != 0 {
-        fill_array(ebpf, "MAC_SETS", &image.mac_sets)?;
-        fill_macs(ebpf, image)?;
+    if contents.config.macs != 0 {
+        fill_array(ebpf, "MAC_SETS", &contents.mac_sets)?;
+        fill_macs(ebpf, contents)?;
     }
-    if image.config.port_map != 0 {
-        fill_array(ebpf, "PORTS", &image.ports[..])?;
+    if contents.config.port_map != 0 {
+        fill_array(ebpf, "PORTS", &contents.ports)?;
     }
     Ok(())
 }
 
 fn fill_array<T: Pod>(ebpf: &mut Ebpf, name: &'static str, items: &[T]) -> Result<(), LoadError> {
+    // What a policy does not use may be no part of the object.
+    if items.is_empty() {
+        return Ok(());
+    }
     let map = ebpf.map_mut(name).ok_or(LoadError::NoMap(name))?;
     let mut array = Array::<_, T>::try_from(map).map_err(|e| LoadError::Map(name, e))?;
     for (index, item) in (0..).zip(items) {
@@ -131,10 +133,10 @@ fn fill_array<T: Pod>(ebpf: &mut Ebpf, name: &'static str, items: &[T]) -> Resul
     Ok(())
 }
 
-fn fill_macs(ebpf: &mut Ebpf, image: &Image) -> Result<(), LoadError> {
+fn fill_macs(ebpf: &mut Ebpf, contents: &Contents) -> Result<(), LoadError> {
     let map = ebpf.map_mut("MACS").ok_or(LoadError::NoMap("MACS"))?;
     let mut macs = HashMap::<_, u64, u8>::try_from(map).map_err(|e| LoadError::Map("MACS", e))?;
-    for key in &image.macs {
+    for key in &contents.macs {
         macs.insert(key, 1, 0).map_err(|e| LoadError::Map("MACS", e))?;
     }
     Ok(())

@@ -29,8 +29,8 @@ pub struct MissorderedRange {
     pub index: usize,
 }
 
-/// The table of IPv4 sources.
-#[derive(Clone, Debug)]
+/// The table of IPv4 sources; without pages, the table of none.
+#[derive(Clone, Debug, Default)]
 pub struct TableV4 {
     /// By how many bits the root is indexed.
     pub root_bits: u8,
@@ -44,8 +44,8 @@ pub struct TableV4 {
     pub words: Vec<V4Page>,
 }
 
-/// The table of IPv6 sources.
-#[derive(Clone, Debug)]
+/// The table of IPv6 sources; likewise.
+#[derive(Clone, Debug, Default)]
 pub struct TableV6 {
     /// By how many bits the root is indexed.
     pub root_bits: u8,

@@ -137,8 +137,9 @@ impl Program {
 
     /// What the model says of the frame.
     pub(crate) fn model(&self, frame: &[u8]) -> Outcome {
-        let decided = try_decide(frame, self.image.config(), &self.image, &Model);
-        let glance = decide_at_a_glance(frame, self.image.config(), &self.image, &Model);
+        let contents = self.image.contents();
+        let decided = try_decide(frame, &contents.config, contents, &Model);
+        let glance = decide_at_a_glance(frame, &contents.config, contents, &Model);
         assert_eq!(glance.unwrap_or(decided), decided, "at a glance: {frame:02x?}");
         decided
     }

@@ -8,7 +8,7 @@ use super::table::Effect;
 use crate::host::interface::{self, Interface};
 use crate::policy::{AddressSet, MacAddr, Port, Range, RangeSet};
 use crate::xdp::{self, Attachment, OBJECT};
-use agent_fw_ebpf::{Config, Decisions, Label, Live, Mac, table};
+use agent_fw_ebpf::{Config, Contents, Decisions, Label, Mac, table};
 use anyhow::{Context as _, anyhow};
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
 use aya::programs::{ProgramInfo, loaded_programs};
@@ -62,7 +62,7 @@ impl Reading {
         else {
             return Ok(Self { decisions: None, interfaces: BTreeMap::new(), faults });
         };
-        let decisions = maps.live(config)?.decisions();
+        let decisions = maps.contents(config)?.decisions();
         faults.extend(decisions.faults.iter().cloned());
         let interfaces: HashMap<_, u32, u64> = maps.open("INTERFACES")?;
         let interfaces = interfaces.iter().collect::<Result<_, _>>()?;
@@ -217,13 +217,13 @@ impl Maps {
         Some(Config::from_bytes(bytes))
     }
 
-    fn live(&self, config: Config) -> anyhow::Result<Live> {
+    fn contents(&self, config: Config) -> anyhow::Result<Contents> {
         let macs = if self.0.contains_key("MACS") {
             self.open::<HashMap<_, u64, u8>>("MACS")?.keys().collect::<Result<_, _>>()?
         } else {
             BTreeSet::new()
         };
-        Ok(Live {
+        Ok(Contents {
             config,
             v4_filter: self.array::<table::FilterPage>("V4_FILTER")?,
             v4_nodes: self.array::<table::NodePage>("V4_NODES")?,

@@ -1,4 +1,4 @@
-//! A program's constants and tables as they are in the kernel, and what they decide.
+//! A program's constants and tables in user space, and what they decide.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
@@ -8,16 +8,15 @@ use alloc::vec::Vec;
 use crate::config::{Config, Known};
 use crate::decision::{is_agents, mac_key};
 use crate::ethernet::Mac;
-use crate::image::Image;
 use crate::label::Label;
 use crate::table::{
     FilterPage, Listed, LowPage, NodePage, Pages, ROOT_BITS, Range, Shape, Tables, V4Page, V6Page,
     listed_v4, listed_v6,
 };
 
-/// Constants and tables, read from the kernel.
+/// Constants and tables: those that an image gives the kernel, or those that the kernel has.
 #[derive(Clone, Debug)]
-pub struct Live {
+pub struct Contents {
     /// The constants.
     pub config: Config,
     /// The map `V4_FILTER`, and so on.
@@ -71,28 +70,7 @@ pub struct Decisions {
     pub faults: BTreeSet<String>,
 }
 
-impl From<&Image> for Live {
-    /// What the kernel has once the image is loaded.
-    fn from(image: &Image) -> Self {
-        let (v4, v6) = (image.v4.as_ref(), image.v6.as_ref());
-        Self {
-            config: *image.config(),
-            v4_filter: v4.map_or_else(Vec::new, |table| table.filter.clone()),
-            v4_nodes: v4.map_or_else(Vec::new, |table| table.nodes.clone()),
-            v4_words: v4.map_or_else(Vec::new, |table| table.words.clone()),
-            v6_filter: v6.map_or_else(Vec::new, |table| table.filter.clone()),
-            v6_nodes: v6.map_or_else(Vec::new, |table| table.nodes.clone()),
-            v6_words: v6.map_or_else(Vec::new, |table| table.words.clone()),
-            v6_deep: v6.map_or_else(Vec::new, |table| table.deep.clone()),
-            v6_lows: v6.map_or_else(Vec::new, |table| table.lows.clone()),
-            mac_sets: image.mac_sets.clone(),
-            macs: image.macs.clone(),
-            ports: image.ports.to_vec(),
-        }
-    }
-}
-
-impl Live {
+impl Contents {
     /// What the program decides with these.
     #[must_use]
     pub fn decisions(&self) -> Decisions {
@@ -195,7 +173,7 @@ fn damaged<A>(family: &str, first: A, last: A) -> Listed<A> {
     Listed { undecided: Vec::from([(first, last)]), faults: BTreeSet::from([fault]), ..nothing() }
 }
 
-impl Tables for Live {
+impl Tables for Contents {
     fn v4_filter(&self, page: u32) -> Option<&FilterPage> {
         self.v4_filter.get(page as usize)
     }

@@ -1,29 +1,10 @@
 //! Tables read back: they list what they were built of; and where a bit of them is flipped, what is
 //! read of them is still what a look-up finds.
 
-#![allow(clippy::cast_possible_truncation, reason = "an address is cut into halves")]
-
 use agent_fw_ebpf::table::Range;
-use agent_fw_ebpf::{Address as _, Image, Label, Live, Plan, V4, V6};
 use proptest::prelude::*;
 
-const LABELS: u16 = 3;
-
-/// Sorted, disjoint ranges: between one bound and the next lies one, or a gap.
-fn ranges<A: Copy + Ord>(
-    mut bounds: Vec<A>,
-    kinds: &[u16],
-    before: impl Fn(A) -> A,
-) -> Vec<Range<A>> {
-    bounds.sort_unstable();
-    bounds.dedup();
-    let pairs = bounds.windows(2).zip(kinds.iter().cycle());
-    let range = |(pair, kind): (&[A], &u16)| {
-        let label = Label::new(*kind).filter(|_| *kind < LABELS)?;
-        Some(Range { first: pair[0], last: before(pair[1]), label })
-    };
-    pairs.filter_map(range).collect()
-}
+use crate::ranges::{LABELS, find_v4, find_v6, image, listed, ranges};
 
 /// The ranges, with neighbours of one label as one.
 fn joined<A: Copy + PartialEq>(
@@ -55,17 +36,6 @@ fn v6_bound() -> impl Strategy<Value = u128> {
     ]
 }
 
-fn live(v4: &[Range<u32>], v6: &[Range<u128>]) -> Live {
-    let labels = vec![None; usize::from(LABELS)];
-    let (v4, v6) = (v4.to_vec(), v6.to_vec());
-    let plan = Plan { ports: [4118].into(), v4, v6, labels, ..Plan::default() };
-    Live::from(&Image::new(&plan).expect("a sound plan"))
-}
-
-fn listed<A: Copy + Ord>(ranges: &[Range<A>], address: A) -> Option<Label> {
-    ranges.iter().find(|r| r.first <= address && address <= r.last).map(|r| r.label)
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(600) })]
 
@@ -77,7 +47,7 @@ proptest! {
     ) {
         let v4 = ranges(v4, &kinds, |bound| bound - 1);
         let v6 = ranges(v6, &kinds, |bound| bound - 1);
-        let decisions = live(&v4, &v6).decisions();
+        let decisions = image(&v4, &v6).contents().decisions();
         prop_assert_eq!(decisions.v4, joined(&v4, |last| last.checked_add(1)));
         prop_assert_eq!(decisions.v6, joined(&v6, |last| last.checked_add(1)));
         prop_assert!(decisions.faults.is_empty(), "{:?}", decisions.faults);
@@ -94,34 +64,34 @@ proptest! {
     ) {
         let v4 = ranges(v4, &kinds, |bound| bound - 1);
         let v6 = ranges(v6, &kinds, |bound| bound - 1);
-        let mut live = live(&v4, &v6);
+        let mut contents = image(&v4, &v6).contents().clone();
         match which {
-            0 if !live.v4_words.is_empty() => {
-                let page = page % live.v4_words.len();
-                live.v4_words[page][word % 300] ^= 1 << (bit % 32);
+            0 if !contents.v4_words.is_empty() => {
+                let page = page % contents.v4_words.len();
+                contents.v4_words[page][word % 300] ^= 1 << (bit % 32);
             }
-            1 if !live.v4_filter.is_empty() => {
-                let page = page % live.v4_filter.len();
-                live.v4_filter[page][word % 512] ^= 1 << bit;
+            1 if !contents.v4_filter.is_empty() => {
+                let page = page % contents.v4_filter.len();
+                contents.v4_filter[page][word % 512] ^= 1 << bit;
             }
-            2 if !live.v6_words.is_empty() => {
-                let page = page % live.v6_words.len();
-                live.v6_words[page][word % 300] ^= 1 << bit;
+            2 if !contents.v6_words.is_empty() => {
+                let page = page % contents.v6_words.len();
+                contents.v6_words[page][word % 300] ^= 1 << bit;
             }
-            3 if !live.v6_filter.is_empty() => {
-                let page = page % live.v6_filter.len();
-                live.v6_filter[page][word % 512] ^= 1 << bit;
+            3 if !contents.v6_filter.is_empty() => {
+                let page = page % contents.v6_filter.len();
+                contents.v6_filter[page][word % 512] ^= 1 << bit;
             }
             _ => {}
         }
-        let decisions = live.decisions();
+        let decisions = contents.decisions();
         let edges_v4 = v4.iter().flat_map(|r| [r.first, r.last, r.last.wrapping_add(1)]);
         for address in edges_v4.chain(others.iter().map(|(v4, _)| *v4)) {
             let is_in = |(first, last): &(u32, u32)| *first <= address && address <= *last;
             if decisions.unsure_v4.iter().any(is_in) {
                 continue;
             }
-            match V4(address).label(&live.config, &live) {
+            match find_v4(&contents, address) {
                 Ok(label) => prop_assert_eq!(listed(&decisions.v4, address), label, "{:#x}", address),
                 Err(_) => prop_assert!(decisions.undecided_v4.iter().any(is_in), "{address:#x}"),
             }
@@ -132,8 +102,7 @@ proptest! {
             if decisions.unsure_v6.iter().any(is_in) {
                 continue;
             }
-            let halves = V6 { high: (address >> 64) as u64, low: address as u64 };
-            match halves.label(&live.config, &live) {
+            match find_v6(&contents, address) {
                 Ok(label) => prop_assert_eq!(listed(&decisions.v6, address), label, "{:#x}", address),
                 Err(_) => prop_assert!(decisions.undecided_v6.iter().any(is_in), "{address:#x}"),
             }
