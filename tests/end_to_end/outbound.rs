@@ -53,6 +53,15 @@ fn open_world(peer: &Peer) -> Result<(Vec<Listener>, Vec<UdpEcho>)> {
     })?
 }
 
+/// A host, and a peer that is the world: it has every service that a test asks for.
+fn with_a_world(test: impl FnOnce(&Peer) -> Result<()> + Send) -> Result<()> {
+    Lab::run(|lab| {
+        let peer = lab.peer("world")?;
+        let _world = open_world(&peer)?;
+        test(&peer)
+    })
+}
+
 /// Demands that all that is needed gets out, and that what is not needed does as `others` says.
 fn demand(peer: &Peer, others: bool) -> Result<()> {
     for (to, from) in ways(peer) {
@@ -71,20 +80,18 @@ fn demand(peer: &Peer, others: bool) -> Result<()> {
 }
 
 fn by_default_deny_what_the_agent_needs_gets_out_and_nothing_else() -> Result<()> {
-    Lab::run(|lab| {
-        let peer = lab.peer("world")?;
-        let _world = open_world(&peer)?;
+    with_a_world(|peer| {
         install(&["--allow-from", "region:us-1"])?;
-        demand(&peer, true)?;
+        demand(peer, true)?;
         let words = ["--allow-from", "region:us-1", "--default-deny-outbound"];
         let said = install(&words)?;
         ensure!(said.contains("outbound: what the agent needs stays open"), "{said}");
-        demand(&peer, false)?;
+        demand(peer, false)?;
         let verified = agent_fw(["verify"])?;
         ensure!(verified.code == Some(0), "{verified}");
         // Both flags together say the same.
         install(&[&words[..], &["--restrict-outbound"]].concat())?;
-        demand(&peer, false)
+        demand(peer, false)
     })
 }
 
@@ -146,11 +153,9 @@ fn a_conversation_that_stands_goes_on_when_the_rest_is_denied() -> Result<()> {
 }
 
 fn without_default_deny_nothing_is_dropped_and_what_is_needed_is_counted() -> Result<()> {
-    Lab::run(|lab| {
-        let peer = lab.peer("world")?;
-        let _world = open_world(&peer)?;
+    with_a_world(|peer| {
         install(&["--restrict-outbound"])?;
-        demand(&peer, true)?;
+        demand(peer, true)?;
         let (said, _) = status()?;
         let counters = said["firewall"].as_array().cloned().unwrap_or_default();
         let of = |part: &str| -> u64 {
@@ -165,9 +170,7 @@ fn without_default_deny_nothing_is_dropped_and_what_is_needed_is_counted() -> Re
 }
 
 fn what_is_needed_stays_open_whatever_a_policy_denies() -> Result<()> {
-    Lab::run(|lab| {
-        let peer = lab.peer("world")?;
-        let _world = open_world(&peer)?;
+    with_a_world(|peer| {
         let rule = |name: &str, action: &str, priority: &str, more: &str| {
             format!(
                 "{{\"name\": \"{name}\", \"action\": \"{action}\", \"priority\": \"{priority}\", \
@@ -183,7 +186,7 @@ fn what_is_needed_stays_open_whatever_a_policy_denies() -> Result<()> {
         fs::write("/run/rules.json", format!("[{}]", rules.join(", ")))?;
         let words = ["--allow-from", "region:us-1", "--rules", "/run/rules.json", "--policy"];
         install(&words)?;
-        let (to, from) = ways(&peer)[0];
+        let (to, from) = ways(peer)[0];
         ensure!(!goes(to, from, 443) && goes(to, from, 8443), "the policy alone");
         install(&[&words[..], &["--restrict-outbound"]].concat())?;
         ensure!(goes(to, from, 443), "needed");
@@ -246,9 +249,7 @@ fn a_bypass_of_a_rule_file_is_answered_by_default_deny() -> Result<()> {
 }
 
 fn outbound_443_cannot_be_narrowed_to_the_region() -> Result<()> {
-    Lab::run(|lab| {
-        let peer = lab.peer("world")?;
-        let _world = open_world(&peer)?;
+    with_a_world(|peer| {
         install(&["--default-deny-outbound"])?;
         for narrow in
             ["manager=region:us-1", "smart-protection-network=region:us-1", "443=region:us-1"]
@@ -259,12 +260,12 @@ fn outbound_443_cannot_be_narrowed_to_the_region() -> Result<()> {
             ensure!(said.contains("443 must stay open to every address"), "{refused}");
             ensure!(said.contains("Smart Protection Network"), "{refused}");
         }
-        demand(&peer, false)?;
+        demand(peer, false)?;
         // A policy that narrows it is its author's; but that is said, and can be helped.
         let rules = crate::firewall::rules("16-narrowed-443")?;
         let policy = ["--rules", &rules, "--policy"];
         let narrowed = try_install(&policy)?;
-        let (to, from) = ways(&peer)[0];
+        let (to, from) = ways(peer)[0];
         ensure!(narrowed.stderr.contains("443 is not open to every address"), "{narrowed}");
         ensure!(!goes(to, from, 443));
         let helped = try_install(&[&policy[..], &["--restrict-outbound"]].concat())?;
@@ -275,14 +276,12 @@ fn outbound_443_cannot_be_narrowed_to_the_region() -> Result<()> {
 }
 
 fn what_is_said_of_outbound_connections_lasts_and_goes_with_the_rest() -> Result<()> {
-    Lab::run(|lab| {
-        let peer = lab.peer("world")?;
-        let _world = open_world(&peer)?;
+    with_a_world(|peer| {
         install(&["--default-deny-outbound"])?;
         run(["nft", "flush", "ruleset"])?;
-        demand(&peer, true)?;
+        demand(peer, true)?;
         agent_fw(["apply", "--boot"])?.success()?;
-        demand(&peer, false)?;
+        demand(peer, false)?;
         let (said, code) = status()?;
         ensure!(said["outbound"] == "default-deny" && code == Some(0), "{said:#}");
         run(["nft", "flush", "chain", "inet", "agent_fw_policy", "outgoing"])?;
@@ -293,6 +292,6 @@ fn what_is_said_of_outbound_connections_lasts_and_goes_with_the_rest() -> Result
         let refused = try_install(&alone)?;
         ensure!(refused.code == Some(2), "{refused}");
         agent_fw(["uninstall"])?.success()?;
-        demand(&peer, true)
+        demand(peer, true)
     })
 }
