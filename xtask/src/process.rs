@@ -4,7 +4,7 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, ExitStatus};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::geteuid;
@@ -56,6 +56,12 @@ pub(crate) fn as_root(program: impl AsRef<OsStr>, purpose: &str) -> Result<Comma
     let mut command = Command::new(sudo);
     command.arg("--").arg(program);
     Ok(command)
+}
+
+/// Whether a program succeeds, which says nothing of it.
+pub(crate) fn succeeds(command: &mut Command) -> bool {
+    let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    quiet.status().is_ok_and(|status| status.success())
 }
 
 /// Where a program is.
