@@ -50,6 +50,6 @@ pub use ethernet::Mac;
 pub use image::{Image, Plan, PlanError};
 pub use label::Label;
 #[cfg(all(feature = "aya", not(target_arch = "bpf")))]
-pub use load::{LoadError, load};
+pub use load::{LoadError, load, load_program};
 pub use packet::{Packet, Wire};
 pub use tally::{Here, LabelTally, Sample, Tally};

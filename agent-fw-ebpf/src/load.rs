@@ -3,6 +3,7 @@
 use core::fmt;
 
 use aya::maps::{Array, HashMap, MapError};
+use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
 
 use crate::contents::Contents;
@@ -75,6 +76,38 @@ pub fn load<'a>(
     let mut ebpf = loader.load(object).map_err(LoadError::Object)?;
     fill(&mut ebpf, image)?;
     Ok(ebpf)
+}
+
+/// How often the kernel is asked again to take a program.
+const MOST_INTERRUPTIONS: usize = 5; // as libbpf
+
+/// Has the kernel verify a program for XDP or tc, and take it.
+///
+/// The verifier gives up with EAGAIN where a signal, of whatever kind, waits for this thread. It is
+/// delivered when the call is over, so that another call comes further.
+///
+/// # Errors
+///
+/// What aya says: the program is refused, is of another kind, or was loaded before.
+pub fn load_program(program: &mut Program) -> Result<(), ProgramError> {
+    const EAGAIN: i32 = 11; // asm-generic/errno-base.h
+    let mut interruptions = 0;
+    loop {
+        let loaded = match program {
+            Program::Xdp(program) => program.load(),
+            Program::SchedClassifier(program) => program.load(),
+            _ => Err(ProgramError::UnexpectedProgramType),
+        };
+        match loaded {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.raw_os_error() == Some(EAGAIN)
+                    && interruptions < MOST_INTERRUPTIONS =>
+            {
+                interruptions += 1;
+            }
+            loaded => return loaded,
+        }
+    }
 }
 
 fn sizes(image: &Image) -> [(&'static str, u32); 13] {

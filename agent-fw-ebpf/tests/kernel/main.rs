@@ -8,10 +8,16 @@ mod generated;
 mod program;
 
 use std::collections::BTreeSet;
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
 
 use agent_fw_ebpf::table::Range;
 use agent_fw_ebpf::{Label, Mac, Plan, Sample, Undecided, Verdict};
 use aya::maps::RingBuf;
+use nix::sys::pthread::{pthread_kill, pthread_self};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use frame::{Frame, OURS, PEER};
 use program::{Hook, Outcome, Program, enter_network, passes};
@@ -326,6 +332,40 @@ fn refused_packets_are_sampled_no_faster_than_allowed() {
     }
     // One for each CPU that a run happened on.
     assert!((1..=64).contains(&seen), "{seen} samples");
+}
+
+#[test]
+fn a_signal_while_the_verifier_works_is_no_failure() {
+    if !enter_network() {
+        return;
+    }
+    let action = SigAction::new(SigHandler::Handler(heard), SaFlags::empty(), SigSet::empty());
+    #[expect(unsafe_code, reason = "a handler of signals")]
+    // SAFETY: the handler only adds to an atomic number.
+    unsafe { sigaction(Signal::SIGUSR1, &action) }.expect("a handler");
+    let loads = pthread_self();
+    let start = Instant::now();
+    Program::new(&plan());
+    let pause = 3 * start.elapsed();
+    thread::scope(|scope| {
+        let signals = scope.spawn(|| {
+            for _ in 0..12 {
+                thread::sleep(pause);
+                pthread_kill(loads, Signal::SIGUSR1).expect("the thread is there");
+            }
+        });
+        while !signals.is_finished() {
+            Program::new(&plan());
+        }
+    });
+    let heard = HEARD.load(Ordering::Relaxed);
+    assert!(heard > 5, "{heard} signals");
+}
+
+static HEARD: AtomicUsize = AtomicUsize::new(0);
+
+extern "C" fn heard(_: c_int) {
+    HEARD.fetch_add(1, Ordering::Relaxed);
 }
 
 #[test]

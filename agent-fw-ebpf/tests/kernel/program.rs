@@ -8,7 +8,7 @@ use std::process::Command;
 
 use agent_fw_ebpf::{
     Address, Host, Image, LabelTally, Mac, Plan, Recipient, Tally, Undecided, V6, Verdict,
-    decide_at_a_glance, load, try_decide,
+    decide_at_a_glance, load, load_program, try_decide,
 };
 use aya::maps::{HashMap, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRunOptions, Xdp};
@@ -85,11 +85,9 @@ impl Program {
     fn try_new(plan: &Plan) -> Result<Self, Box<dyn Error>> {
         let image = Image::new(plan)?;
         let mut ebpf = load(&image, &fs::read(object())?, EbpfLoader::new())?;
-        let xdp: &mut Xdp = ebpf.program_mut("agent_fw_xdp").ok_or("no program")?.try_into()?;
-        xdp.load()?;
-        let tc: &mut SchedClassifier =
-            ebpf.program_mut("agent_fw_tc").ok_or("no program")?.try_into()?;
-        tc.load()?;
+        for name in ["agent_fw_xdp", "agent_fw_tc"] {
+            load_program(ebpf.program_mut(name).ok_or("no program")?)?;
+        }
         let interfaces = ebpf.map_mut("INTERFACES").ok_or("no map")?;
         HashMap::<_, u32, u64>::try_from(interfaces)?.insert(LOOPBACK, Mac::new(OURS).bits(), 0)?;
         Ok(Self { image, ebpf })

@@ -8,7 +8,7 @@ use super::table::Effect;
 use crate::host::interface::{self, Interface};
 use crate::policy::{AddressSet, MacAddr, Port, Range, RangeSet};
 use crate::xdp::{self, Attachment, OBJECT};
-use agent_fw_ebpf::{Config, Contents, Decisions, Label, Mac, table};
+use agent_fw_ebpf::{Config, Contents, Decisions, Label, Mac, load_program, table};
 use anyhow::{Context as _, anyhow};
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
 use aya::programs::{ProgramInfo, loaded_programs};
@@ -281,11 +281,7 @@ fn compare(info: &ProgramInfo, config: &Config, maps: &Maps) -> anyhow::Result<b
         _ => CLASSIFIER,
     };
     let program = ours.program_mut(name).context("the object has no program")?;
-    match program {
-        aya::programs::Program::Xdp(program) => program.load()?,
-        aya::programs::Program::SchedClassifier(program) => program.load()?,
-        _ => return Err(anyhow!("the object has another program")),
-    }
+    load_program(program)?;
     let our_info = program.info()?;
     if our_info.tag() != info.tag() {
         return Ok(false);

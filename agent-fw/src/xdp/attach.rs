@@ -16,9 +16,9 @@ use crate::host::file;
 use crate::host::interface::{self, Interface};
 use crate::policy::PolicyHash;
 use crate::rule::Lowered;
-use agent_fw_ebpf::{Image, LabelTally, LoadError, Mac, Tally, load};
+use agent_fw_ebpf::{Image, LabelTally, LoadError, Mac, Tally, load, load_program};
 use aya::maps::{HashMap, MapInfo, PerCpuArray, PerCpuValues};
-use aya::programs::{ProgramInfo, SchedClassifier, Xdp, loaded_programs};
+use aya::programs::{ProgramInfo, loaded_programs};
 use aya::{Ebpf, EbpfLoader, Pod};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -242,15 +242,12 @@ fn load_programs(
     for (name, program) in ebpf.programs_mut() {
         match name {
             XDP if sites.iter().any(|site| site.hook.mode().is_some()) => {
-                let program: &mut Xdp = program.try_into().map_err(XdpError::Program)?;
-                program.load().map_err(XdpError::Program)?;
-                xdp = Some(program);
+                load_program(program).map_err(XdpError::Program)?;
+                xdp = Some(program.try_into().map_err(XdpError::Program)?);
             }
             CLASSIFIER if sites.iter().any(|site| site.hook.mode().is_none()) => {
-                let program: &mut SchedClassifier =
-                    program.try_into().map_err(XdpError::Program)?;
-                program.load().map_err(XdpError::Program)?;
-                classifier = Some(program);
+                load_program(program).map_err(XdpError::Program)?;
+                classifier = Some(program.try_into().map_err(XdpError::Program)?);
             }
             _ => {}
         }
