@@ -112,9 +112,13 @@ impl Frames {
     fn of(types: &Match<FrameType>) -> Self {
         let named = |of: &FrameType| match of {
             FrameType::Ip => Self { v4: true, v6: true, arp: false },
-            FrameType::Ipv4 | FrameType::Other(0x0800) => Self { v4: true, v6: false, arp: false },
-            FrameType::Ipv6 | FrameType::Other(0x86dd) => Self { v4: false, v6: true, arp: false },
-            FrameType::Arp | FrameType::Other(0x0806) => Self::ARP,
+            FrameType::Ipv4 | FrameType::Other(FrameType::IPV4) => {
+                Self { v4: true, v6: false, arp: false }
+            }
+            FrameType::Ipv6 | FrameType::Other(FrameType::IPV6) => {
+                Self { v4: false, v6: true, arp: false }
+            }
+            FrameType::Arp | FrameType::Other(FrameType::ARP) => Self::ARP,
             FrameType::RevArp | FrameType::Other(_) => Self { v4: false, v6: false, arp: false },
         };
         match types {

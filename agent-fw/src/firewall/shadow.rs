@@ -29,7 +29,9 @@ impl fmt::Display for Idle<'_> {
             format!("`{name}` ({action}, priority {priority})")
         };
         match self.shadows.as_slice() {
-            [] => f.write_str("there is no packet on Linux that it matches"),
+            [] => f.write_str(
+                "it matches no IP packet and no ARP frame, and only these are examined on Linux",
+            ),
             [one] => write!(f, "{} matches all that it matches", word(one)),
             several => {
                 let names: Vec<String> = several.iter().map(word).collect();

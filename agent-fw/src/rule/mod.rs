@@ -151,6 +151,29 @@ pub enum FrameType {
     Other(u16),
 }
 
+impl FrameType {
+    /// The `EtherType` of IPv4.
+    /// <https://www.iana.org/assignments/ieee-802-numbers>
+    pub const IPV4: u16 = 0x0800;
+    /// The `EtherType` of IPv6.
+    pub const IPV6: u16 = 0x86dd;
+    /// The `EtherType` of ARP.
+    pub const ARP: u16 = 0x0806;
+}
+
+impl Match<FrameType> {
+    /// Whether such a frame can carry IP, and with it a protocol.
+    pub fn may_be_ip(&self) -> bool {
+        match self {
+            Self::Is(FrameType::Other(number)) => {
+                [FrameType::IPV4, FrameType::IPV6].contains(number)
+            }
+            Self::Is(FrameType::Arp | FrameType::RevArp) => false,
+            Self::Any | Self::Is(_) | Self::Not(_) => true,
+        }
+    }
+}
+
 impl fmt::Display for FrameType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -159,12 +159,27 @@ impl<'f> Reader<'f> {
         if let Some(asked) = &mut self.faults.asked {
             asked.required.insert(self.at.field(name).to_string());
         }
-        if self.fields.get(name).is_none_or(|node| *node == Node::Nothing) {
+        if !self.has(name) {
             self.fields.remove(name);
             self.say(self.at.clone(), &format!("expected a field `{name}`"));
             return None;
         }
         take(self, name)
+    }
+
+    /// A field that, where it is not there, is as if it held this.
+    pub(super) fn or_else<T>(
+        &mut self,
+        name: &str,
+        otherwise: T,
+        take: impl FnOnce(&mut Self, &str) -> Option<T>,
+    ) -> Option<T> {
+        if self.has(name) || self.describes() { take(self, name) } else { Some(otherwise) }
+    }
+
+    /// Whether a field is there.
+    fn has(&self, name: &str) -> bool {
+        self.fields.get(name).is_some_and(|node| *node != Node::Nothing)
     }
 
     /// Texts or numbers; a text alone is a list of one.

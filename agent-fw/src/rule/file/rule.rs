@@ -49,7 +49,8 @@ pub(super) fn read(reader: &mut Reader<'_>, lists: &Lists, label: &Label) -> Opt
     let priority = priority(reader);
     let direction: Option<Direction> = reader.required("direction", Reader::choice);
     let frame_type = frame_type(reader);
-    let protocol = protocol(reader);
+    let has_protocol = frame_type.as_ref().is_none_or(Match::may_be_ip);
+    let protocol = protocol(reader, has_protocol);
     let source = endpoint::read(reader, "source", lists, label);
     let destination = endpoint::read(reader, "destination", lists, label);
     let (tcp_flags, icmp) = (tcp_flags(reader), icmp(reader));
@@ -110,8 +111,13 @@ fn frame_type(reader: &mut Reader<'_>) -> Option<Match<FrameType>> {
     turned(reader, "frameNot", frame_type, not)
 }
 
-fn protocol(reader: &mut Reader<'_>) -> Option<Match<Protocol>> {
-    let word = reader.required("protocol", Reader::choice)?;
+/// The protocol: it must be named by a rule about frames that have one.
+fn protocol(reader: &mut Reader<'_>, is_needed: bool) -> Option<Match<Protocol>> {
+    let word = if is_needed && !reader.describes() {
+        reader.required("protocol", Reader::choice)?
+    } else {
+        reader.or_else("protocol", Word::Any, Reader::choice)?
+    };
     let number = number(reader, "protocol", word == Word::Other);
     let not = reader.flag("protocolNot");
     let protocol = match word {
