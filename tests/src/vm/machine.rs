@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Image, Kernel, Orders, Parts};
+use super::{Accelerator, Image, Kernel, Orders, Parts};
 
 /// Memory of a machine, in MiB.
 const MEMORY: &str = "1024";
@@ -89,8 +89,8 @@ impl<'a> Machine<'a> {
         for firmware in ["usr/share/qemu", "usr/share/seabios"] {
             qemu.arg("-L").arg(root.join(firmware));
         }
-        // Emulated: a KVM that is there may be a software one, on which a stock kernel dies.
-        qemu.args(["-accel", "tcg,thread=multi", "-M", "q35", "-cpu", "max", "-m", MEMORY]);
+        qemu.args(["-accel", Accelerator::of_this_machine().argument()]);
+        qemu.args(["-M", "q35", "-cpu", "max", "-m", MEMORY]);
         // Several processors, emulated at once, now and then crash or hang a kernel that patches its
         // own code (XDP programs that are exchanged) or is flooded while it goes down.
         qemu.args(["-smp", "1"]);

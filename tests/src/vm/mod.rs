@@ -3,10 +3,12 @@
 //! `cargo xtask test` makes what they consist of and names it in the environment. A machine's
 //! console is kept as a file in [`LOGS`]; whatever fails says where it is.
 
+mod accelerator;
 mod image;
 mod machine;
 mod orders;
 
+pub use accelerator::Accelerator;
 pub use image::{Image, Payload};
 pub use machine::{Console, Machine};
 pub use orders::{Answer, Order, Orders, serve};

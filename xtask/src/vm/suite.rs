@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use agent_fw_lab::EMULATED;
-use agent_fw_lab::vm::{Image, Kernel, Machine, PAYLOAD, Parts, Payload};
+use agent_fw_lab::vm::{Accelerator, Image, Kernel, Machine, PAYLOAD, Parts, Payload};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
@@ -112,7 +112,9 @@ fn payload(agent_fw: &Path, filter: Option<&str>) -> Result<Payload> {
         payload = payload.tree(&workspace().join("tests").join(directory))?;
     }
     let mut environment = SETTINGS.map(str::to_owned).to_vec();
-    environment.push(format!("{EMULATED}=1"));
+    if Accelerator::of_this_machine() == Accelerator::Tcg {
+        environment.push(format!("{EMULATED}=1"));
+    }
     environment.push(format!("AGENT_FW={PAYLOAD}/agent-fw"));
     environment.push(format!("AGENT_FW_OBJECT={PAYLOAD}/agent-fw.o"));
     Ok(payload.text(format!("{PAYLOAD}/environment"), environment.join("\n")))
