@@ -1,9 +1,9 @@
 //! Writes what a package holds besides the program and is made from it: manual pages, completions,
-//! units and a policy to begin with. `cargo xtask dist` runs this, with the directory to fill.
+//! units, the rule of udev and a policy to begin with. `cargo xtask dist` runs this, with the directory to fill.
 
 use agent_fw::command::Arguments;
 use agent_fw::configuration::Configuration;
-use agent_fw::host::boot::{Origin, units};
+use agent_fw::host::boot::{Origin, RULE, udev_rule, units};
 use anyhow::{Context as _, Result};
 use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
@@ -28,7 +28,7 @@ fn write_units(root: &Path) -> Result<()> {
     for (name, text) in units(Origin::Package, PROGRAM) {
         write(&directory.join(name), text)?;
     }
-    Ok(())
+    write(&root.join("usr/lib/udev/rules.d").join(RULE), udev_rule(Origin::Package))
 }
 
 /// One page for the command and one for each subcommand, in the section for administrators.

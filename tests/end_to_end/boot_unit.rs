@@ -28,6 +28,15 @@ fn traces() -> Result<String> {
     run(["find", UNITS, "/etc/udev/rules.d", "/var/lib", "-path", "*agent-fw*"])
 }
 
+/// The interfaces for which udev starts the unit.
+fn awaited() -> Vec<String> {
+    let files = fs::read_dir("/run/agent-fw/interfaces").into_iter().flatten().flatten();
+    let mut names: Vec<_> =
+        files.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
 /// `agent-fw install` as `cargo xtask install` runs it: the program is where a unit may name it.
 fn install_with_unit(lab: &Lab, flags: &[&str]) -> Result<String> {
     lab.overlay("/usr/local/bin")?;
@@ -53,8 +62,8 @@ fn install_brings_the_boot_unit_and_uninstall_takes_it_away() -> Result<()> {
         ensure!(unit.contains("agent-fw apply --boot"), "{unit}");
         let link = format!("{UNITS}/sysinit.target.wants/agent-fw.service");
         ensure!(fs::symlink_metadata(&link).is_ok(), "it is not enabled");
-        let rule = fs::read_to_string("/etc/udev/rules.d/99-agent-fw.rules")?;
-        ensure!(rule.contains("agent-fw-interface@manager0.service"), "{rule}");
+        ensure!(Path::new("/etc/udev/rules.d/99-agent-fw.rules").exists());
+        ensure!(awaited() == ["manager0"], "{:?}", awaited());
         ensure!(install_with_unit(lab, &xdp)?.contains("no change"), "it was written again");
         agent_fw(["uninstall"])?.success()?;
         ensure!(traces()?.is_empty(), "left: {}", traces()?);
@@ -203,11 +212,19 @@ fn until_a_missing_interface_comes_the_table_holds() -> Result<()> {
         ensure!(table.contains("inet agent_fw"), "nothing holds: {table}");
         expect(&manager, Outcome::Silent, &["198.51.100.7"])?;
         expect(&manager, Outcome::Talked, &["34.205.5.1"])?;
+        ensure!(awaited() == ["later0", "manager0"], "{:?}", awaited());
         // It comes, and udev has the unit apply the policy.
         let later = lab.peer("later")?;
         agent_fw(["apply", "--boot"])?.success()?;
         ensure!(run(["nft", "list", "tables"])?.is_empty(), "the table is still there");
         expect(&later, Outcome::Silent, &["198.51.100.7"])?;
-        expect(&later, Outcome::Talked, &["34.205.5.1"]).context("by the interface that came")
+        expect(&later, Outcome::Talked, &["34.205.5.1"]).context("by the interface that came")?;
+        // What a policy of before awaited is awaited no longer.
+        fs::write(POLICY, policy.replace("\"manager0\", ", ""))?;
+        agent_fw(["apply"])?.success()?;
+        ensure!(awaited() == ["later0"], "{:?}", awaited());
+        agent_fw(["uninstall", "--yes"])?.success()?;
+        ensure!(awaited().is_empty(), "{:?}", awaited());
+        Ok(())
     })
 }

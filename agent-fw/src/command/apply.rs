@@ -5,7 +5,7 @@ use super::words::{compile, has_policy, installed};
 use super::{Patience, exceptions, report};
 use crate::configuration::{Compiled, Configuration};
 use crate::firewall::Firewall;
-use crate::host::{self, lock, privilege};
+use crate::host::{self, awaited, lock, privilege};
 use crate::last_good::LastGood;
 use crate::nft::{Extras, Nftables, Ruleset, TableName};
 use crate::policy::Port;
@@ -88,6 +88,8 @@ pub(super) fn enforce(
     patient: bool,
 ) -> Result<()> {
     let backend = configuration.backend;
+    // One that comes from here on is met by udev, or found below.
+    await_interfaces(configuration);
     let mut nftables = Nftables::open()?;
     let (targets, missing) = if backend.has_programs() {
         let (targets, missing) = Targets::present(&configuration.interfaces)?;
@@ -114,6 +116,17 @@ pub(super) fn enforce(
         demanded => demanded?,
     }
     Ok(())
+}
+
+/// Has interfaces of the policy given their programs when they come. That this cannot be is no
+/// reason to leave the port open.
+pub(super) fn await_interfaces(configuration: &Configuration) {
+    let has_programs = configuration.backend.has_programs();
+    let interfaces: &[String] = if has_programs { &configuration.interfaces } else { &[] };
+    if let Err(error) = awaited::set(interfaces) {
+        let what = format_args!("an interface that comes later gets no XDP program: {error:#}");
+        report::caution("note:", what);
+    }
 }
 
 /// Keeps the policy for a boot at which it cannot be compiled. That it could not be kept is no

@@ -62,14 +62,14 @@ impl Install {
         let mut nftables = Nftables::open()?;
         if self.dry_run {
             let held = Held::read(&mut nftables)?;
-            let boot = self.units.files(&configuration)?;
+            let boot = self.units.files()?;
             let installed = is_installed(&configuration, &lists, boot.as_deref());
             return Ok(dry_run(&held.differences(&configuration, &compiled), installed));
         }
         let lock = lock::acquire_for_change("install", self.patience.duration())?;
         refuse_to_open(&configuration, &compiled, meant)?;
         let held = Held::read(&mut nftables)?;
-        let boot = self.units.files(&configuration)?;
+        let boot = self.units.files()?;
         let differing = held.differences(&configuration, &compiled);
         let installed = is_installed(&configuration, &lists, boot.as_deref());
         if differing.is_empty() && installed && !held.can_move() {
@@ -88,7 +88,7 @@ impl Install {
             .all(&configuration, &lists, &compiled, held.into_tables(), boot.as_deref())
             .map_err(|error| steps.undo(error))?;
         let kept_edit = steps.kept_edit.take();
-        steps.finish(configuration.backend)?;
+        steps.finish(&configuration)?;
         remove_stale_lists(&configuration);
         keep(&configuration, &compiled);
         if let Some(kept) = kept_edit {

@@ -4,7 +4,7 @@ use super::outcome::{Failure, Outcome, Result};
 use super::{Patience, exceptions, report};
 use crate::configuration::is_edited;
 use crate::contact::Contact;
-use crate::host::{self, boot, file, lock, privilege};
+use crate::host::{self, awaited, boot, file, lock, privilege};
 use crate::last_good::LastGood;
 use crate::nft::Nftables;
 use crate::xdp;
@@ -83,7 +83,8 @@ fn conclude(all_closed: bool) -> Outcome {
 
 fn leave_the_kernel() -> anyhow::Result<()> {
     Nftables::open()?.delete()?;
-    Ok(xdp::remove()?)
+    xdp::remove()?;
+    awaited::set(&[])
 }
 
 fn confirmed() -> Result<bool> {

@@ -2,7 +2,6 @@
 
 use super::outcome::Result;
 use super::{metrics, report};
-use crate::configuration::Configuration;
 use crate::host::boot;
 use std::path::PathBuf;
 
@@ -37,12 +36,9 @@ impl Units {
 
     /// What is to be on disk for the next boot; `None` where none of it is wanted, and on a host
     /// that has no systemd.
-    pub(super) fn files(
-        &self,
-        configuration: &Configuration,
-    ) -> Result<Option<Vec<(PathBuf, String)>>> {
+    pub(super) fn files(&self) -> Result<Option<Vec<(PathBuf, String)>>> {
         let is_wanted = !self.no_boot && boot::has_systemd();
-        Ok(is_wanted.then(|| boot::files(configuration)).transpose()?)
+        Ok(is_wanted.then(boot::files).transpose()?)
     }
 
     /// Starts what there is now, and says what happens at the next boot, where that is not what the

@@ -1,8 +1,7 @@
 //! What applies the policy at boot, after other firewalls, and when an interface comes: units of
 //! systemd, and a rule of udev.
 
-use crate::configuration::Configuration;
-use crate::host::file;
+use crate::host::{awaited, file};
 use anyhow::{Context as _, bail};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -24,7 +23,10 @@ const PACKAGED: [&str; 3] =
     ["/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
 /// Where administrators put units, and `agent-fw install` where no package has.
 const UNITS: &str = "/etc/systemd/system";
-const UDEV_RULE: &str = "/etc/udev/rules.d/99-agent-fw.rules";
+/// Where administrators put rules of udev, and `agent-fw install` where no package has.
+const RULES: &str = "/etc/udev/rules.d";
+/// The rule's name.
+pub const RULE: &str = "99-agent-fw.rules";
 /// The first line of what agent-fw has written.
 const OURS: &str = "# Written by agent-fw";
 
@@ -47,6 +49,7 @@ impl Origin {
 }
 
 /// The files of `data/`, with places for their origin and the path of agent-fw.
+const UDEV: &str = include_str!("../../data/99-agent-fw.rules");
 const SANDBOX: &str = include_str!("../../data/sandbox.conf");
 const IPTABLES: &str = include_str!("../../data/iptables-drop-in.conf");
 const TEMPLATES: [(&str, &str); 8] = [
@@ -68,22 +71,25 @@ pub fn units(origin: Origin, agent_fw: &str) -> impl Iterator<Item = (&'static s
     })
 }
 
+/// The rule by which udev has an interface that comes given its program.
+pub fn udev_rule(origin: Origin) -> String {
+    UDEV.replace("@ORIGIN@", origin.line()).replace("@AWAITED@", awaited::DIRECTORY)
+}
+
 /// Whether this host has systemd, so that a unit can apply the policy at boot.
 pub fn has_systemd() -> bool {
     ["/usr/bin/systemctl", "/bin/systemctl"].iter().any(|path| Path::new(path).exists())
 }
 
-/// What is to be on disk so that this policy is applied at boot, each file with its text.
-pub fn files(configuration: &Configuration) -> anyhow::Result<Vec<(PathBuf, String)>> {
-    let mut files = Vec::new();
-    if !is_provided() {
-        let agent_fw = lasting_program()?;
-        let place = |(name, text)| (Path::new(UNITS).join(name), text);
-        files.extend(units(Origin::Command, &agent_fw).map(place));
+/// What is to be on disk so that the policy is applied at boot, each file with its text.
+pub fn files() -> anyhow::Result<Vec<(PathBuf, String)>> {
+    if is_provided() {
+        return Ok(Vec::new());
     }
-    if configuration.backend.has_programs() {
-        files.push((UDEV_RULE.into(), udev_rule(&configuration.interfaces)));
-    }
+    let agent_fw = lasting_program()?;
+    let units = units(Origin::Command, &agent_fw);
+    let mut files: Vec<_> = units.map(|(name, text)| (Path::new(UNITS).join(name), text)).collect();
+    files.push((Path::new(RULES).join(RULE), udev_rule(Origin::Command)));
     Ok(files)
 }
 
@@ -119,19 +125,6 @@ fn lasting_program() -> anyhow::Result<String> {
         }
     }
     Ok(path.to_owned())
-}
-
-/// The rule by which an interface that comes is given its program. It matches the kernel's name and
-/// the one that udev gives.
-fn udev_rule(interfaces: &[String]) -> String {
-    let mut lines = vec![format!("{OURS}, and removed by `agent-fw uninstall`.")];
-    for name in interfaces {
-        let wants = format!("ENV{{SYSTEMD_WANTS}}+=\"agent-fw-interface@{name}.service\"");
-        let matching =
-            |key| format!("ACTION==\"add\", SUBSYSTEM==\"net\", {key}==\"{name}\", {wants}");
-        lines.extend(["KERNEL", "NAME"].map(matching));
-    }
-    lines.join("\n") + "\n"
 }
 
 /// Lets the policy be applied at every boot.
@@ -217,7 +210,7 @@ pub fn remove() -> anyhow::Result<()> {
         }
     }
     let units = TEMPLATES.iter().map(|(name, _)| Path::new(UNITS).join(name));
-    for path in units.chain([PathBuf::from(UDEV_RULE)]).filter(|path| is_ours(path)) {
+    for path in units.chain([Path::new(RULES).join(RULE)]).filter(|path| is_ours(path)) {
         file::remove(&path)?;
     }
     // Stays when the administrator's own files are in it.
@@ -266,9 +259,9 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_is_matched_by_both_of_its_names() {
-        let rule = udev_rule(&["eth0".to_owned()]);
-        assert_eq!(rule.matches("agent-fw-interface@eth0.service").count(), 2, "{rule}");
-        assert!(rule.contains("KERNEL==\"eth0\"") && rule.contains("NAME==\"eth0\""), "{rule}");
+    fn the_rule_looks_where_awaited_interfaces_are_noted() {
+        let rule = udev_rule(Origin::Command);
+        assert!(rule.starts_with(OURS), "{rule}");
+        assert!(rule.contains("TEST==\"/run/agent-fw/interfaces/$name\""), "{rule}");
     }
 }

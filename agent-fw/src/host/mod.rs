@@ -1,6 +1,7 @@
 //! This host, apart from its packets: files, locks, privileges, the boot unit.
 
 pub mod agent;
+pub mod awaited;
 pub mod boot;
 pub mod changes;
 pub mod ethtool;

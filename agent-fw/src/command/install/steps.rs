@@ -1,7 +1,8 @@
 //! The steps of an installation, each of which can be taken back.
 
+use crate::command::apply::await_interfaces;
 use crate::command::words::{catalogue, installed};
-use crate::configuration::{Backend, Compiled, Configuration, is_edited};
+use crate::configuration::{Compiled, Configuration, is_edited};
 use crate::host::{self, boot, file};
 use crate::nft::{Image, Live, Nftables, differences};
 use crate::source::Lists;
@@ -74,13 +75,15 @@ impl Steps {
 
     /// Lets go of what the policy of before had and this one has not: nothing can fail any more
     /// for which that would be needed.
-    pub(super) fn finish(mut self, backend: Backend) -> anyhow::Result<()> {
+    pub(super) fn finish(mut self, configuration: &Configuration) -> anyhow::Result<()> {
+        let backend = configuration.backend;
         let not_removed = "installed, but what was there before could not be removed";
         for step in std::mem::take(&mut self.undo) {
             if let Undo::Programs(change) = step {
                 change.settle().context(not_removed)?;
             }
         }
+        await_interfaces(configuration);
         if !backend.has_programs() {
             xdp::remove().context(not_removed)?;
         }
