@@ -15,7 +15,8 @@
 //! In front of the root stands a filter, where a list is sparse enough for one: a bit for every
 //! stretch of addresses, set where one of them is listed. It is small, and most sources that are
 //! not listed go no further: one look, and a branch that is foreseen. IPv4's is indexed by an
-//! address's upper bits, IPv6's by a hash of them.
+//! address's upper bits; a second bit of the same word, by the last six bits of its /24, tells
+//! the blocks of one stretch apart. IPv6's is indexed by a hash of an address's upper bits.
 //!
 //! All arrays come in pages of about 4096 bytes, each an element of a BPF array: one bounds check finds
 //! a page, the verifier sees a mask keep to it, and user space fills it with one system call.
@@ -37,6 +38,7 @@ pub(crate) use read::{Listed, Pages, listed_v4, listed_v6};
 /// The least and the most bits that index a root. An answer must fit in the least.
 pub const ROOT_BITS: core::ops::RangeInclusive<u32> = 12..=18;
 
+#[cfg(not(target_arch = "bpf"))]
 const FILTER_PAGE_BITS: u32 = 512 * 64;
 
 const ANSWER: u32 = (1 << *ROOT_BITS.start()) - 1;
@@ -132,8 +134,8 @@ pub trait Tables {
     #[inline(always)]
     fn find_v4(&self, shape: Shape, address: V4) -> Result<Option<Label>, Undecided> {
         if shape.filter_bits != 0 {
-            let bit = address.0.bits(0, shape.filter_bits);
-            if !bit_at(|page| self.v4_filter(page), bit)? {
+            let bits = bits_v4(address.0, shape.filter_bits);
+            if !word_at(|page| self.v4_filter(page), bits[0] / 64)?.has(bits) {
                 return Ok(None);
             }
         }
@@ -149,7 +151,7 @@ pub trait Tables {
         if shape.filter_bits != 0 {
             let prefix = address.high >> (64 - shape.filter_len);
             let bit = hash(prefix, shape.filter_bits);
-            if !bit_at(|page| self.v6_filter(page), bit)? {
+            if !word_at(|page| self.v6_filter(page), bit / 64)?.has([bit]) {
                 return Ok(None);
             }
         }
@@ -170,11 +172,33 @@ fn label(answer: u32) -> Option<Label> {
     Label::new((answer & ANSWER) as u16)
 }
 
-/// A bit of a filter.
+/// 64 bits of a filter.
+#[derive(Clone, Copy)]
+struct FilterWord(u64);
+
+impl FilterWord {
+    /// Whether all of these bits are set, of which the word is.
+    #[inline(always)]
+    fn has<const N: usize>(self, bits: [u32; N]) -> bool {
+        bits.into_iter().fold(1, |all, bit| all & self.0 >> (bit % 64)) == 1
+    }
+}
+
+/// A word of a filter.
 #[inline(always)]
-fn bit_at<'a>(pages: impl Fn(u32) -> Option<&'a FilterPage>, bit: u32) -> Result<bool, Undecided> {
-    let page = pages(bit / FILTER_PAGE_BITS).ok_or(Undecided::TableFault)?;
-    Ok(page[(bit / 64 % 512) as usize] >> (bit % 64) & 1 == 1)
+fn word_at<'a>(
+    pages: impl Fn(u32) -> Option<&'a FilterPage>,
+    index: u32,
+) -> Result<FilterWord, Undecided> {
+    let page = pages(index / 512).ok_or(Undecided::TableFault)?;
+    Ok(FilterWord(page[(index % 512) as usize]))
+}
+
+/// The two bits that stand for an address of IPv4, in one word.
+#[inline(always)]
+fn bits_v4(address: u32, filter_bits: u32) -> [u32; 2] {
+    let stretch = address.bits(0, filter_bits);
+    [stretch, stretch & !63 | address >> 8 & 63]
 }
 
 /// The bit that stands for a prefix of IPv6. Prefixes crowd in few places; their products with the

@@ -7,7 +7,7 @@ use core::mem;
 
 use super::{
     ABSENT, DEEPER, FILTER_PAGE_BITS, FilterPage, Low, LowPage, Node, NodePage, ROOT_BITS, V4Page,
-    V6Page, hash,
+    V6Page, bits_v4, hash,
 };
 use crate::label::Label;
 
@@ -115,16 +115,16 @@ impl TableV6 {
     }
 }
 
-/// The bits that index a filter for so many ranges: thirty-two of its bits for each, from one page
-/// up to 4 MiB.
-fn filter_bits(ranges: usize) -> u32 {
-    (log2(ranges) + 5).clamp(FILTER_PAGE_BITS.ilog2(), 25)
+/// The bits that index a filter for so many ranges: two to this power of its bits for each, from one
+/// page up to `most`.
+fn filter_bits(ranges: usize, each: u32, most: u32) -> u32 {
+    (log2(ranges) + each).clamp(FILTER_PAGE_BITS.ilog2(), most)
 }
 
 /// The filter of a list, and the bits that index it. None where a quarter of it would be set: then
 /// it is a coin's toss whether it spares the look at the root.
 fn filter_v4(ranges: &[Range<u32>]) -> (u32, Vec<FilterPage>) {
-    let bits = filter_bits(ranges.len()).min(24); // a bit for each /24
+    let bits = filter_bits(ranges.len(), 4, 24); // at most one for each /24
     let shift = u32::BITS - bits;
     let covered = ranges.iter().map(|r| u64::from((r.last >> shift) - (r.first >> shift)) + 1);
     if covered.sum::<u64>() > 1 << (bits - 2) {
@@ -132,8 +132,8 @@ fn filter_v4(ranges: &[Range<u32>]) -> (u32, Vec<FilterPage>) {
     }
     let mut filter = Filter::new(bits);
     for range in ranges {
-        for bit in range.first >> shift..=range.last >> shift {
-            filter.set(bit);
+        for block in range.first >> 8..=range.last >> 8 {
+            bits_v4(block << 8, bits).into_iter().for_each(|bit| filter.set(bit));
         }
     }
     (bits, filter.pages)
@@ -142,7 +142,7 @@ fn filter_v4(ranges: &[Range<u32>]) -> (u32, Vec<FilterPage>) {
 /// The same for IPv6, with the length of the prefixes that have a bit: the longest that do not
 /// set a quarter of the filter.
 fn filter_v6(ranges: &[Range<u128>]) -> (u32, u32, Vec<FilterPage>) {
-    let bits = filter_bits(ranges.len());
+    let bits = filter_bits(ranges.len(), 5, 25); // up to 4 MiB
     let Some(len) = [64, 56, 48, 44, 40, 36, 32, 28, 24].into_iter().find(|len| {
         let covered = ranges.iter().try_fold(0_u128, |sum, range| {
             let sum = sum + (range.last >> (128 - len)) - (range.first >> (128 - len)) + 1;

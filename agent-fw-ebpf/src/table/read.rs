@@ -11,7 +11,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::{DEEPER, Node, Range, Shape, Tables, Word, find_low, label, node};
-use super::{bit_at, hash, low, search};
+use super::{bits_v4, hash, low, search, word_at};
 use crate::Undecided;
 use crate::address::V4;
 use crate::label::Label;
@@ -66,8 +66,11 @@ pub(crate) fn listed_v4(tables: &impl Tables, shape: Shape, pages: Pages) -> Lis
     }
     let mut unsure = Vec::new();
     if shape.filter_bits != 0 {
-        let has_bit = |prefix: u32| bit_at(|page| tables.v4_filter(page), prefix).unwrap_or(false);
-        let filter = Filter { shift: 32 - shape.filter_bits, has_bit };
+        let has_bit = |prefix: u32| {
+            let bits = bits_v4(prefix << 8, shape.filter_bits);
+            word_at(|page| tables.v4_filter(page), bits[0] / 64).is_ok_and(|word| word.has(bits))
+        };
+        let filter = Filter { shift: 8, has_bit };
         ranges = filter.kept(&ranges, &mut unsure);
         let more;
         (undecided, more) = filter.failing(&undecided);
@@ -124,7 +127,7 @@ pub(crate) fn listed_v6(
     if shape.filter_bits != 0 {
         let has_bit = |prefix: u128| {
             let bit = hash(prefix as u64, shape.filter_bits);
-            bit_at(|page| tables.v6_filter(page), bit).unwrap_or(false)
+            word_at(|page| tables.v6_filter(page), bit / 64).is_ok_and(|word| word.has([bit]))
         };
         let filter = Filter { shift: 128 - shape.filter_len, has_bit };
         ranges = filter.kept(&ranges, &mut unsure);
