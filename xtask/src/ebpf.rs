@@ -148,12 +148,17 @@ fn llvm_version(version: &str) -> Option<u32> {
 impl Road {
     /// Whether the compiler is there, and `core` for BPF with it.
     fn is_open(self) -> bool {
-        let Ok(sysroot) = output(self.rustc().args(["--print", "sysroot"])) else { return false };
+        let Ok(sysroot) = self.sysroot() else { return false };
         let core = match self {
             Self::Nightly => "lib/rustlib/src/rust/library/core/Cargo.toml".into(),
             Self::Debian => format!("lib/rustlib/{TARGET}/lib"),
         };
-        Path::new(sysroot.trim()).join(core).exists()
+        sysroot.join(core).exists()
+    }
+
+    /// Where the compiler and its libraries are.
+    fn sysroot(self) -> Result<PathBuf> {
+        Ok(output(self.rustc().args(["--print", "sysroot"]))?.trim().into())
     }
 
     fn rustc(self) -> Command {
@@ -262,7 +267,7 @@ fn compile(workspace: &Path, toolchain: &Toolchain, linker: &Path, target: &Path
     }
     // The workspace's profile is the host's: a program in the kernel cannot panic.
     cargo
-        .env("CARGO_ENCODED_RUSTFLAGS", rust_flags(workspace, linker)?)
+        .env("CARGO_ENCODED_RUSTFLAGS", rust_flags(workspace, toolchain, linker)?)
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
         .env("CARGO_PROFILE_RELEASE_DEBUG", "2")
         .env("CARGO_PROFILE_RELEASE_LTO", "true")
@@ -273,7 +278,7 @@ fn compile(workspace: &Path, toolchain: &Toolchain, linker: &Path, target: &Path
 }
 
 /// Compiler flags, in the form in which paths with spaces survive.
-fn rust_flags(workspace: &Path, linker: &Path) -> Result<OsString> {
+fn rust_flags(workspace: &Path, toolchain: &Toolchain, linker: &Path) -> Result<OsString> {
     let mut flags: Vec<OsString> = [
         format!("-Ctarget-cpu={CPU}"),
         format!("-Clink-arg=--cpu-features={CPU_FEATURES}"),
@@ -283,6 +288,7 @@ fn rust_flags(workspace: &Path, linker: &Path) -> Result<OsString> {
     .into();
     flags.push(flag("-Clinker=", linker, ""));
     // The object's BTF names source files: not by where they lie on this machine.
+    flags.push(flag("--remap-path-prefix=", &toolchain.road.sysroot()?, "=rust"));
     flags.push(flag("--remap-path-prefix=", &cargo_home()?, "=cargo"));
     flags.push(flag("--remap-path-prefix=", workspace, "=agent-fw"));
     Ok(flags.join(OsStr::new("\x1f")))
@@ -344,9 +350,10 @@ fn output(command: &mut Command) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::PathBuf;
     use std::process::Command;
 
-    use super::{PACKAGE, Road, TARGET, Toolchain, build_into, llvm_version, run};
+    use super::{PACKAGE, Road, TARGET, Toolchain, build_into, cargo_home, llvm_version, run};
     use crate::process::workspace;
 
     #[test]
@@ -369,8 +376,17 @@ mod tests {
         assert_eq!(words(Road::Debian), "/usr/bin/cargo");
     }
 
+    /// Where sources lie on this machine, and perhaps on no other.
+    fn places(toolchain: &Toolchain) -> Vec<PathBuf> {
+        let mut places = vec![workspace().to_owned(), cargo_home().expect("cargo has a home")];
+        if toolchain.road == Road::Nightly {
+            places.push(toolchain.road.sysroot().expect("rustc has one"));
+        }
+        places
+    }
+
     #[test]
-    fn a_second_build_gives_the_same_bytes() {
+    fn a_second_build_gives_the_same_bytes_which_name_no_place_of_this_machine() {
         let (first, again) =
             (workspace().join("target/ebpf"), workspace().join("target/ebpf-again"));
         let toolchain = Toolchain::find_or_install().expect("`cargo xtask build` has found one");
@@ -386,7 +402,13 @@ mod tests {
             let name = object.file_name().expect("a file has a name");
             let first = fs::read(workspace().join("target/bpf").join(name));
             let first = first.expect("`cargo xtask build` has built it");
-            let same = first == fs::read(&object).expect("it was just built");
+            let bytes = fs::read(&object).expect("it was just built");
+            let same = first == bytes;
+            for place in places(&toolchain) {
+                let place = place.to_str().expect("a path in UTF-8").as_bytes();
+                let is_named = bytes.windows(place.len()).any(|text| text == place);
+                assert!(!is_named, "{name:?} names {}", place.escape_ascii());
+            }
             assert!(same, "{name:?} differs; if sources changed, `cargo xtask build` goes first");
         }
         let _ = fs::remove_dir_all(&again);
