@@ -46,6 +46,8 @@ fn suite() -> Result<()> {
 /// What systemd would have mounted and named.
 fn prepare() -> Result<()> {
     for (kind, place) in [
+        ("devtmpfs", "/dev"),
+        ("devpts", "/dev/pts"),
         ("proc", "/proc"),
         ("sysfs", "/sys"),
         ("tmpfs", "/run"),
@@ -53,6 +55,7 @@ fn prepare() -> Result<()> {
         ("bpf", "/sys/fs/bpf"),
         ("cgroup2", "/sys/fs/cgroup"),
     ] {
+        fs::create_dir_all(place).with_context(|| format!("cannot make {place}"))?;
         // The initial file system has mounted some of them already.
         let mounted = mount(Some(kind), place, Some(kind), MsFlags::empty(), None::<&str>);
         match mounted {
