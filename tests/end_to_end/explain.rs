@@ -36,7 +36,9 @@ fn explain(source: &str) -> Result<(Value, Finished)> {
 
 /// What a host's tables, devices and tracked connections are.
 fn state() -> Result<(String, String, String)> {
-    let count = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count")?;
+    let count = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count");
+    // Without connection tracking, which its first user loads, nothing is tracked.
+    let count = count.unwrap_or_else(|_| "0\n".to_owned());
     Ok((run(["nft", "list", "tables"])?, run(["ip", "-brief", "link"])?, count))
 }
 
