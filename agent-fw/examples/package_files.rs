@@ -1,5 +1,6 @@
 //! Writes what a package holds besides the program and is made from it: manual pages, completions,
-//! units, the rule of udev and a policy to begin with. `cargo xtask dist` runs this, with the directory to fill.
+//! units, the rule of udev and a policy to begin with. `cargo xtask dist` runs this, with the
+//! directory to fill.
 
 use agent_fw::command::Arguments;
 use agent_fw::configuration::Configuration;

@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use agent_fw_lab::PACKAGES;
-use agent_fw_lab::vm::Kernel;
+use agent_fw_lab::vm::{Accelerator, Kernel};
 use anyhow::{Context, Result, anyhow};
 
 use crate::process::{cargo, find, is_root};
@@ -135,7 +135,10 @@ fn in_machines(
     count: &mut Count,
 ) -> Result<bool> {
     let workshop = Workshop::ensure()?;
-    println!("\nxtask: boots, reboots and crashes of a Debian in virtual machines");
+    let accelerator = Accelerator::of_this_machine();
+    println!(
+        "\nxtask: boots, reboots and crashes of a Debian in virtual machines, by {accelerator}"
+    );
     // Built as for this machine's tests, so that nothing is built twice.
     let selection = ["--workspace", "--features", LOADER, "--test", "boot"];
     let mut boots = cargo_test(&selection, options.filter.as_deref());

@@ -133,7 +133,9 @@ fn filter_v4(ranges: &[Range<u32>]) -> (u32, Vec<FilterPage>) {
     let mut filter = Filter::new(bits);
     for range in ranges {
         for block in range.first >> 8..=range.last >> 8 {
-            bits_v4(block << 8, bits).into_iter().for_each(|bit| filter.set(bit));
+            for bit in bits_v4(block << 8, bits) {
+                filter.set(bit);
+            }
         }
     }
     (bits, filter.pages)

@@ -97,8 +97,8 @@ impl<'a> Machine<'a> {
         }
         qemu.args(["-accel", Accelerator::of_this_machine().argument()]);
         qemu.args(["-M", "q35", "-cpu", "max", "-m", MEMORY]);
-        // Several processors, emulated at once, now and then crash or hang a kernel that patches its
-        // own code (XDP programs that are exchanged) or is flooded while it goes down.
+        // Several processors, emulated at once, now and then crash a kernel that patches its own
+        // code (XDP programs that are exchanged).
         qemu.args(["-smp", "1"]);
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none"]);
         qemu.args(["-serial", "stdio", "-device", "virtio-rng-pci"]);
