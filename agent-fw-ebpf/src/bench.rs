@@ -7,8 +7,8 @@
 #[cfg(target_arch = "bpf")]
 mod program {
     use agent_fw_ebpf::kernel::maps::Maps;
-    use agent_fw_ebpf::kernel::{passes, passes_by};
-    use agent_fw_ebpf::table::{FilterPage, LowPage, NodePage, Shape, Tables, V4Page, V6Page};
+    use agent_fw_ebpf::kernel::{AtDriver, passes, passes_by};
+    use agent_fw_ebpf::table::{Shape, Tables};
     use agent_fw_ebpf::{Label, Undecided, V4, V6};
     use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
     use aya_ebpf::macros::{map, xdp};
@@ -35,7 +35,7 @@ mod program {
     /// The program, on the frame as it is.
     #[xdp(frags)]
     fn as_is(context: XdpContext) -> u32 {
-        verdict(passes(&context))
+        verdict(passes(AtDriver::from(context)))
     }
 
     /// What the drawing costs.
@@ -46,12 +46,12 @@ mod program {
 
     #[xdp(frags)]
     fn table_v4(context: XdpContext) -> u32 {
-        verdict(draw_into_v4(&context) && passes(&context))
+        verdict(draw_into_v4(&context) && passes(AtDriver::from(context)))
     }
 
     #[xdp(frags)]
     fn lpm_v4(context: XdpContext) -> u32 {
-        verdict(draw_into_v4(&context) && passes_by(&context, &Tries))
+        verdict(draw_into_v4(&context) && passes_by(AtDriver::from(context), &Tries))
     }
 
     #[xdp(frags)]
@@ -61,12 +61,12 @@ mod program {
 
     #[xdp(frags)]
     fn table_v6(context: XdpContext) -> u32 {
-        verdict(draw_into_v6(&context) && passes(&context))
+        verdict(draw_into_v6(&context) && passes(AtDriver::from(context)))
     }
 
     #[xdp(frags)]
     fn lpm_v6(context: XdpContext) -> u32 {
-        verdict(draw_into_v6(&context) && passes_by(&context, &Tries))
+        verdict(draw_into_v6(&context) && passes_by(AtDriver::from(context), &Tries))
     }
 
     #[inline(always)]
@@ -135,35 +135,35 @@ mod program {
             Ok(found.and_then(|label| Label::new(*label as u16)))
         }
 
-        fn v4_filter(&self, _page: u32) -> Option<&FilterPage> {
+        fn v4_filter(&self, _index: u32) -> Option<u64> {
             None
         }
 
-        fn v4_nodes(&self, _page: u32) -> Option<&NodePage> {
+        fn v4_node(&self, _index: u32) -> Option<u64> {
             None
         }
 
-        fn v4_words(&self, _page: u32) -> Option<&V4Page> {
+        fn v4_word(&self, _index: u32) -> Option<u32> {
             None
         }
 
-        fn v6_filter(&self, _page: u32) -> Option<&FilterPage> {
+        fn v6_filter(&self, _index: u32) -> Option<u64> {
             None
         }
 
-        fn v6_nodes(&self, _page: u32) -> Option<&NodePage> {
+        fn v6_node(&self, _index: u32) -> Option<u64> {
             None
         }
 
-        fn v6_words(&self, _page: u32) -> Option<&V6Page> {
+        fn v6_word(&self, _index: u32) -> Option<u64> {
             None
         }
 
-        fn v6_deep(&self, _page: u32) -> Option<&NodePage> {
+        fn v6_deep(&self, _index: u32) -> Option<u64> {
             None
         }
 
-        fn v6_lows(&self, _page: u32) -> Option<&LowPage> {
+        fn v6_low(&self, _index: u32) -> Option<u64> {
             None
         }
 

@@ -38,8 +38,41 @@ pub struct Config {
     pub slot_mask: u16,
     /// That place.
     pub slot: u16,
+    /// 1: whether a source may connect is a matter of its IP address alone, and others are dropped,
+    /// so that a glance can tell.
+    pub plain: u8,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: u8,
+    /// How long the tables are.
+    pub lengths: Lengths,
+}
+
+/// How many elements each table has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Lengths {
+    /// IPv4's filter.
+    pub v4_filter: u32,
+    /// IPv4's nodes.
+    pub v4_nodes: u32,
+    /// IPv4's segments.
+    pub v4_words: u32,
+    /// IPv6's filter.
+    pub v6_filter: u32,
+    /// IPv6's nodes.
+    pub v6_nodes: u32,
+    /// IPv6's segments.
+    pub v6_words: u32,
+    /// The runs of lower halves.
+    pub v6_deep: u32,
+    /// The ranges of lower halves, three numbers each.
+    pub v6_lows: u32,
+    /// The labels' sets of MAC addresses.
+    pub mac_sets: u32,
+    /// The ports, 64 each.
+    pub ports: u32,
+    /// The places among the counters.
+    pub slots: u32,
 }
 
 /// How the sources of one version of IP are known.
@@ -59,10 +92,11 @@ pub struct Sources {
 }
 
 const _: () = {
-    assert!(size_of::<Config>() == 40 && align_of::<Config>() == 8);
+    assert!(size_of::<Config>() == 80 && align_of::<Config>() == 8);
     assert!(core::mem::offset_of!(Config, v4) == 12);
     assert!(core::mem::offset_of!(Config, port_map) == 24);
-    assert!(core::mem::offset_of!(Config, reserved) == 34);
+    assert!(core::mem::offset_of!(Config, plain) == 34);
+    assert!(core::mem::offset_of!(Config, lengths) == 36 && size_of::<Lengths>() == 44);
     assert!(size_of::<Sources>() == 6);
 };
 
@@ -123,7 +157,21 @@ impl Config {
         count_unconcerned: 0,
         slot_mask: 0,
         slot: 0,
-        reserved: [0; 6],
+        plain: 1,
+        reserved: 0,
+        lengths: Lengths {
+            v4_filter: 0,
+            v4_nodes: 0,
+            v4_words: 0,
+            v6_filter: 0,
+            v6_nodes: 0,
+            v6_words: 0,
+            v6_deep: 0,
+            v6_lows: 0,
+            mac_sets: 0,
+            ports: 0,
+            slots: 0,
+        },
     };
 
     /// The constants' bytes, as the loader wants them.
@@ -139,6 +187,10 @@ impl Config {
     #[must_use]
     pub fn from_bytes(bytes: &[u8; size_of::<Self>()]) -> Self {
         let word = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+        let length = |place: usize| {
+            let at = 36 + 4 * place;
+            u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
         let sources = |at: usize| Sources {
             kind: bytes[at],
             root_bits: bytes[at + 1],
@@ -160,7 +212,21 @@ impl Config {
             count_unconcerned: bytes[29],
             slot_mask: word(30),
             slot: word(32),
-            reserved: [34, 35, 36, 37, 38, 39].map(|at| bytes[at]),
+            plain: bytes[34],
+            reserved: bytes[35],
+            lengths: Lengths {
+                v4_filter: length(0),
+                v4_nodes: length(1),
+                v4_words: length(2),
+                v6_filter: length(3),
+                v6_nodes: length(4),
+                v6_words: length(5),
+                v6_deep: length(6),
+                v6_lows: length(7),
+                mac_sets: length(8),
+                ports: length(9),
+                slots: length(10),
+            },
         }
     }
 
@@ -182,6 +248,12 @@ impl Config {
     #[inline(always)]
     pub(crate) fn macs(&self) -> bool {
         constant(&self.macs) != 0
+    }
+
+    /// Whether a source may connect is a matter of its IP address alone.
+    #[inline(always)]
+    pub(crate) fn plain(&self) -> bool {
+        constant(&self.plain) != 0
     }
 
     #[inline(always)]

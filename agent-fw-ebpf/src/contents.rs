@@ -9,38 +9,38 @@ use crate::config::{Config, Known};
 use crate::decision::{is_agents, mac_key};
 use crate::ethernet::Mac;
 use crate::label::Label;
-use crate::table::{
-    FilterPage, Listed, LowPage, NodePage, Pages, ROOT_BITS, Range, Shape, Tables, V4Page, V6Page,
-    listed_v4, listed_v6,
-};
+use crate::table::{Listed, ROOT_BITS, Range, Shape, Tables, listed_v4, listed_v6};
 
 /// Constants and tables: those that an image gives the kernel, or those that the kernel has.
 #[derive(Clone, Debug)]
 pub struct Contents {
     /// The constants.
     pub config: Config,
-    /// The map `V4_FILTER`, and so on.
-    pub v4_filter: Vec<FilterPage>,
-    /// `V4_NODES`.
-    pub v4_nodes: Vec<NodePage>,
-    /// `V4_WORDS`.
-    pub v4_words: Vec<V4Page>,
-    /// `V6_FILTER`.
-    pub v6_filter: Vec<FilterPage>,
-    /// `V6_NODES`.
-    pub v6_nodes: Vec<NodePage>,
-    /// `V6_WORDS`.
-    pub v6_words: Vec<V6Page>,
-    /// `V6_DEEP`.
-    pub v6_deep: Vec<NodePage>,
-    /// `V6_LOWS`.
-    pub v6_lows: Vec<LowPage>,
-    /// `MAC_SETS`.
+    /// IPv4's filter.
+    pub v4_filter: Vec<u64>,
+    /// IPv4's nodes.
+    pub v4_nodes: Vec<u64>,
+    /// IPv4's segments.
+    pub v4_words: Vec<u32>,
+    /// IPv6's filter.
+    pub v6_filter: Vec<u64>,
+    /// IPv6's nodes.
+    pub v6_nodes: Vec<u64>,
+    /// IPv6's segments.
+    pub v6_words: Vec<u64>,
+    /// Runs of lower halves.
+    pub v6_deep: Vec<u64>,
+    /// Ranges of lower halves.
+    pub v6_lows: Vec<u64>,
+    /// By label: the number of the set of MAC addresses that it asks for; zero for any address.
     pub mac_sets: Vec<u32>,
-    /// The keys of `MACS`.
-    pub macs: BTreeSet<u64>,
-    /// `PORTS`.
+    /// The agent's ports, a bit each.
     pub ports: Vec<u64>,
+    /// The interfaces' places among the counters, by the bits of their indices that tell them
+    /// apart.
+    pub slots: Vec<u32>,
+    /// The keys of the map `MACS`.
+    pub macs: BTreeSet<u64>,
 }
 
 /// What a program decides, for every packet to this host.
@@ -78,19 +78,15 @@ impl Contents {
             Known::None => nothing(),
             Known::All(label) => everything(0, u32::MAX, label),
             Known::Table(shape) if !is_sane(shape, 24) => damaged("IPv4", 0, u32::MAX),
-            Known::Table(shape) => {
-                let (nodes, words) = (self.v4_nodes.len(), self.v4_words.len());
-                listed_v4(self, shape, Pages { nodes, words, lows: 0 })
-            }
+            Known::Table(shape) => listed_v4(self, shape, self.v4_words.len()),
         };
         let v6 = match self.config.v6().known() {
             Known::None => nothing(),
             Known::All(label) => everything(0, u128::MAX, label),
             Known::Table(shape) if !is_sane(shape, 25) => damaged("IPv6", 0, u128::MAX),
             Known::Table(shape) => {
-                let (nodes, words) = (self.v6_nodes.len(), self.v6_words.len());
-                let pages = Pages { nodes, words, lows: self.v6_lows.len() };
-                listed_v6(self, shape, self.config.v6_deep(), pages)
+                let (words, lows) = (self.v6_words.len(), self.v6_lows.len());
+                listed_v6(self, shape, self.config.v6_deep(), words, lows)
             }
         };
         let is_agents = |port: &u16| is_agents(&self.config, self, *port).unwrap_or(false);
@@ -174,36 +170,36 @@ fn damaged<A>(family: &str, first: A, last: A) -> Listed<A> {
 }
 
 impl Tables for Contents {
-    fn v4_filter(&self, page: u32) -> Option<&FilterPage> {
-        self.v4_filter.get(page as usize)
+    fn v4_filter(&self, index: u32) -> Option<u64> {
+        self.v4_filter.get(index as usize).copied()
     }
 
-    fn v4_nodes(&self, page: u32) -> Option<&NodePage> {
-        self.v4_nodes.get(page as usize)
+    fn v4_node(&self, index: u32) -> Option<u64> {
+        self.v4_nodes.get(index as usize).copied()
     }
 
-    fn v4_words(&self, page: u32) -> Option<&V4Page> {
-        self.v4_words.get(page as usize)
+    fn v4_word(&self, index: u32) -> Option<u32> {
+        self.v4_words.get(index as usize).copied()
     }
 
-    fn v6_filter(&self, page: u32) -> Option<&FilterPage> {
-        self.v6_filter.get(page as usize)
+    fn v6_filter(&self, index: u32) -> Option<u64> {
+        self.v6_filter.get(index as usize).copied()
     }
 
-    fn v6_nodes(&self, page: u32) -> Option<&NodePage> {
-        self.v6_nodes.get(page as usize)
+    fn v6_node(&self, index: u32) -> Option<u64> {
+        self.v6_nodes.get(index as usize).copied()
     }
 
-    fn v6_words(&self, page: u32) -> Option<&V6Page> {
-        self.v6_words.get(page as usize)
+    fn v6_word(&self, index: u32) -> Option<u64> {
+        self.v6_words.get(index as usize).copied()
     }
 
-    fn v6_deep(&self, page: u32) -> Option<&NodePage> {
-        self.v6_deep.get(page as usize)
+    fn v6_deep(&self, index: u32) -> Option<u64> {
+        self.v6_deep.get(index as usize).copied()
     }
 
-    fn v6_lows(&self, page: u32) -> Option<&LowPage> {
-        self.v6_lows.get(page as usize)
+    fn v6_low(&self, index: u32) -> Option<u64> {
+        self.v6_lows.get(index as usize).copied()
     }
 
     fn mac_set(&self, label: Label) -> Option<u32> {

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::address::{Address, V6};
+use crate::address::{Address, V4, V6};
 use crate::config::Config;
 use crate::datagram::Datagram;
 use crate::ethernet::{self, Mac};
@@ -119,6 +119,10 @@ pub trait Host {
         recipient: &Recipient<A>,
         verdict: Verdict,
     ) -> Result<(), Undecided>;
+
+    /// Asks that the frame, a plain one, be dropped, if it is known that frames to its destination are
+    /// for this host. False where it takes [`Host::refuse`].
+    fn refuse_known<A: Plain>(&self) -> bool;
 }
 
 /// Decides on a frame as [`try_decide`] does, if it is as nearly all are; `None` for others.
@@ -129,19 +133,21 @@ pub fn decide_at_a_glance(
     tables: &impl Tables,
     host: &impl Host,
 ) -> Option<Result<Verdict, Undecided>> {
-    let at = ethernet::UNTAGGED_AT;
     match glance(packet, config) {
         Glance::Undecided(reason) => Some(Err(reason)),
-        Glance::V4(port) => {
-            let addresses = || ipv4::addresses(packet, at);
-            Some(decide_plain(packet, config, tables, host, port, addresses))
-        }
-        Glance::V6(port) => {
-            let addresses = || ipv6::addresses(packet, at);
-            Some(decide_plain(packet, config, tables, host, port, addresses))
-        }
+        Glance::V4 => decide_plain::<V4>(packet, config, tables, host),
+        Glance::V6 => decide_plain::<V6>(packet, config, tables, host),
         Glance::Unclear => None,
     }
+}
+
+/// A version of IP, by its addresses, of a plain datagram: one right behind Ethernet's header, with
+/// TCP right behind its own.
+pub trait Plain: Address {
+    /// The datagram's source and destination.
+    fn addresses(packet: &(impl Packet + ?Sized)) -> Option<[Self; 2]>;
+    /// The TCP port that it is for.
+    fn port(packet: &(impl Packet + ?Sized)) -> Option<u16>;
 }
 
 /// Decides on a frame.
@@ -160,21 +166,24 @@ pub fn try_decide(
     }
 }
 
-/// Decides on a datagram that nothing hides the port of. Its addresses are read once they matter:
-/// what is read before would have to be put aside.
+/// Decides on a plain datagram to a port between the agent's lowest and highest.
 #[inline(always)]
-fn decide_plain<A: Address>(
+pub(crate) fn decide_plain<A: Plain>(
     packet: &(impl Packet + ?Sized),
     config: &Config,
     tables: &impl Tables,
     host: &impl Host,
-    port: u16,
-    addresses: impl FnOnce() -> Result<[A; 2], Undecided>,
-) -> Result<Verdict, Undecided> {
-    if is_on_map(config, tables, port)? {
-        decide_source(packet, config, tables, host, addresses()?, Verdict::Refused)
-    } else {
-        Err(Undecided::OtherPort)
+) -> Option<Result<Verdict, Undecided>> {
+    if !config.plain() {
+        return None;
+    }
+    if config.port_map() && !is_on_map(config, tables, A::port(packet)?).ok()? {
+        return Some(Err(Undecided::OtherPort));
+    }
+    let [source, _] = A::addresses(packet)?;
+    match source.label(config, tables).ok()? {
+        Some(label) => Some(Ok(Verdict::Admitted(label))),
+        None => host.refuse_known::<A>().then_some(Ok(Verdict::Refused)),
     }
 }
 

@@ -7,8 +7,8 @@ pub const IPV4: u16 = 0x0800;
 /// The type of a frame that carries IPv6.
 pub const IPV6: u16 = 0x86dd;
 
-const VLAN: u16 = 0x8100; // 802.1Q
-const SERVICE_VLAN: u16 = 0x88a8; // 802.1ad
+pub(crate) const VLAN: u16 = 0x8100; // 802.1Q
+pub(crate) const SERVICE_VLAN: u16 = 0x88a8; // 802.1ad
 const MAX_TAGS: usize = 2;
 
 /// Where a frame's type stands.
@@ -50,9 +50,8 @@ impl Mac {
 
     #[inline(always)]
     fn load<P: Packet + ?Sized>(packet: &P, at: usize) -> Result<Self, Undecided> {
-        let high = u32::from_be(packet.load(at)?);
-        let low = u16::from_be(packet.load(at + 4)?);
-        Ok(Self(u64::from(high) << 16 | u64::from(low)))
+        // With the two bytes behind it, which the shortest frame has.
+        Ok(Self(u64::from_be(packet.load(at)?) >> 16))
     }
 }
 
@@ -92,6 +91,6 @@ pub(crate) fn payload<P: Packet + ?Sized>(packet: &P) -> Result<(u16, usize), Un
     if is_tag(kind) { Err(Undecided::TooManyTags) } else { Ok((kind, at + 2)) }
 }
 
-pub(crate) const fn is_tag(kind: u16) -> bool {
+const fn is_tag(kind: u16) -> bool {
     matches!(kind, VLAN | SERVICE_VLAN)
 }

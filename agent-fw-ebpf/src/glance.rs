@@ -11,10 +11,10 @@ pub(crate) enum Glance {
     /// The frame is not decided on.
     Undecided(Undecided),
     /// It carries TCP over IPv4 as nearly all such frames do: untagged, without options, in one
-    /// piece. It is for this port, which lies between the agent's lowest and highest.
-    V4(u16),
+    /// piece. It is for a port between the agent's lowest and highest.
+    V4,
     /// It does so over IPv6, without extension headers.
-    V6(u16),
+    V6,
     /// It takes a closer look.
     Unclear,
 }
@@ -22,23 +22,24 @@ pub(crate) enum Glance {
 /// Glances at a frame.
 #[inline(always)]
 pub(crate) fn glance(packet: &(impl Packet + ?Sized), config: &Config) -> Glance {
-    let Some(frame) = packet.load_near::<FrameV4>(ethernet::TYPE_AT) else {
+    let Some(frame) = packet.view::<FrameV4>(ethernet::TYPE_AT) else {
         return Glance::Unclear;
     };
     if frame.is_v4() {
         return frame.glance(config);
     }
     if frame.is_v6() {
-        return match packet.load_near::<FrameV6>(ethernet::TYPE_AT) {
+        return match packet.view::<FrameV6>(ethernet::TYPE_AT) {
             Some(frame) => frame.glance(config),
             None => Glance::Unclear,
         };
     }
-    match frame.kind() {
-        // Options, or what only calls itself so.
-        ethernet::IPV4 | ethernet::IPV6 => Glance::Unclear,
-        kind if ethernet::is_tag(kind) => Glance::Unclear,
-        _ => Glance::Undecided(Undecided::NotIp),
+    // Options, or what only calls itself IP, or tags.
+    let unclear = [ethernet::IPV4, ethernet::IPV6, ethernet::VLAN, ethernet::SERVICE_VLAN];
+    if unclear.iter().any(|kind| frame.is(*kind)) {
+        Glance::Unclear
+    } else {
+        Glance::Undecided(Undecided::NotIp)
     }
 }
 
@@ -48,8 +49,7 @@ pub(crate) fn glance(packet: &(impl Packet + ?Sized), config: &Config) -> Glance
 #[repr(C, packed)]
 struct FrameV4 {
     kind_version: u32,
-    total_len: u16,
-    identification: u16,
+    total_len_identification: u32,
     fragment_ttl_protocol: u32,
     checksum: u16,
     addresses: [u32; 2],
@@ -70,6 +70,8 @@ struct FrameV6 {
 
 const HEADER_V4: usize = 20;
 const HEADER_V6: usize = 40;
+/// The length of a datagram of IPv4 that has TCP's ports.
+const SHORTEST_V4: u32 = (HEADER_V4 + size_of::<tcp::Ports>()) as u32;
 const _: () = {
     assert!(size_of::<FrameV4>() == 2 + HEADER_V4 + size_of::<tcp::Ports>());
     assert!(size_of::<FrameV6>() == 2 + HEADER_V6 + size_of::<tcp::Ports>());
@@ -85,44 +87,49 @@ macro_rules! wire {
 wire!(FrameV4, FrameV6);
 
 impl FrameV4 {
+    /// Whether the type is this one.
     #[inline(always)]
-    fn kind(self) -> u16 {
-        (u32::from_be(self.kind_version) >> 16) as u16
+    fn is(&self, kind: u16) -> bool {
+        self.kind_version & 0xffff_0000_u32.to_be() == (u32::from(kind) << 16).to_be()
     }
 
     /// Whether the type and the first byte behind it say IPv4 without options.
     #[inline(always)]
-    fn is_v4(self) -> bool {
+    fn is_v4(&self) -> bool {
         self.kind_version & 0xffff_ff00_u32.to_be() == 0x0800_4500_u32.to_be()
     }
 
     /// Whether they say IPv6.
     #[inline(always)]
-    fn is_v6(self) -> bool {
+    fn is_v6(&self) -> bool {
         self.kind_version & 0xffff_f000_u32.to_be() == 0x86dd_6000_u32.to_be()
     }
 
     #[inline(always)]
-    fn glance(self, config: &Config) -> Glance {
-        let tcp = u32::from(tcp::PROTOCOL).to_be();
-        if self.fragment_ttl_protocol & 0x0000_00ff_u32.to_be() != tcp {
-            return Glance::Undecided(Undecided::NotTcp);
-        }
-        let is_fragment = self.fragment_ttl_protocol & 0x3fff_0000_u32.to_be() != 0;
-        // A length of zero is more than the field can say: a case for a closer look.
-        if is_fragment
-            || usize::from(u16::from_be(self.total_len)) < HEADER_V4 + size_of::<tcp::Ports>()
+    fn glance(&self, config: &Config) -> Glance {
+        // TCP, and no fragment.
+        if self.fragment_ttl_protocol & 0x3fff_00ff_u32.to_be() != u32::from(tcp::PROTOCOL).to_be()
         {
+            let is_tcp =
+                self.fragment_ttl_protocol & 0xff_u32.to_be() == u32::from(tcp::PROTOCOL).to_be();
+            return if is_tcp { Glance::Unclear } else { Glance::Undecided(Undecided::NotTcp) };
+        }
+        // A length of zero is more than the field can say: a case for a closer look.
+        if u32::from_be(self.total_len_identification) < SHORTEST_V4 << 16 {
             return Glance::Unclear;
         }
-        let port = self.ports.destination();
-        if config.spans(port) { Glance::V4(port) } else { Glance::Undecided(Undecided::OtherPort) }
+        let ports = self.ports;
+        if config.spans(ports.destination()) {
+            Glance::V4
+        } else {
+            Glance::Undecided(Undecided::OtherPort)
+        }
     }
 }
 
 impl FrameV6 {
     #[inline(always)]
-    fn glance(self, config: &Config) -> Glance {
+    fn glance(&self, config: &Config) -> Glance {
         let tcp = (u16::from(tcp::PROTOCOL) << 8).to_be();
         if self.next_hop_limit & 0xff00_u16.to_be() != tcp {
             let [next, _] = self.next_hop_limit.to_ne_bytes();
@@ -133,7 +140,11 @@ impl FrameV6 {
         if usize::from(u16::from_be(self.payload_len)) < size_of::<tcp::Ports>() {
             return Glance::Unclear;
         }
-        let port = self.ports.destination();
-        if config.spans(port) { Glance::V6(port) } else { Glance::Undecided(Undecided::OtherPort) }
+        let ports = self.ports;
+        if config.spans(ports.destination()) {
+            Glance::V6
+        } else {
+            Glance::Undecided(Undecided::OtherPort)
+        }
     }
 }

@@ -4,12 +4,12 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::config::{Config, Sources};
+use crate::config::{Config, Lengths, Sources};
 use crate::contents::Contents;
 use crate::decision::mac_key;
 use crate::ethernet::Mac;
 use crate::label::Label;
-use crate::table::{LowPage, MissorderedRange, Range, TableV4, TableV6};
+use crate::table::{MissorderedRange, Range, TableV4, TableV6};
 
 /// A policy, described.
 ///
@@ -68,11 +68,11 @@ impl core::error::Error for PlanError {}
 /// A policy, ready to be loaded.
 #[derive(Clone, Debug)]
 pub struct Image {
-    pub(crate) contents: Contents,
-    /// The places of interfaces among the counters, by the bits that tell them apart.
-    pub(crate) slots: Vec<u32>,
+    contents: Contents,
     /// How many places there are.
     pub(crate) places: u32,
+    /// How many labels.
+    pub(crate) labels: u32,
 }
 
 impl Image {
@@ -85,12 +85,15 @@ impl Image {
         let (v6_sources, v6) = sources_v6(&plan.v6).map_err(PlanError::V6)?;
         let (mac_sets, macs) = mac_sets(&plan.labels);
         let (slot_mask, slots) = slots(&plan.slots);
+        // Where packets to other ports are counted, a glance must not let them by.
+        let counted = plan.count_unconcerned;
+        let span = if counted { [0, u16::MAX] } else { [first, last] };
         let config = Config {
             sample_interval_ns: plan.sample_interval_ns,
-            ports: [first, last],
+            ports: span,
             v4: v4_sources,
             v6: v6_sources,
-            port_map: u8::from(plan.ports.len() != usize::from(last - first) + 1),
+            port_map: u8::from(plan.ports.len() != usize::from(span[1] - span[0]) + 1),
             v6_deep: u8::from(!v6.lows.is_empty()),
             macs: u8::from(mac_sets.iter().any(|set| *set != 0)),
             otherwise_continue: u8::from(plan.otherwise_continue),
@@ -98,10 +101,13 @@ impl Image {
             count_unconcerned: u8::from(plan.count_unconcerned),
             slot_mask,
             slot: plan.slots.values().next().copied().unwrap_or_default(),
-            reserved: [0; 6],
+            lengths: Lengths::default(),
+            plain: u8::from(macs.is_empty() && !plan.otherwise_continue),
+            reserved: 0,
         };
         let places = plan.slots.values().max().map_or(1, |last| u32::from(*last) + 1);
-        let contents = Contents {
+        let port_map = config.port_map != 0;
+        let mut contents = Contents {
             config,
             v4_filter: v4.filter,
             v4_nodes: v4.nodes,
@@ -111,11 +117,13 @@ impl Image {
             v6_words: v6.words,
             v6_deep: v6.deep,
             v6_lows: v6.lows,
-            mac_sets,
+            mac_sets: if config.macs == 0 { Vec::new() } else { mac_sets },
             macs,
-            ports: port_bits(&plan.ports),
+            ports: if port_map { port_bits(&plan.ports) } else { Vec::new() },
+            slots: if slot_mask == 0 { Vec::new() } else { slots },
         };
-        Ok(Self { contents, slots, places })
+        contents.config.lengths = contents.lengths();
+        Ok(Self { contents, places, labels: plan.labels.len() as u32 })
     }
 
     /// What the kernel has once the image is loaded.
@@ -127,11 +135,7 @@ impl Image {
     /// How many bytes of tables the kernel is given.
     #[must_use]
     pub fn table_bytes(&self) -> usize {
-        let Contents { v4_filter, v4_nodes, v4_words, v6_filter, v6_nodes, .. } = &self.contents;
-        let Contents { v6_words, v6_deep, v6_lows, .. } = &self.contents;
-        let v4 = v4_filter.len() + v4_nodes.len() + v4_words.len();
-        let v6 = v6_filter.len() + v6_nodes.len() + v6_words.len() + v6_deep.len();
-        (v4 + v6) * 4096 + v6_lows.len() * size_of::<LowPage>()
+        self.contents.sections().iter().map(|section| section.bytes.len()).sum()
     }
 }
 

@@ -4,8 +4,9 @@ use core::mem::offset_of;
 
 use crate::address::V6;
 use crate::datagram::{Datagram, Payload, UNBOUNDED};
+use crate::decision::Plain;
 use crate::packet::Wire;
-use crate::{Packet, Undecided, tcp};
+use crate::{Packet, Undecided, ethernet, tcp};
 
 const MAX_EXTENSIONS: usize = 8;
 
@@ -54,10 +55,18 @@ impl Addresses {
     }
 }
 
-/// Source and destination of the datagram at `at`.
-#[inline(always)]
-pub(crate) fn addresses<P: Packet + ?Sized>(packet: &P, at: usize) -> Result<[V6; 2], Undecided> {
-    packet.load(at + offset_of!(Header, addresses)).map(Addresses::in_order)
+impl Plain for V6 {
+    #[inline(always)]
+    fn addresses(packet: &(impl Packet + ?Sized)) -> Option<[Self; 2]> {
+        let at = ethernet::UNTAGGED_AT + offset_of!(Header, addresses);
+        packet.load_near(at).map(Addresses::in_order)
+    }
+
+    #[inline(always)]
+    fn port(packet: &(impl Packet + ?Sized)) -> Option<u16> {
+        let at = ethernet::UNTAGGED_AT + size_of::<Header>();
+        packet.load_near(at).map(tcp::Ports::destination)
+    }
 }
 
 #[inline(always)]

@@ -5,12 +5,14 @@ mod frame;
 pub mod maps;
 mod receiver;
 
-pub use frame::Context;
+pub use frame::{AtDriver, AtStack, Context};
 use maps::Maps;
 use receiver::Receiver;
 
+use crate::address::{V4, V6};
 use crate::config::{Config, constant};
-use crate::decision::{Undecided, Verdict, decide_at_a_glance, try_decide};
+use crate::decision::{Plain, Undecided, Verdict, decide_plain, try_decide};
+use crate::glance::{Glance, glance};
 use crate::label::Label;
 use crate::table::Tables;
 use crate::tally::Tally;
@@ -22,35 +24,103 @@ static CONFIG: Config = Config::EMPTY;
 
 /// Decides on a frame, counts what came of it, and says whether it may pass.
 #[inline(always)]
-pub fn passes(context: &impl Context) -> bool {
+pub fn passes<C: Context>(context: C) -> bool {
     passes_by(context, &Maps)
 }
 
 /// The same, by other tables.
 #[inline(always)]
-pub fn passes_by(context: &impl Context, tables: &impl Tables) -> bool {
-    let host = Receiver::new(context);
-    let decided = match decide_at_a_glance(&context.frame(), &CONFIG, tables, &host) {
-        Some(decided) => decided,
-        None => try_decide(&context.frame(), &CONFIG, tables, &host),
+pub fn passes_by<C: Context>(context: C, tables: &impl Tables) -> bool {
+    let frame = context.frame();
+    let passes = match glance(&frame, &CONFIG) {
+        // Where packets to other ports are counted, the span has them all.
+        Glance::Undecided(Undecided::OtherPort) => Ok(true),
+        Glance::Undecided(_) if !CONFIG.count_unconcerned() => Ok(true),
+        Glance::Undecided(_) | Glance::Unclear => Err(context),
+        Glance::V4 => passes_plain::<V4, C>(context, &frame, tables),
+        Glance::V6 => passes_plain::<V6, C>(context, &frame, tables),
     };
-    match decided {
+    // One place to call it from: the verifier follows it anew from each.
+    passes.unwrap_or_else(|context| passes_closer_look(context, tables))
+}
+
+/// Whether a plain frame to the agent may pass; its context, where it takes more than a glance.
+#[inline(always)]
+fn passes_plain<A: Plain, C: Context>(
+    context: C,
+    frame: &C::Frame,
+    tables: &impl Tables,
+) -> Result<bool, C> {
+    let context = Parked(context);
+    match decide_plain::<A>(frame, &CONFIG, tables, &Receiver::new(&context)) {
+        Some(Ok(Verdict::Admitted(label))) => {
+            count_admitted(&context, label);
+            Ok(true)
+        }
+        Some(Ok(Verdict::Refused)) => Ok(false),
+        Some(Err(Undecided::OtherPort)) if !CONFIG.count_unconcerned() => Ok(true),
+        _ => Err(context.get()),
+    }
+}
+
+/// Decides on a frame that takes more than a glance. A function of its own: what it keeps in
+/// registers and on the stack is not made room for where a glance will do.
+#[inline(never)]
+fn passes_closer_look<C: Context>(context: C, tables: &impl Tables) -> bool {
+    match try_decide(&context.frame(), &CONFIG, tables, &Receiver::new(&context)) {
         Ok(Verdict::Admitted(label)) => {
-            count_verdict(context, Verdict::Admitted(label));
-            count_label(label);
+            count_admitted(&context, label);
             true
         }
         Ok(Verdict::LeftToOthers) => {
-            count_verdict(context, Verdict::LeftToOthers);
+            count_verdict(&context, Verdict::LeftToOthers);
             true
         }
         // Counted where it was refused, in the same look-up.
         Ok(Verdict::Refused | Verdict::RefusedHiddenPort) => false,
         Err(reason) => {
-            count_reason(context, reason);
+            count_reason(&context, reason);
             true
         }
     }
+}
+
+/// A value that is kept on the stack. A register that is to outlive a call is saved whenever the
+/// program runs, whether it comes to the call or not.
+#[derive(Clone, Copy)]
+struct Parked<T>(T);
+
+impl<T: Copy> Parked<T> {
+    #[inline(always)]
+    fn get(&self) -> T {
+        constant(&self.0)
+    }
+}
+
+impl<C: Context> Context for Parked<C> {
+    type Frame = C::Frame;
+
+    #[inline(always)]
+    fn frame(&self) -> C::Frame {
+        self.get().frame()
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        self.get().ifindex()
+    }
+
+    #[inline(always)]
+    fn as_ptr(&self) -> *mut core::ffi::c_void {
+        self.get().as_ptr()
+    }
+}
+
+#[inline(always)]
+fn count_admitted(context: &impl Context, label: Label) {
+    let label = Parked(label);
+    count_verdict(context, Verdict::Admitted(label.get()));
+    count_label(label.get());
 }
 
 #[inline(always)]
@@ -84,12 +154,19 @@ fn count_reason(context: &impl Context, reason: Undecided) {
 
 #[inline(always)]
 fn count_label(label: Label) {
+    let tick = Parked(receiver::tick());
     let Some(tally) = maps::label_tally(label) else { return };
     tally.packets += 1;
-    let tick = receiver::tick();
+    let tick = tick.get();
     if tally.last_tick != tick {
         tally.last_tick = tick;
-        tally.last_ns = receiver::coarse_ns();
+        let last_ns = Parked(&raw mut tally.last_ns);
+        let now_ns = receiver::coarse_ns();
+        #[expect(unsafe_code, reason = "a reference cannot be parked")]
+        // SAFETY: it is the reference's that was just there.
+        unsafe {
+            *last_ns.get() = now_ns;
+        }
     }
 }
 

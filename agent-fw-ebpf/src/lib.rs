@@ -9,6 +9,7 @@
 //! User space describes a policy as a [`Plan`], makes an [`Image`] of it, and has that loaded.
 
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![allow(
     clippy::inline_always,
     reason = "a call costs BPF a frame of its small stack, and hides bounds from the verifier"
@@ -36,20 +37,26 @@ mod label;
 #[cfg(all(feature = "aya", not(target_arch = "bpf")))]
 mod load;
 mod packet;
+#[cfg(not(target_arch = "bpf"))]
+mod sections;
 pub mod table;
 mod tally;
 mod tcp;
 
 pub use address::{Address, V4, V6};
-pub use config::{Config, Sources};
+pub use config::{Config, Lengths, Sources};
 #[cfg(not(target_arch = "bpf"))]
 pub use contents::{Contents, Decisions};
-pub use decision::{Host, Recipient, Undecided, Verdict, decide_at_a_glance, mac_key, try_decide};
+pub use decision::{
+    Host, Plain, Recipient, Undecided, Verdict, decide_at_a_glance, mac_key, try_decide,
+};
 pub use ethernet::Mac;
 #[cfg(not(target_arch = "bpf"))]
 pub use image::{Image, Plan, PlanError};
 pub use label::Label;
 #[cfg(all(feature = "aya", not(target_arch = "bpf")))]
-pub use load::{LoadError, load, load_program};
+pub use load::{LoadError, load, load_program, read_table};
 pub use packet::{Packet, Wire};
+#[cfg(not(target_arch = "bpf"))]
+pub use sections::{SECTIONS, Section, SectionError, with_sections};
 pub use tally::{Here, LabelTally, Sample, Tally};

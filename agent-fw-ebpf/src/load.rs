@@ -1,24 +1,26 @@
 //! An image into the kernel: constants, sizes of maps, contents of maps.
 
-use core::fmt;
+extern crate std;
 
-use aya::maps::{Array, HashMap, MapError};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+
+use aya::maps::{HashMap, MapData, MapError};
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
 
 use crate::contents::Contents;
 use crate::image::Image;
-use crate::table::{Low, Node};
+use crate::sections::{SectionError, with_sections};
 use crate::tally::{LabelTally, Sample, Tally};
 
 #[expect(unsafe_code, reason = "promises about layout, for aya")]
 mod pod {
-    use super::{LabelTally, Low, Node, Pod, Sample, Tally};
+    use super::{LabelTally, Pod, Sample, Tally};
 
-    // SAFETY: `repr(C)` integers; its size is asserted to leave no padding.
-    unsafe impl Pod for Node {}
-    // SAFETY: `repr(C)` integers; its size is asserted to leave no padding.
-    unsafe impl Pod for Low {}
     // SAFETY: `repr(C)` integers; its size is asserted to leave no padding.
     unsafe impl Pod for Tally {}
     // SAFETY: `repr(C)` integers; its size is asserted to leave no padding.
@@ -30,6 +32,8 @@ mod pod {
 /// Why an image could not be loaded.
 #[derive(Debug)]
 pub enum LoadError {
+    /// The object cannot take the policy's tables: it is not this version's.
+    Sections(SectionError),
     /// The object was refused, or a map could not be created.
     Object(EbpfError),
     /// A map could not be filled.
@@ -41,6 +45,7 @@ pub enum LoadError {
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Sections(_) => f.write_str("the BPF object is not this version's"),
             Self::Object(_) => f.write_str("the BPF object could not be loaded"),
             Self::Map(name, _) => write!(f, "the BPF map {name} could not be filled"),
             Self::NoMap(name) => write!(f, "the BPF object has no map {name}"),
@@ -51,6 +56,7 @@ impl fmt::Display for LoadError {
 impl core::error::Error for LoadError {
     fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
         match self {
+            Self::Sections(error) => Some(error),
             Self::Object(error) => Some(error),
             Self::Map(_, error) => Some(error),
             Self::NoMap(_) => None,
@@ -58,23 +64,35 @@ impl core::error::Error for LoadError {
     }
 }
 
-/// Loads the object's maps and fills them; its programs are left to the caller to load.
+/// Loads the object's maps, tables and constants; its programs are left to the caller to load.
 ///
 /// `loader` may have been told where `TALLY` and `LABELS` are pinned, so that their counters go on;
 /// a pinned one must have an entry for each interface, or label. No other map is to be shared between
 /// policies.
+///
+/// # Errors
+///
+/// The object is not this version's, or the kernel refuses a map.
 pub fn load<'a>(
     image: &'a Image,
     object: &[u8],
     mut loader: EbpfLoader<'a>,
 ) -> Result<Ebpf, LoadError> {
-    loader.override_global("CONFIG", image.contents.config.as_bytes(), true);
-    let sizes = sizes(image);
+    let contents = image.contents();
+    loader.override_global("CONFIG", contents.config.as_bytes(), true);
+    let sizes = [
+        // Room, so that the next policy can go on with these counters.
+        ("TALLY", image.places.next_power_of_two().max(64)),
+        // Likewise.
+        ("LABELS", image.labels.next_power_of_two().max(256)),
+        ("MACS", (contents.macs.len() as u32).max(1)),
+    ];
     for (name, size) in sizes {
-        loader.map_max_entries(name, size.max(1));
+        loader.map_max_entries(name, size);
     }
-    let mut ebpf = loader.load(object).map_err(LoadError::Object)?;
-    fill(&mut ebpf, image)?;
+    let object = with_sections(object, &contents.sections()).map_err(LoadError::Sections)?;
+    let mut ebpf = loader.load(&object).map_err(LoadError::Object)?;
+    fill_macs(&mut ebpf, contents)?;
     Ok(ebpf)
 }
 
@@ -110,67 +128,54 @@ pub fn load_program(program: &mut Program) -> Result<(), ProgramError> {
     }
 }
 
-fn sizes(image: &Image) -> [(&'static str, u32); 13] {
-    let contents = &image.contents;
-    [
-        ("V4_FILTER", contents.v4_filter.len()),
-        ("V4_NODES", contents.v4_nodes.len()),
-        ("V4_WORDS", contents.v4_words.len()),
-        ("V6_FILTER", contents.v6_filter.len()),
-        ("V6_NODES", contents.v6_nodes.len()),
-        ("V6_WORDS", contents.v6_words.len()),
-        ("V6_DEEP", contents.v6_deep.len()),
-        ("V6_LOWS", contents.v6_lows.len()),
-        ("SLOTS", image.slots.len()),
-        // Room, so that the next policy can go on with these counters.
-        ("TALLY", image.places.next_power_of_two().max(64) as usize),
-        ("MAC_SETS", contents.mac_sets.len()),
-        ("MACS", contents.macs.len()),
-        // Likewise.
-        ("LABELS", contents.mac_sets.len().next_power_of_two().max(256)),
-    ]
-    .map(|(name, size)| (name, size as u32))
-}
-
-fn fill(ebpf: &mut Ebpf, image: &Image) -> Result<(), LoadError> {
-    let contents = &image.contents;
-    fill_array(ebpf, "V4_FILTER", &contents.v4_filter)?;
-    fill_array(ebpf, "V4_NODES", &contents.v4_nodes)?;
-    fill_array(ebpf, "V4_WORDS", &contents.v4_words)?;
-    fill_array(ebpf, "V6_FILTER", &contents.v6_filter)?;
-    fill_array(ebpf, "V6_NODES", &contents.v6_nodes)?;
-    fill_array(ebpf, "V6_WORDS", &contents.v6_words)?;
-    fill_array(ebpf, "V6_DEEP", &contents.v6_deep)?;
-    fill_array(ebpf, "V6_LOWS", &contents.v6_lows)?;
-    fill_array(ebpf, "SLOTS", &image.slots)?;
-    if contents.config.macs != 0 {
-        fill_array(ebpf, "MAC_SETS", &contents.mac_sets)?;
-        fill_macs(ebpf, contents)?;
-    }
-    if contents.config.port_map != 0 {
-        fill_array(ebpf, "PORTS", &contents.ports)?;
-    }
-    Ok(())
-}
-
-fn fill_array<T: Pod>(ebpf: &mut Ebpf, name: &'static str, items: &[T]) -> Result<(), LoadError> {
+fn fill_macs(ebpf: &mut Ebpf, contents: &Contents) -> Result<(), LoadError> {
     // What a policy does not use may be no part of the object.
-    if items.is_empty() {
+    if contents.macs.is_empty() {
         return Ok(());
     }
-    let map = ebpf.map_mut(name).ok_or(LoadError::NoMap(name))?;
-    let mut array = Array::<_, T>::try_from(map).map_err(|e| LoadError::Map(name, e))?;
-    for (index, item) in (0..).zip(items) {
-        array.set(index, item, 0).map_err(|e| LoadError::Map(name, e))?;
-    }
-    Ok(())
-}
-
-fn fill_macs(ebpf: &mut Ebpf, contents: &Contents) -> Result<(), LoadError> {
     let map = ebpf.map_mut("MACS").ok_or(LoadError::NoMap("MACS"))?;
     let mut macs = HashMap::<_, u64, u8>::try_from(map).map_err(|e| LoadError::Map("MACS", e))?;
     for key in &contents.macs {
         macs.insert(key, 1, 0).map_err(|e| LoadError::Map("MACS", e))?;
     }
     Ok(())
+}
+
+/// The bytes of a map of one value, as a table is in the kernel.
+///
+/// # Errors
+///
+/// The kernel's: the map has gone, or has no key zero.
+#[expect(unsafe_code, reason = "a system call")]
+pub fn read_table(map: &MapData) -> Result<Vec<u8>, io::Error> {
+    /// `BPF_MAP_LOOKUP_ELEM` and what it takes (linux/bpf.h).
+    const LOOK_UP: libc::c_int = 1;
+    #[repr(C)]
+    struct LookUp {
+        map: u32,
+        padding: u32,
+        key: *const u32,
+        value: *mut u8,
+        flags: u64,
+    }
+    let size = map.info().map_err(io::Error::other)?.value_size() as usize;
+    // The kernel writes values in steps of eight bytes.
+    let mut value = vec![0; size.next_multiple_of(8)];
+    let key = 0;
+    let look_up = LookUp {
+        map: map.fd().as_fd().as_raw_fd().cast_unsigned(),
+        padding: 0,
+        key: &raw const key,
+        value: value.as_mut_ptr(),
+        flags: 0,
+    };
+    // SAFETY: key and value are as large as the map's, and live through the call.
+    match unsafe { libc::syscall(libc::SYS_bpf, LOOK_UP, &raw const look_up, size_of::<LookUp>()) }
+    {
+        0 => {
+            value.truncate(size);
+            Ok(value)
+        }
+        _ => Err(io::Error::last_os_error()),
+    }
 }

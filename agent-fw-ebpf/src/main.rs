@@ -4,6 +4,7 @@
 
 #[cfg(target_arch = "bpf")]
 mod program {
+    use agent_fw_ebpf::kernel::{AtDriver, AtStack, passes};
     use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
     use aya_ebpf::macros::{classifier, xdp};
     use aya_ebpf::programs::{TcContext, XdpContext};
@@ -11,18 +12,14 @@ mod program {
     /// At the driver.
     #[xdp(frags)]
     fn agent_fw_xdp(context: XdpContext) -> u32 {
-        if agent_fw_ebpf::kernel::passes(&context) {
-            xdp_action::XDP_PASS
-        } else {
-            xdp_action::XDP_DROP
-        }
+        if passes(AtDriver::from(context)) { xdp_action::XDP_PASS } else { xdp_action::XDP_DROP }
     }
 
     /// Where another program has the driver: at the stack's entrance, the next program's turn
     /// after this one.
     #[classifier]
     fn agent_fw_tc(context: TcContext) -> i32 {
-        if agent_fw_ebpf::kernel::passes(&context) { TC_ACT_UNSPEC } else { TC_ACT_SHOT as i32 }
+        if passes(AtStack::from(context)) { TC_ACT_UNSPEC } else { TC_ACT_SHOT as i32 }
     }
 
     #[expect(unsafe_code, reason = "the kernel looks for the licence here")]

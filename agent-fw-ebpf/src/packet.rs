@@ -19,14 +19,28 @@ macro_rules! wire {
 }
 wire!(u8, u16, u32, u64);
 
+/// The same bytes, anywhere.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+pub(crate) struct Unaligned<T>(T);
+
+#[expect(unsafe_code, reason = "the promise of `Wire`")]
+// SAFETY: `T`'s, and no padding.
+unsafe impl<T: Wire> Wire for Unaligned<T> {}
+
 /// A frame from its Ethernet header on.
 pub trait Packet {
     /// The bytes at `at`, or [`Undecided::Truncated`] where the frame ends before them.
     fn load<T: Wire>(&self, at: usize) -> Result<T, Undecided>;
 
-    /// The same, where the bytes are at hand; nothing where it takes a call to get at them.
+    /// The bytes at `at` where they are, if they are at hand; nothing where it takes a call to get at
+    /// them. What is not looked at is not read.
+    fn view<T: Wire>(&self, at: usize) -> Option<&T>;
+
+    /// The same, copied.
+    #[inline(always)]
     fn load_near<T: Wire>(&self, at: usize) -> Option<T> {
-        self.load(at).ok()
+        self.view::<Unaligned<T>>(at).map(|bytes| bytes.0)
     }
 
     /// As `load`, where many paths lead to `at`. In the kernel this is slower, and the verifier,
@@ -36,7 +50,20 @@ pub trait Packet {
     }
 }
 
+/// A view needs bytes that may lie anywhere.
+pub(crate) const fn assert_unaligned<T>() {
+    assert!(align_of::<T>() == 1, "a view is of packed structs");
+}
+
 impl Packet for [u8] {
+    #[expect(unsafe_code, reason = "bytes become a header")]
+    fn view<T: Wire>(&self, at: usize) -> Option<&T> {
+        const { assert_unaligned::<T>() };
+        let bytes = self.get(at..at.checked_add(size_of::<T>())?)?;
+        // SAFETY: `bytes` is as long as `T`, which holds any bits and lies anywhere.
+        Some(unsafe { &*bytes.as_ptr().cast::<T>() })
+    }
+
     #[expect(unsafe_code, reason = "bytes become a header")]
     fn load<T: Wire>(&self, at: usize) -> Result<T, Undecided> {
         let end = at.checked_add(size_of::<T>()).ok_or(Undecided::Truncated)?;

@@ -18,9 +18,8 @@
 //! address's upper bits; a second bit of the same word, by the last six bits of its /24, tells
 //! the blocks of one stretch apart. IPv6's is indexed by a hash of an address's upper bits.
 //!
-//! All arrays come in pages of about 4096 bytes, each an element of a BPF array: one bounds check finds
-//! a page, the verifier sees a mask keep to it, and user space fills it with one system call.
-//! A run never crosses a page unless it is longer than one.
+//! Each array is one read-only piece of the kernel's memory, as long as the policy needs it. Its
+//! length is a constant of the policy's, so that the verifier sees every index checked against it.
 
 use crate::Undecided;
 use crate::address::{V4, V6};
@@ -33,13 +32,10 @@ mod read;
 #[cfg(not(target_arch = "bpf"))]
 pub use build::{MissorderedRange, Range, TableV4, TableV6};
 #[cfg(not(target_arch = "bpf"))]
-pub(crate) use read::{Listed, Pages, listed_v4, listed_v6};
+pub(crate) use read::{Listed, listed_v4, listed_v6};
 
 /// The least and the most bits that index a root. An answer must fit in the least.
 pub const ROOT_BITS: core::ops::RangeInclusive<u32> = 12..=18;
-
-#[cfg(not(target_arch = "bpf"))]
-const FILTER_PAGE_BITS: u32 = 512 * 64;
 
 const ANSWER: u32 = (1 << *ROOT_BITS.start()) - 1;
 /// The answer of addresses that are on no list.
@@ -50,30 +46,11 @@ const DEEPER: u32 = ANSWER - 1;
 
 const _: () = assert!(Label::MAX as u32 == DEEPER);
 
-/// A page of the filter: 32768 bits.
-pub type FilterPage = [u64; 512];
-/// A page of nodes.
-pub type NodePage = [Node; 512];
-/// A page of IPv4's segments.
-pub type V4Page = [u32; 1024];
-/// A page of IPv6's segments.
-pub type V6Page = [u64; 512];
-/// A page of ranges of lower halves.
-pub type LowPage = [Low; 128];
-
-const _: () = {
-    assert!(size_of::<NodePage>() == 4096 && align_of::<NodePage>() == 8);
-    assert!(size_of::<FilterPage>() == 4096);
-    assert!(size_of::<V4Page>() == 4096);
-    assert!(size_of::<V6Page>() == 4096);
-    assert!(size_of::<LowPage>() == 3072);
-};
-
-/// One bucket of addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C, align(8))]
-pub struct Node {
-    /// The answer, the index of the run's first word, or the index of the array's first node.
+/// One bucket of addresses. In the table it is a number of 64 bits.
+#[derive(Clone, Copy)]
+struct Node {
+    /// The answer, the index of the run's first word, or the index of the array's first node: the
+    /// number's lower half.
     first: u32,
     /// Zero for an answer; the length of a run; or [`Node::ARRAY`] with the bits that index it.
     shape: u32,
@@ -83,15 +60,22 @@ impl Node {
     const ARRAY: u32 = 1 << 31;
     /// The most words in a run, less one: two for each of a million ranges, and room.
     const LEN: u32 = (1 << 22) - 1;
+
+    #[inline(always)]
+    const fn from_bits(bits: u64) -> Self {
+        Self { first: bits as u32, shape: (bits >> 32) as u32 }
+    }
 }
 
-/// A range of the lower halves of addresses in one /64.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Low {
+/// A range of the lower halves of addresses in one /64. In the table it is three numbers.
+struct Low {
     first: u64,
     last: u64,
     label: u64,
+}
+
+impl Low {
+    const NUMBERS: u32 = 3;
 }
 
 /// By how many bits tables are indexed.
@@ -105,24 +89,24 @@ pub struct Shape {
     pub filter_len: u32,
 }
 
-/// Where the tables are: BPF maps, or memory.
+/// Where the tables are: in the kernel's memory, or in user space's. Beyond a table's end is nothing.
 pub trait Tables {
-    /// A page of IPv4's filter.
-    fn v4_filter(&self, page: u32) -> Option<&FilterPage>;
-    /// A page of IPv4's nodes.
-    fn v4_nodes(&self, page: u32) -> Option<&NodePage>;
-    /// A page of IPv4's segments.
-    fn v4_words(&self, page: u32) -> Option<&V4Page>;
-    /// A page of IPv6's filter.
-    fn v6_filter(&self, page: u32) -> Option<&FilterPage>;
-    /// A page of IPv6's nodes.
-    fn v6_nodes(&self, page: u32) -> Option<&NodePage>;
-    /// A page of IPv6's segments.
-    fn v6_words(&self, page: u32) -> Option<&V6Page>;
-    /// A page of runs of lower halves: each at the place that its segment has in `v6_words`.
-    fn v6_deep(&self, page: u32) -> Option<&NodePage>;
-    /// A page of ranges of lower halves.
-    fn v6_lows(&self, page: u32) -> Option<&LowPage>;
+    /// 64 bits of IPv4's filter.
+    fn v4_filter(&self, index: u32) -> Option<u64>;
+    /// One of IPv4's nodes.
+    fn v4_node(&self, index: u32) -> Option<u64>;
+    /// One of IPv4's segments.
+    fn v4_word(&self, index: u32) -> Option<u32>;
+    /// 64 bits of IPv6's filter.
+    fn v6_filter(&self, index: u32) -> Option<u64>;
+    /// One of IPv6's nodes.
+    fn v6_node(&self, index: u32) -> Option<u64>;
+    /// One of IPv6's segments.
+    fn v6_word(&self, index: u32) -> Option<u64>;
+    /// A run of lower halves, as a node: at the place that its segment has among the words.
+    fn v6_deep(&self, index: u32) -> Option<u64>;
+    /// One of the three numbers of each range of lower halves.
+    fn v6_low(&self, index: u32) -> Option<u64>;
     /// The set of MAC addresses that a label asks for; zero for any address.
     fn mac_set(&self, label: Label) -> Option<u32>;
     /// Whether the map of MAC addresses has this key, made by [`crate::mac_key`].
@@ -135,12 +119,13 @@ pub trait Tables {
     fn find_v4(&self, shape: Shape, address: V4) -> Result<Option<Label>, Undecided> {
         if shape.filter_bits != 0 {
             let bits = bits_v4(address.0, shape.filter_bits);
-            if !word_at(|page| self.v4_filter(page), bits[0] / 64)?.has(bits) {
+            let word = self.v4_filter(bits[0] / 64).ok_or(Undecided::TableFault)?;
+            if !has(word, bits) {
                 return Ok(None);
             }
         }
-        let nodes = |page| self.v4_nodes(page);
-        let words = |page| self.v4_words(page);
+        let nodes = |index| self.v4_node(index);
+        let words = |index| self.v4_word(index);
         let found = search(nodes, words, shape.root_bits, address.0)?;
         Ok(label(found.answer))
     }
@@ -151,16 +136,17 @@ pub trait Tables {
         if shape.filter_bits != 0 {
             let prefix = address.high >> (64 - shape.filter_len);
             let bit = hash(prefix, shape.filter_bits);
-            if !word_at(|page| self.v6_filter(page), bit / 64)?.has([bit]) {
+            let word = self.v6_filter(bit / 64).ok_or(Undecided::TableFault)?;
+            if !has(word, [bit]) {
                 return Ok(None);
             }
         }
-        let nodes = |page| self.v6_nodes(page);
-        let words = |page| self.v6_words(page);
+        let nodes = |index| self.v6_node(index);
+        let words = |index| self.v6_word(index);
         let found = search(nodes, words, shape.root_bits, address.high)?;
         if deep && found.answer == DEEPER {
-            let run = node(|page| self.v6_deep(page), found.at)?;
-            return find_low(|page| self.v6_lows(page), run, address.low);
+            let run = self.v6_deep(found.at).ok_or(Undecided::TableFault)?;
+            return find_low(|index| self.v6_low(index), Node::from_bits(run), address.low);
         }
         Ok(label(found.answer))
     }
@@ -172,26 +158,10 @@ fn label(answer: u32) -> Option<Label> {
     Label::new((answer & ANSWER) as u16)
 }
 
-/// 64 bits of a filter.
-#[derive(Clone, Copy)]
-struct FilterWord(u64);
-
-impl FilterWord {
-    /// Whether all of these bits are set, of which the word is.
-    #[inline(always)]
-    fn has<const N: usize>(self, bits: [u32; N]) -> bool {
-        bits.into_iter().fold(1, |all, bit| all & self.0 >> (bit % 64)) == 1
-    }
-}
-
-/// A word of a filter.
+/// Whether all of these bits are set, of which `word` is a filter's.
 #[inline(always)]
-fn word_at<'a>(
-    pages: impl Fn(u32) -> Option<&'a FilterPage>,
-    index: u32,
-) -> Result<FilterWord, Undecided> {
-    let page = pages(index / 512).ok_or(Undecided::TableFault)?;
-    Ok(FilterWord(page[(index % 512) as usize]))
+fn has<const N: usize>(word: u64, bits: [u32; N]) -> bool {
+    bits.into_iter().fold(1, |all, bit| all & word >> (bit % 64)) == 1
 }
 
 /// The two bits that stand for an address of IPv4, in one word.
@@ -215,16 +185,18 @@ struct Found {
 }
 
 #[inline(always)]
-fn search<'a, W: Word>(
-    nodes: impl Fn(u32) -> Option<&'a NodePage>,
-    words: impl Fn(u32) -> Option<&'a W::Page>,
+fn search<W: Word>(
+    nodes: impl Fn(u32) -> Option<u64>,
+    words: impl Fn(u32) -> Option<W>,
     root_bits: u32,
     address: W,
 ) -> Result<Found, Undecided> {
-    let mut bucket = node(&nodes, address.bits(0, root_bits))?;
+    let node = |index| nodes(index).map(Node::from_bits).ok_or(Undecided::TableFault);
+    let word = |index| words(index).ok_or(Undecided::TableFault);
+    let mut bucket = node(address.bits(0, root_bits))?;
     if bucket.shape & Node::ARRAY != 0 {
         let slot = address.bits(root_bits, bucket.shape & 31);
-        bucket = node(&nodes, bucket.first.wrapping_add(slot))?;
+        bucket = node(bucket.first.wrapping_add(slot))?;
     }
     if bucket.shape == 0 {
         return Ok(Found { answer: bucket.first, at: 0 });
@@ -232,28 +204,18 @@ fn search<'a, W: Word>(
     let key = address.key(root_bits);
     let mut at = bucket.first;
     let mut len = bucket.shape & Node::LEN;
-    if len > W::PER_PAGE {
-        while len > 1 {
-            let half = len >> 1;
-            let probe = at.wrapping_add(half);
-            let page = words(probe / W::PER_PAGE).ok_or(Undecided::TableFault)?;
-            at = at.wrapping_add(half & W::at(page, probe).not_above(key));
-            len = (len + 1) >> 1;
-        }
-    }
-    let page = words(at / W::PER_PAGE).ok_or(Undecided::TableFault)?;
     while len > 1 {
         let half = len >> 1;
-        at = at.wrapping_add(half & W::at(page, at.wrapping_add(half)).not_above(key));
+        at = at.wrapping_add(half & word(at.wrapping_add(half))?.not_above(key));
         // Not `len - half`: the verifier sees that this one shrinks.
         len = (len + 1) >> 1;
     }
-    Ok(Found { answer: W::at(page, at).answer(), at })
+    Ok(Found { answer: word(at)?.answer(), at })
 }
 
 #[inline(always)]
-fn find_low<'a>(
-    lows: impl Fn(u32) -> Option<&'a LowPage>,
+fn find_low(
+    numbers: impl Fn(u32) -> Option<u64>,
     run: Node,
     address: u64,
 ) -> Result<Option<Label>, Undecided> {
@@ -262,35 +224,25 @@ fn find_low<'a>(
     while len > 1 {
         let half = len >> 1;
         let probe = at.wrapping_add(half);
-        if low(&lows, probe)?.first <= address {
+        if low(&numbers, probe)?.first <= address {
             at = probe;
         }
         len = (len + 1) >> 1;
     }
-    let range = low(&lows, at)?;
+    let range = low(&numbers, at)?;
     let inside = range.first <= address && address <= range.last;
     Ok(if inside { label(range.label as u32) } else { None })
 }
 
 #[inline(always)]
-fn low<'a>(lows: impl Fn(u32) -> Option<&'a LowPage>, index: u32) -> Result<&'a Low, Undecided> {
-    let page = lows(index / 128).ok_or(Undecided::TableFault)?;
-    Ok(&page[(index % 128) as usize])
-}
-
-#[inline(always)]
-fn node<'a>(nodes: impl Fn(u32) -> Option<&'a NodePage>, index: u32) -> Result<Node, Undecided> {
-    let page = nodes(index / 512).ok_or(Undecided::TableFault)?;
-    Ok(page[(index % 512) as usize])
+fn low(numbers: impl Fn(u32) -> Option<u64>, index: u32) -> Result<Low, Undecided> {
+    let at = index.wrapping_mul(Low::NUMBERS);
+    let number = |place| numbers(at.wrapping_add(place)).ok_or(Undecided::TableFault);
+    Ok(Low { first: number(0)?, last: number(1)?, label: number(2)? })
 }
 
 /// A segment's word, and an address that is looked for among them.
 trait Word: Copy {
-    type Page: 'static;
-    const PER_PAGE: u32;
-
-    /// The word at this index, modulo a page.
-    fn at(page: &Self::Page, index: u32) -> Self;
     /// `count` bits of an address, after the first `skip`.
     fn bits(self, skip: u32, count: u32) -> u32;
     /// The highest word that a segment which holds this address can have.
@@ -302,14 +254,6 @@ trait Word: Copy {
 }
 
 impl Word for u32 {
-    type Page = V4Page;
-    const PER_PAGE: u32 = 1024;
-
-    #[inline(always)]
-    fn at(page: &V4Page, index: u32) -> Self {
-        page[(index % Self::PER_PAGE) as usize]
-    }
-
     #[inline(always)]
     fn bits(self, skip: u32, count: u32) -> u32 {
         (self << skip) >> (Self::BITS - count)
@@ -333,14 +277,6 @@ impl Word for u32 {
 }
 
 impl Word for u64 {
-    type Page = V6Page;
-    const PER_PAGE: u32 = 512;
-
-    #[inline(always)]
-    fn at(page: &V6Page, index: u32) -> Self {
-        page[(index % Self::PER_PAGE) as usize]
-    }
-
     #[inline(always)]
     fn bits(self, skip: u32, count: u32) -> u32 {
         ((self << skip) >> (Self::BITS - count)) as u32

@@ -1,7 +1,8 @@
 //! What each CPU counts and remembers, and what it tells about refused packets.
 
-use crate::address::V6;
+use crate::address::{Address, V6};
 use crate::decision::{Undecided, Verdict};
+use crate::ethernet::Mac;
 
 /// One CPU's counters of one interface, which outlive updates, and its memory, which may be lost at
 /// any time.
@@ -30,11 +31,11 @@ pub struct Tally {
 pub struct Here {
     /// The tick from which on the routing table is asked again.
     pub until_tick: u64,
-    /// The MAC address.
+    /// The MAC address, with one more bit for IPv6.
     pub mac: u64,
-    /// The address, as one of IPv6: the upper half.
+    /// The upper half of an address of IPv6.
     pub high: u64,
-    /// The lower half.
+    /// Its lower half, or an address of IPv4.
     pub low: u64,
     /// The interface.
     pub ifindex: u32,
@@ -130,14 +131,33 @@ impl Tally {
 }
 
 impl Here {
+    /// This destination, until that tick.
+    #[inline(always)]
+    #[must_use]
+    pub fn new<A: Address>(ifindex: u32, mac: Mac, address: A, until_tick: u64) -> Self {
+        let [mac, high, low] = words(mac, address);
+        Self { until_tick, mac, high, low, ifindex, reserved: 0 }
+    }
+
     /// Whether a frame to this destination is for this host, as far as is known at `tick`.
     #[inline(always)]
     #[must_use]
-    pub fn is(&self, ifindex: u32, mac: u64, address: V6, tick: u64) -> bool {
+    pub fn is<A: Address>(&self, ifindex: u32, mac: Mac, address: A, tick: u64) -> bool {
+        let [mac, high, low] = words(mac, address);
         tick < self.until_tick
-            && self.low == address.low
-            && self.high == address.high
+            && self.low == low
+            && (A::IS_V4 || self.high == high)
             && self.mac == mac
             && self.ifindex == ifindex
+    }
+}
+
+#[inline(always)]
+fn words<A: Address>(mac: Mac, address: A) -> [u64; 3] {
+    let V6 { high, low } = address.to_v6();
+    if A::IS_V4 {
+        [mac.bits(), 0, low & u64::from(u32::MAX)]
+    } else {
+        [mac.bits() | 1 << 48, high, low]
     }
 }

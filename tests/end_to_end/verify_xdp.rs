@@ -9,17 +9,20 @@ use agent_fw::policy::{MacAddr, Packet, Port, Transport, Verdict};
 use agent_fw::source::{Catalogue, Lists};
 use agent_fw::truth::{self, Counterexample, Deed, Kernel, Reach};
 use agent_fw::xdp::OBJECT;
+use agent_fw_ebpf::{Config, Contents, load_program, read_table, with_sections};
 use agent_fw_lab::packet::{Ethernet, Ipv4, Ipv6, Tcp};
 use agent_fw_lab::{Lab, agent_fw, run};
-use anyhow::{Context as _, Result, ensure};
-use aya::maps::{Array, Map, MapData, MapInfo};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use aya::maps::{HashMap, Map, MapData, MapInfo};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{TestRunOptions, Xdp};
-use aya::{EbpfLoader, TestRun as _};
+use aya::{Ebpf, EbpfLoader, TestRun as _};
 use aya_obj::programs::XdpAttachType;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::PathBuf;
 
 tests![
@@ -54,40 +57,143 @@ fn passes(program: &Xdp, probe: &Probe) -> Result<bool> {
     Ok(program.test_run(options)?.return_value != 1)
 }
 
-/// Flips a bit of an element of this map. Doing it again takes it back.
-fn flip<const N: usize>(map: u32, index: u32, bit: usize) -> Result<()> {
-    let map = Map::from_map_data(MapData::from_id(map)?)?;
-    let mut array = Array::<_, [u8; N]>::try_from(map)?;
-    let mut bytes = array.get(&index, 0)?;
-    bytes[bit / 8] ^= 1 << (bit % 8);
-    Ok(array.set(index, bytes, 0)?)
+/// What the kernel has of the installed program.
+struct Installed {
+    contents: Contents,
+    /// The other maps' sizes.
+    sizes: Vec<(String, u32)>,
+    /// The interfaces' MAC addresses.
+    macs: Vec<(u32, u64)>,
 }
 
-fn flip_in(info: &MapInfo, index: u32, bit: usize) -> Result<()> {
-    match info.value_size() {
-        4096 => flip::<4096>(info.id(), index, bit),
-        3072 => flip::<3072>(info.id(), index, bit),
-        8 => flip::<8>(info.id(), index, bit),
-        _ => flip::<4>(info.id(), index, bit),
+impl Installed {
+    fn read(program: &Xdp) -> Result<Self> {
+        let numbers = program.info()?.map_ids()?.context("its maps are known")?;
+        let mut tables = BTreeMap::new();
+        let (mut sizes, mut macs) = (Vec::new(), Vec::new());
+        for number in numbers {
+            let info = MapInfo::from_id(number)?;
+            let name = info.name_as_str().context("every map has a name")?.to_owned();
+            let map = MapData::from_id(number)?;
+            if name.starts_with(".rodata") {
+                refuses_a_change(&map)?;
+                tables.insert(name, read_table(&map)?);
+                continue;
+            }
+            if name == "INTERFACES" {
+                let map = HashMap::<_, u32, u64>::try_from(Map::from_map_data(map)?)?;
+                macs = map.iter().collect::<Result<_, _>>()?;
+            }
+            sizes.push((name, info.max_entries()));
+        }
+        let constants = tables.remove(".rodata").context("it has constants")?;
+        let constants: [u8; size_of::<Config>()] =
+            constants.try_into().map_err(|_| anyhow!("constants of another size"))?;
+        let macs_listed = numbers_of_macs(program)?;
+        let config = Config::from_bytes(&constants);
+        let contents = Contents::from_tables(config, macs_listed, |name| tables.remove(name));
+        Ok(Self { contents, sizes, macs })
+    }
+
+    /// The program with these contents instead.
+    fn load(&self, contents: &Contents) -> Result<Ebpf> {
+        let mut loader = EbpfLoader::new();
+        loader.override_global("CONFIG", contents.config.as_bytes(), true);
+        for (name, size) in &self.sizes {
+            loader.map_max_entries(name, *size);
+        }
+        let mut ebpf = loader.load(&with_sections(OBJECT, &contents.sections())?)?;
+        let mut macs =
+            HashMap::<_, u64, u8>::try_from(ebpf.map_mut("MACS").context("the object has it")?)?;
+        for key in &contents.macs {
+            macs.insert(key, 1_u8, 0)?;
+        }
+        let map = ebpf.map_mut("INTERFACES").context("the object has it")?;
+        let mut interfaces = HashMap::<_, u32, u64>::try_from(map)?;
+        for (index, mac) in &self.macs {
+            interfaces.insert(index, mac, 0)?;
+        }
+        load_program(ebpf.program_mut("agent_fw_xdp").context("the object has it")?)?;
+        Ok(ebpf)
     }
 }
 
-/// A bit of an element that is not zero, where there is one: the rest is mostly unused.
-fn busy_bit(chance: &mut Chance, info: &MapInfo) -> Result<(u32, usize)> {
-    let index = u32::try_from(chance.below(usize::try_from(info.max_entries())?))?;
-    let bits = 8 * usize::try_from(info.value_size())?;
-    if info.value_size() != 4096 || chance.once_in(3) {
-        return Ok((index, chance.below(bits)));
+/// The keys of the map of MAC addresses.
+fn numbers_of_macs(program: &Xdp) -> Result<BTreeSet<u64>> {
+    for number in program.info()?.map_ids()?.unwrap_or_default() {
+        if MapInfo::from_id(number)?.name_as_str() == Some("MACS") {
+            let map = Map::from_map_data(MapData::from_id(number)?)?;
+            return Ok(HashMap::<_, u64, u8>::try_from(map)?.keys().collect::<Result<_, _>>()?);
+        }
     }
-    let map = Map::from_map_data(MapData::from_id(info.id())?)?;
-    let bytes = Array::<_, [u8; 4096]>::try_from(map)?.get(&index, 0)?;
-    let busy: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
-    let at = if busy.is_empty() {
-        chance.below(bits)
-    } else {
-        8 * *chance.pick(&busy) + chance.below(8)
+    Ok(BTreeSet::new())
+}
+
+/// Demands that root cannot change a table that the kernel has.
+fn refuses_a_change(map: &MapData) -> Result<()> {
+    let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
+    let text = std::fs::read_to_string(path)?;
+    let is_frozen = text.lines().any(|line| line.split_whitespace().eq(["frozen:", "1"]));
+    ensure!(is_frozen, "a table can be changed: {text}");
+    Ok(())
+}
+
+/// Flips a bit of a table, mostly of an element that is not zero: the rest is mostly unused. Says
+/// which.
+fn flip(chance: &mut Chance, contents: &mut Contents) -> String {
+    let longs: [(&str, &mut Vec<u64>); 7] = [
+        ("v4_filter", &mut contents.v4_filter),
+        ("v4_nodes", &mut contents.v4_nodes),
+        ("v6_filter", &mut contents.v6_filter),
+        ("v6_nodes", &mut contents.v6_nodes),
+        ("v6_words", &mut contents.v6_words),
+        ("v6_deep", &mut contents.v6_deep),
+        ("v6_lows", &mut contents.v6_lows),
+    ];
+    let words: [(&str, &mut Vec<u32>); 2] =
+        [("v4_words", &mut contents.v4_words), ("mac_sets", &mut contents.mac_sets)];
+    let longs = longs.into_iter().map(|(name, table)| (name, Table::Longs(table)));
+    let words = words.into_iter().map(|(name, table)| (name, Table::Words(table)));
+    // A dense list has no filter.
+    let mut used: Vec<_> = longs.chain(words).filter(|(_, table)| !table.is_empty()).collect();
+    assert!(used.len() >= 7, "the policy uses {} tables", used.len());
+    let (name, table) = used.swap_remove(chance.below(used.len()));
+    let (at, bit) = match table {
+        Table::Longs(table) => flip_in(chance, table, |long, bit| *long ^= 1 << bit, 64),
+        Table::Words(table) => flip_in(chance, table, |word, bit| *word ^= 1 << bit, 32),
     };
-    Ok((index, at))
+    format!("bit {bit} of element {at} of {name}")
+}
+
+enum Table<'a> {
+    Longs(&'a mut [u64]),
+    Words(&'a mut [u32]),
+}
+
+impl Table<'_> {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Longs(table) => table.is_empty(),
+            Self::Words(table) => table.is_empty(),
+        }
+    }
+}
+
+fn flip_in<T: Copy + Default + PartialEq>(
+    chance: &mut Chance,
+    table: &mut [T],
+    flip: impl Fn(&mut T, usize),
+    bits: usize,
+) -> (usize, usize) {
+    let busy: Vec<usize> = (0..table.len()).filter(|at| table[*at] != T::default()).collect();
+    let at = if busy.is_empty() || chance.once_in(3) {
+        chance.below(table.len())
+    } else {
+        *chance.pick(&busy)
+    };
+    let bit = chance.below(bits);
+    flip(&mut table[at], bit);
+    (at, bit)
 }
 
 fn every_flipped_bit_of_a_programs_tables_is_reported_if_it_changes_a_decision() -> Result<()> {
@@ -107,45 +213,28 @@ fn every_flipped_bit_of_a_programs_tables_is_reported_if_it_changes_a_decision()
         let configuration = Configuration::parse("policy.toml", &configuration)?;
         let compiled = configuration.compile(&Catalogue::published()?, &Lists::default())?;
         let policy = &compiled.lowered.policy;
-        let program = pinned()?;
         let interface = agent_fw::host::interface::list()?;
         let index = interface.iter().find(|i| i.name == "manager0").context("it is there")?.index;
-        let info = program.info()?;
-        let maps: Vec<MapInfo> = info
-            .map_ids()?
-            .context("its maps are known")?
-            .into_iter()
-            .map(MapInfo::from_id)
-            .collect::<Result<_, _>>()?;
-        let tables = [
-            "V4_FILTER",
-            "V4_NODES",
-            "V4_WORDS",
-            "V6_FILTER",
-            "V6_NODES",
-            "V6_WORDS",
-            "V6_DEEP",
-            "V6_LOWS",
-            "MAC_SETS",
-        ];
-        let maps: Vec<&MapInfo> = maps
-            .iter()
-            .filter(|info| info.name_as_str().is_some_and(|name| tables.contains(&name)))
-            .collect();
-        ensure!(maps.len() == tables.len(), "some table is missing");
+        let installed = Installed::read(&pinned()?)?;
+        let names = std::fs::read_dir(PINS)?.flatten().map(|entry| entry.path());
+        let is_link = |path: &PathBuf| path.to_string_lossy().contains("/link-");
+        let link = names.into_iter().find(is_link).context("a link is pinned")?;
+        let mut held = XdpLink::try_from(FdLink::from(PinnedLink::from_pin(link)?))?;
         let (mut changed, mut harmless, mut unknown) = (0, 0, 0);
         for _ in 0..FLIPS {
-            let info = *chance.pick(&maps);
-            let (element, bit) = busy_bit(&mut chance, info)?;
-            flip_in(info, element, bit)?;
-            let words = format!("bit {bit} of element {element} of {:?}", info.name_as_str());
+            let mut contents = installed.contents.clone();
+            let words = flip(&mut chance, &mut contents);
+            let mut damaged = installed.load(&contents)?;
+            let program: &mut Xdp =
+                damaged.program_mut("agent_fw_xdp").context("a program")?.try_into()?;
+            let attached = program.attach_to_link(held)?;
             let kernel = Kernel { table: None, programs: truth::programs()? };
             let found = truth::counterexample(policy, &Reach::Interfaces(vec![index]), &kernel);
             match &found {
                 Some(Counterexample { deed: Deed::Unknown(_), .. }) => unknown += 1,
                 Some(found) => {
                     let probe = Probe::of(&found.packet).context("a packet that can be sent")?;
-                    let did = passes(&program, &probe)?;
+                    let did = passes(program, &probe)?;
                     ensure!((found.deed == Deed::Passes) == did, "{words}: {found:?}: {did}");
                     changed += 1;
                 }
@@ -164,20 +253,18 @@ fn every_flipped_bit_of_a_programs_tables_is_reported_if_it_changes_a_decision()
                             transport: Transport::Tcp(Port(probe.port)),
                         };
                         let due = policy.decide(&packet) != Verdict::Drop;
-                        ensure!(
-                            passes(&program, &probe)? == due,
-                            "{words}: {probe:?} is due {due}"
-                        );
+                        ensure!(passes(program, &probe)? == due, "{words}: {probe:?} is due {due}");
                     }
                     harmless += 1;
                 }
             }
-            flip_in(info, element, bit)?;
+            held = program.take_link(attached)?;
         }
         println!(
             "{FLIPS} bits flipped: {changed} changed a decision, {harmless} none, {unknown} unknown"
         );
         ensure!(changed > FLIPS / 8, "too few flips changed anything");
+        agent_fw(["apply"])?.success()?;
         ensure!(verify()?.1.code == Some(0), "not restored");
         Ok(())
     })

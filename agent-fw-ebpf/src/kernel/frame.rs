@@ -9,10 +9,10 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 
 use crate::Undecided;
 use crate::config::constant;
-use crate::packet::{Packet, Wire};
+use crate::packet::{Packet, Wire, assert_unaligned};
 
 /// What a program is given: a frame, and the interface that it came in by.
-pub trait Context {
+pub trait Context: Copy {
     /// The frame, as this hook shows it.
     type Frame: Packet;
 
@@ -24,22 +24,35 @@ pub trait Context {
     fn as_ptr(&self) -> *mut core::ffi::c_void;
 }
 
-impl Context for XdpContext {
+/// What the driver hands over.
+#[derive(Clone, Copy)]
+pub struct AtDriver(*mut xdp_md);
+
+impl From<XdpContext> for AtDriver {
+    #[inline(always)]
+    fn from(context: XdpContext) -> Self {
+        Self(context.ctx)
+    }
+}
+
+impl Context for AtDriver {
     type Frame = XdpFrame;
 
     #[inline(always)]
     fn frame(&self) -> XdpFrame {
-        XdpFrame::new(self.ctx)
+        XdpFrame::new(self.0)
     }
 
     #[inline(always)]
+    #[expect(unsafe_code, reason = "the context's fields")]
     fn ifindex(&self) -> u32 {
-        self.ingress_ifindex() as u32
+        // SAFETY: the context that the kernel gave.
+        unsafe { (*self.0).ingress_ifindex }
     }
 
     #[inline(always)]
     fn as_ptr(&self) -> *mut core::ffi::c_void {
-        self.ctx.cast()
+        self.0.cast()
     }
 }
 
@@ -65,14 +78,16 @@ impl XdpFrame {
 impl Packet for XdpFrame {
     #[inline(always)]
     #[expect(unsafe_code, reason = "bytes become a header")]
-    fn load_near<T: Wire>(&self, at: usize) -> Option<T> {
+    fn view<T: Wire>(&self, at: usize) -> Option<&T> {
+        const { assert_unaligned::<T>() };
         let from = self.start + at;
         if from + size_of::<T>() > self.end {
             cold_path();
             return None;
         }
-        // SAFETY: the frame's bytes reach to `end`, as the verifier checks once more.
-        Some(unsafe { (from as *const T).read_unaligned() })
+        // SAFETY: the frame's bytes reach to `end`, as the verifier checks once more, and hold any
+        // bits; a `T` lies anywhere.
+        Some(unsafe { &*(from as *const T) })
     }
 
     #[inline(always)]
@@ -99,24 +114,35 @@ impl Packet for XdpFrame {
     }
 }
 
-impl Context for TcContext {
+/// What the stack hands over.
+#[derive(Clone, Copy)]
+pub struct AtStack(*mut __sk_buff);
+
+impl From<TcContext> for AtStack {
+    #[inline(always)]
+    fn from(context: TcContext) -> Self {
+        Self(context.skb.skb)
+    }
+}
+
+impl Context for AtStack {
     type Frame = TcFrame;
 
     #[inline(always)]
     fn frame(&self) -> TcFrame {
-        TcFrame::new(self)
+        TcFrame::new(self.0)
     }
 
     #[inline(always)]
     #[expect(unsafe_code, reason = "the context's fields")]
     fn ifindex(&self) -> u32 {
         // SAFETY: the context that the kernel gave.
-        unsafe { (*self.skb.skb).ifindex }
+        unsafe { (*self.0).ifindex }
     }
 
     #[inline(always)]
     fn as_ptr(&self) -> *mut core::ffi::c_void {
-        self.skb.skb.cast()
+        self.0.cast()
     }
 }
 
@@ -139,8 +165,10 @@ impl TcFrame {
     /// lets everything pass. Nothing tells but how far it is from the network's header to the end
     /// of what lies in one piece.
     #[inline(always)]
-    fn new(context: &TcContext) -> Self {
-        let (skb, start, end) = (context.skb.skb, context.data(), context.data_end());
+    #[expect(unsafe_code, reason = "the context's fields")]
+    fn new(skb: *mut __sk_buff) -> Self {
+        // SAFETY: the context that the kernel gave.
+        let [start, end] = unsafe { [(*skb).data as usize, (*skb).data_end as usize] };
         let len = end - start;
         let mut byte = 0_u8;
         let is_missing = len < NETWORK_AT || {
@@ -198,7 +226,7 @@ impl Packet for TcFrame {
 
     /// Nothing: where the frame begins takes a call to know.
     #[inline(always)]
-    fn load_near<T: Wire>(&self, _at: usize) -> Option<T> {
+    fn view<T: Wire>(&self, _at: usize) -> Option<&T> {
         None
     }
 

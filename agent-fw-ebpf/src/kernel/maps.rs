@@ -1,47 +1,72 @@
-//! The maps. Their names are what user space knows them by; the loader sets most of their sizes.
+//! The maps and tables. Their names are what user space knows them by; the loader sets most of
+//! their sizes.
+
+use core::arch::asm;
+use core::ptr;
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{HashMap, PerCpuArray, RingBuf};
 
-use super::Context;
-use crate::config::Config;
+use super::{CONFIG, Context};
+use crate::config::{Config, constant};
 use crate::ethernet::Mac;
 use crate::label::Label;
-use crate::table::{FilterPage, LowPage, NodePage, Tables, V4Page, V6Page};
+use crate::table::Tables;
 use crate::tally::{LabelTally, Sample, Tally};
 
-#[map]
-static V4_FILTER: Array<FilterPage> = Array::with_max_entries(1, 0);
-#[map]
-static V4_NODES: Array<NodePage> = Array::with_max_entries(1, 0);
-#[map]
-static V4_WORDS: Array<V4Page> = Array::with_max_entries(1, 0);
-#[map]
-static V6_FILTER: Array<FilterPage> = Array::with_max_entries(1, 0);
-#[map]
-static V6_NODES: Array<NodePage> = Array::with_max_entries(1, 0);
-#[map]
-static V6_WORDS: Array<V6Page> = Array::with_max_entries(1, 0);
-#[map]
-static V6_DEEP: Array<NodePage> = Array::with_max_entries(1, 0);
-#[map]
-static V6_LOWS: Array<LowPage> = Array::with_max_entries(1, 0);
-/// By label: the number of the set of MAC addresses that it asks for; zero for any address.
-#[map]
-static MAC_SETS: Array<u32> = Array::with_max_entries(1, 0);
 /// The addresses of all sets, by [`crate::mac_key`].
+/// A table: a section of its own, which the loader makes as long as the policy's. The kernel has it
+/// as a map of one value, which nobody can write to, and to which the program has the address.
+#[repr(transparent)]
+struct Table<T>([T; 1]);
+
+impl<T: Copy> Table<T> {
+    /// The element at `index`, of so many.
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "the table is longer than its declaration")]
+    fn get(&self, index: u32, length: &u32) -> Option<T> {
+        if index >= constant(length) {
+            return None;
+        }
+        let mut first = ptr::from_ref(&self.0).cast::<T>();
+        // SAFETY: no instruction. The compiler knows no more whose address this is, and that there
+        // is one element.
+        unsafe { asm!("/* {0} */", inout(reg) first, options(pure, nomem, nostack)) };
+        // SAFETY: the section has `length` elements; the verifier refuses the program otherwise.
+        Some(unsafe { first.add(index as usize).read() })
+    }
+}
+
+macro_rules! tables {
+    ($($name:ident: $element:ty = $section:literal;)*) => {$(
+        #[expect(unsafe_code, reason = "the loader knows it by these names")]
+        #[unsafe(no_mangle)]
+        #[unsafe(link_section = $section)]
+        static $name: Table<$element> = Table([0]);
+    )*};
+}
+
+// As `SECTIONS` has them.
+tables! {
+    V4_FILTER: u64 = ".rodata.v4filt";
+    V4_NODES: u64 = ".rodata.v4nodes";
+    V4_WORDS: u32 = ".rodata.v4words";
+    V6_FILTER: u64 = ".rodata.v6filt";
+    V6_NODES: u64 = ".rodata.v6nodes";
+    V6_WORDS: u64 = ".rodata.v6words";
+    V6_DEEP: u64 = ".rodata.v6deep";
+    V6_LOWS: u64 = ".rodata.v6lows";
+    MAC_SETS: u32 = ".rodata.macsets";
+    PORTS: u64 = ".rodata.ports";
+    SLOTS: u32 = ".rodata.slots";
+}
+
 #[map]
 static MACS: HashMap<u64, u8> = HashMap::with_max_entries(1, 0);
-/// The agent's ports, a bit each.
-#[map]
-static PORTS: Array<u64> = Array::with_max_entries(1024, 0);
 /// The MAC addresses of interfaces, by index. An interface that is not here takes all frames for
 /// its own.
 #[map]
 static INTERFACES: HashMap<u32, u64> = HashMap::with_max_entries(256, 0);
-/// The interfaces' places in `TALLY`, by the bits of their indices that tell them apart.
-#[map]
-static SLOTS: Array<u32> = Array::with_max_entries(1, 0);
 /// Counters, an entry for each interface.
 #[map]
 static TALLY: PerCpuArray<Tally> = PerCpuArray::with_max_entries(1, 0);
@@ -52,53 +77,53 @@ static LABELS: PerCpuArray<LabelTally> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static SAMPLES: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
 
-/// The tables, as BPF maps.
+/// The tables, in the kernel's memory.
 pub struct Maps;
 
 impl Tables for Maps {
     #[inline(always)]
-    fn v4_filter(&self, page: u32) -> Option<&FilterPage> {
-        V4_FILTER.get(page)
+    fn v4_filter(&self, index: u32) -> Option<u64> {
+        V4_FILTER.get(index, &CONFIG.lengths.v4_filter)
     }
 
     #[inline(always)]
-    fn v4_nodes(&self, page: u32) -> Option<&NodePage> {
-        V4_NODES.get(page)
+    fn v4_node(&self, index: u32) -> Option<u64> {
+        V4_NODES.get(index, &CONFIG.lengths.v4_nodes)
     }
 
     #[inline(always)]
-    fn v4_words(&self, page: u32) -> Option<&V4Page> {
-        V4_WORDS.get(page)
+    fn v4_word(&self, index: u32) -> Option<u32> {
+        V4_WORDS.get(index, &CONFIG.lengths.v4_words)
     }
 
     #[inline(always)]
-    fn v6_filter(&self, page: u32) -> Option<&FilterPage> {
-        V6_FILTER.get(page)
+    fn v6_filter(&self, index: u32) -> Option<u64> {
+        V6_FILTER.get(index, &CONFIG.lengths.v6_filter)
     }
 
     #[inline(always)]
-    fn v6_nodes(&self, page: u32) -> Option<&NodePage> {
-        V6_NODES.get(page)
+    fn v6_node(&self, index: u32) -> Option<u64> {
+        V6_NODES.get(index, &CONFIG.lengths.v6_nodes)
     }
 
     #[inline(always)]
-    fn v6_words(&self, page: u32) -> Option<&V6Page> {
-        V6_WORDS.get(page)
+    fn v6_word(&self, index: u32) -> Option<u64> {
+        V6_WORDS.get(index, &CONFIG.lengths.v6_words)
     }
 
     #[inline(always)]
-    fn v6_deep(&self, page: u32) -> Option<&NodePage> {
-        V6_DEEP.get(page)
+    fn v6_deep(&self, index: u32) -> Option<u64> {
+        V6_DEEP.get(index, &CONFIG.lengths.v6_deep)
     }
 
     #[inline(always)]
-    fn v6_lows(&self, page: u32) -> Option<&LowPage> {
-        V6_LOWS.get(page)
+    fn v6_low(&self, index: u32) -> Option<u64> {
+        V6_LOWS.get(index, &CONFIG.lengths.v6_lows)
     }
 
     #[inline(always)]
     fn mac_set(&self, label: Label) -> Option<u32> {
-        MAC_SETS.get(u32::from(label.index())).copied()
+        MAC_SETS.get(u32::from(label.index()), &CONFIG.lengths.mac_sets)
     }
 
     #[inline(always)]
@@ -108,7 +133,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn ports(&self, index: u32) -> Option<u64> {
-        PORTS.get(index).copied()
+        PORTS.get(index, &CONFIG.lengths.ports)
     }
 }
 
@@ -118,7 +143,7 @@ impl Tables for Maps {
 pub(super) fn tally<'a>(config: &Config, context: &impl Context) -> Option<&'a mut Tally> {
     let slot = match config.slot_mask() {
         0 => config.slot(),
-        mask => *SLOTS.get(context.ifindex() & mask)?,
+        mask => SLOTS.get(context.ifindex() & mask, &CONFIG.lengths.slots)?,
     };
     // SAFETY: the value is this CPU's, and programs of one hook do not interrupt each other on
     // a CPU; a tc program beside could, and would at worst lose a count.

@@ -5,9 +5,9 @@ use core::mem;
 use aya_ebpf::bindings::bpf_fib_lookup as Route;
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_jiffies64, bpf_ktime_get_coarse_ns};
 
-use super::{CONFIG, Context, maps};
+use super::{CONFIG, Context, Parked, maps};
 use crate::address::{Address, V6};
-use crate::decision::{Host, Recipient, Undecided, Verdict};
+use crate::decision::{Host, Plain, Recipient, Undecided, Verdict};
 use crate::tally::{Here, Sample, Tally};
 use crate::{ethernet, tcp};
 
@@ -54,6 +54,24 @@ impl<C: Context> Host for Receiver<'_, C> {
         }
         Ok(())
     }
+
+    #[inline(always)]
+    fn refuse_known<A: Plain>(&self) -> bool {
+        let tick = Parked(tick());
+        let Some(tally) = maps::tally(&CONFIG, self.context) else { return false };
+        let tick = tick.get();
+        if CONFIG.sample_interval_ns() != 0 && tally.sample_tick != tick {
+            return false;
+        }
+        let frame = self.context.frame();
+        let Some([_, destination]) = A::addresses(&frame) else { return false };
+        let Ok(mac) = ethernet::destination(&frame) else { return false };
+        let is_here = tally.here.is(self.context.ifindex(), mac, destination, tick);
+        if is_here {
+            super::count(tally, Verdict::Refused);
+        }
+        is_here
+    }
 }
 
 impl<C: Context> Receiver<'_, C> {
@@ -65,8 +83,7 @@ impl<C: Context> Receiver<'_, C> {
         tick: u64,
     ) -> Result<(), Undecided> {
         let (ifindex, mac) = (self.context.ifindex(), recipient.mac);
-        let V6 { high, low } = recipient.destination.to_v6();
-        if here.is(ifindex, mac.bits(), V6 { high, low }, tick) {
+        if here.is(ifindex, mac, recipient.destination, tick) {
             return Ok(());
         }
         if let Some(own) = maps::interface_mac(ifindex)
@@ -78,8 +95,7 @@ impl<C: Context> Receiver<'_, C> {
         if !matches!(self.route(recipient), NOT_FORWARDED | FORWARDING_DISABLED) {
             return Err(Undecided::NotForThisHost);
         }
-        let until_tick = tick + KNOWN_FOR_TICKS;
-        *here = Here { until_tick, mac: mac.bits(), high, low, ifindex, reserved: 0 };
+        *here = Here::new(ifindex, mac, recipient.destination, tick + KNOWN_FOR_TICKS);
         Ok(())
     }
 

@@ -5,10 +5,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::mem;
 
-use super::{
-    ABSENT, DEEPER, FILTER_PAGE_BITS, FilterPage, Low, LowPage, Node, NodePage, ROOT_BITS, V4Page,
-    V6Page, bits_v4, hash,
-};
+use super::{ABSENT, DEEPER, Low, Node, ROOT_BITS, bits_v4, hash};
 use crate::label::Label;
 
 /// Addresses from `first` to `last`, which count under `label`.
@@ -29,7 +26,7 @@ pub struct MissorderedRange {
     pub index: usize,
 }
 
-/// The table of IPv4 sources; without pages, the table of none.
+/// The table of IPv4 sources; without nodes, the table of none.
 #[derive(Clone, Debug, Default)]
 pub struct TableV4 {
     /// By how many bits the root is indexed.
@@ -37,11 +34,11 @@ pub struct TableV4 {
     /// By how many bits the filter is indexed; zero for no filter.
     pub filter_bits: u8,
     /// The filter; empty where there is none.
-    pub filter: Vec<FilterPage>,
+    pub filter: Vec<u64>,
     /// The nodes, the root's first.
-    pub nodes: Vec<NodePage>,
+    pub nodes: Vec<u64>,
     /// The segments.
-    pub words: Vec<V4Page>,
+    pub words: Vec<u32>,
 }
 
 /// The table of IPv6 sources; likewise.
@@ -50,19 +47,19 @@ pub struct TableV6 {
     /// By how many bits the root is indexed.
     pub root_bits: u8,
     /// The nodes, the root's first.
-    pub nodes: Vec<NodePage>,
+    pub nodes: Vec<u64>,
     /// The segments.
-    pub words: Vec<V6Page>,
+    pub words: Vec<u64>,
     /// By how many bits the filter is indexed; zero for no filter.
     pub filter_bits: u8,
     /// The length of the prefixes that the filter has a bit for.
     pub filter_len: u8,
     /// The filter; empty where there is none.
-    pub filter: Vec<FilterPage>,
+    pub filter: Vec<u64>,
     /// The runs of lower halves; empty where every /64 has one answer.
-    pub deep: Vec<NodePage>,
+    pub deep: Vec<u64>,
     /// The ranges of lower halves; empty likewise.
-    pub lows: Vec<LowPage>,
+    pub lows: Vec<u64>,
 }
 
 impl TableV4 {
@@ -71,7 +68,7 @@ impl TableV4 {
         check_order(ranges)?;
         // Two to four segments to a bucket of the root, at two segments to a range.
         let root_bits = log2(ranges.len()).clamp(*ROOT_BITS.start(), *ROOT_BITS.end());
-        let mut segments = Segments::<u32, 1024>::new(root_bits);
+        let mut segments = Segments::<u32>::new(root_bits);
         for range in ranges {
             let (first, last) = (u64::from(range.first), u64::from(range.last));
             segments.cover(first, last, u32::from(range.label.index()));
@@ -82,8 +79,8 @@ impl TableV4 {
             root_bits: root_bits as u8,
             filter_bits: filter_bits as u8,
             filter,
-            nodes: layout.nodes.pages,
-            words: layout.words.pages,
+            nodes: layout.nodes,
+            words: layout.words,
         })
     }
 }
@@ -107,23 +104,26 @@ impl TableV6 {
             filter_len: filter_len as u8,
             filter,
             root_bits: root_bits as u8,
-            nodes: layout.nodes.pages,
-            words: layout.words.pages,
+            nodes: layout.nodes,
+            words: layout.words,
             deep,
-            lows: halves.lows.ranges.pages,
+            lows: halves.lows.ranges,
         })
     }
 }
 
-/// The bits that index a filter for so many ranges: two to this power of its bits for each, from one
-/// page up to `most`.
+/// The least bits that index a filter: a page of the kernel's memory.
+const FILTER_BITS: u32 = 15;
+
+/// The bits that index a filter for so many ranges: two to this power of its bits for each, between
+/// [`FILTER_BITS`] and `most`.
 fn filter_bits(ranges: usize, each: u32, most: u32) -> u32 {
-    (log2(ranges) + each).clamp(FILTER_PAGE_BITS.ilog2(), most)
+    (log2(ranges) + each).clamp(FILTER_BITS, most)
 }
 
 /// The filter of a list, and the bits that index it. None where a quarter of it would be set: then
 /// it is a coin's toss whether it spares the look at the root.
-fn filter_v4(ranges: &[Range<u32>]) -> (u32, Vec<FilterPage>) {
+fn filter_v4(ranges: &[Range<u32>]) -> (u32, Vec<u64>) {
     let bits = filter_bits(ranges.len(), 4, 24); // at most one for each /24
     let shift = u32::BITS - bits;
     let covered = ranges.iter().map(|r| u64::from((r.last >> shift) - (r.first >> shift)) + 1);
@@ -138,12 +138,12 @@ fn filter_v4(ranges: &[Range<u32>]) -> (u32, Vec<FilterPage>) {
             }
         }
     }
-    (bits, filter.pages)
+    (bits, filter.0)
 }
 
 /// The same for IPv6, with the length of the prefixes that have a bit: the longest that do not
 /// set a quarter of the filter.
-fn filter_v6(ranges: &[Range<u128>]) -> (u32, u32, Vec<FilterPage>) {
+fn filter_v6(ranges: &[Range<u128>]) -> (u32, u32, Vec<u64>) {
     let bits = filter_bits(ranges.len(), 5, 25); // up to 4 MiB
     let Some(len) = [64, 56, 48, 44, 40, 36, 32, 28, 24].into_iter().find(|len| {
         let covered = ranges.iter().try_fold(0_u128, |sum, range| {
@@ -160,21 +160,18 @@ fn filter_v6(ranges: &[Range<u128>]) -> (u32, u32, Vec<FilterPage>) {
             filter.set(hash(prefix as u64, bits));
         }
     }
-    (bits, len, filter.pages)
+    (bits, len, filter.0)
 }
 
-struct Filter {
-    pages: Vec<FilterPage>,
-}
+struct Filter(Vec<u64>);
 
 impl Filter {
     fn new(bits: u32) -> Self {
-        Self { pages: vec![[0; 512]; 1 << (bits - FILTER_PAGE_BITS.ilog2())] }
+        Self(vec![0; 1 << (bits - u64::BITS.ilog2())])
     }
 
     fn set(&mut self, bit: u32) {
-        let page = &mut self.pages[(bit / FILTER_PAGE_BITS) as usize];
-        page[(bit / 64 % 512) as usize] |= 1 << (bit % 64);
+        self.0[(bit / 64) as usize] |= 1 << (bit % 64);
     }
 }
 
@@ -201,13 +198,13 @@ struct Segment {
 }
 
 /// Segments in order, which together cover all addresses. Equal neighbours become one.
-struct Segments<W, const PER_PAGE: usize> {
+struct Segments<W> {
     /// The last one. Its answer is not final yet.
     open: Segment,
-    layout: Layout<W, PER_PAGE>,
+    layout: Layout<W>,
 }
 
-impl<W: Pack, const PER_PAGE: usize> Segments<W, PER_PAGE> {
+impl<W: Pack> Segments<W> {
     fn new(root_bits: u32) -> Self {
         Self { open: Segment { start: 0, answer: ABSENT }, layout: Layout::new(root_bits) }
     }
@@ -230,7 +227,7 @@ impl<W: Pack, const PER_PAGE: usize> Segments<W, PER_PAGE> {
         }
     }
 
-    fn finish(mut self) -> Layout<W, PER_PAGE> {
+    fn finish(mut self) -> Layout<W> {
         self.layout.push(self.open);
         self.layout.finish()
     }
@@ -238,14 +235,14 @@ impl<W: Pack, const PER_PAGE: usize> Segments<W, PER_PAGE> {
 
 /// IPv6 addresses by halves: segments of upper ones, and ranges of lower ones.
 struct Halves {
-    segments: Segments<u64, 512>,
+    segments: Segments<u64>,
     lows: Lows,
 }
 
 /// Ranges of lower halves, in runs of one upper half each.
 #[derive(Default)]
 struct Lows {
-    ranges: Paged<Low, 128>,
+    ranges: Vec<u64>,
     run_lens: Vec<u32>,
     high: Option<u64>,
 }
@@ -280,24 +277,24 @@ impl Halves {
         if let Some(len) = self.lows.run_lens.last_mut() {
             *len += 1;
         }
-        self.lows.ranges.push(Low { first, last, label: u64::from(label) });
+        let range = Low { first, last, label: u64::from(label) };
+        self.lows.ranges.extend(range.numbers());
     }
 }
 
 impl Lows {
     /// For every word that says `DEEPER`, in its place, the run of its /64.
-    fn runs(&self, layout: &Layout<u64, 512>) -> Vec<NodePage> {
+    fn runs(&self, layout: &Layout<u64>) -> Vec<u64> {
         if self.run_lens.is_empty() {
             return Vec::new();
         }
-        let mut runs = Paged::<Node, 512>::default();
-        runs.extend(layout.words.len, Node::answer(ABSENT));
+        let mut runs = vec![Node::answer(ABSENT).bits(); layout.words.len()];
         let mut first = 0;
         for (at, len) in layout.deeper.iter().zip(&self.run_lens) {
-            *runs.at(*at) = Node { first, shape: *len };
+            runs[*at] = Node { first, shape: *len }.bits();
             first += len;
         }
-        runs.pages
+        runs
     }
 }
 
@@ -306,10 +303,10 @@ fn halves(address: u128) -> (u64, u64) {
 }
 
 /// Nodes and words, made bucket by bucket as segments come.
-struct Layout<W, const PER_PAGE: usize> {
+struct Layout<W> {
     root_bits: u32,
-    nodes: Paged<Node, 512>,
-    words: Paged<W, PER_PAGE>,
+    nodes: Vec<u64>,
+    words: Vec<W>,
     /// Where the words are that say `DEEPER`, in order.
     deeper: Vec<usize>,
     /// The bucket of the root that is being filled.
@@ -321,14 +318,12 @@ struct Layout<W, const PER_PAGE: usize> {
 /// More words than this in a run are split over an array of nodes.
 const LONG_RUN: usize = 16;
 
-impl<W: Pack, const PER_PAGE: usize> Layout<W, PER_PAGE> {
+impl<W: Pack> Layout<W> {
     fn new(root_bits: u32) -> Self {
-        let mut nodes = Paged::default();
-        nodes.extend(1 << root_bits, Node::answer(ABSENT));
         Self {
             root_bits,
-            nodes,
-            words: Paged::default(),
+            nodes: vec![Node::answer(ABSENT).bits(); 1 << root_bits],
+            words: Vec::new(),
             deeper: Vec::new(),
             bucket: 0,
             inside: Vec::new(),
@@ -359,8 +354,9 @@ impl<W: Pack, const PER_PAGE: usize> Layout<W, PER_PAGE> {
     fn flush_to(&mut self, bucket: usize) {
         while self.bucket < bucket {
             let inside = mem::take(&mut self.inside);
-            *self.nodes.at(self.bucket) =
+            let node =
                 if inside.len() > LONG_RUN { self.array(&inside) } else { self.run(&inside) };
+            self.nodes[self.bucket] = node.bits();
             self.bucket += 1;
             self.inside = inside;
             let carried_over = self.inside.len().saturating_sub(1);
@@ -379,13 +375,13 @@ impl<W: Pack, const PER_PAGE: usize> Layout<W, PER_PAGE> {
         let bits = (log2(segments.len()) - 1).min(bucket_bits - 1).min(16);
         let shift = bucket_bits - bits;
         let start = self.bucket_start();
-        let first = self.nodes.len;
-        self.nodes.extend(1 << bits, Node::answer(ABSENT));
+        let first = self.nodes.len();
         let mut rest = segments;
         for index in 0..1_usize << bits {
             let slot_start = start | (index as u64) << shift;
             let inside = slot(&mut rest, slot_start, slot_start | ((1 << shift) - 1));
-            *self.nodes.at(first + index) = self.run(inside);
+            let node = self.run(inside);
+            self.nodes.push(node.bits());
         }
         Node { first: first as u32, shape: Node::ARRAY | bits }
     }
@@ -396,14 +392,10 @@ impl<W: Pack, const PER_PAGE: usize> Layout<W, PER_PAGE> {
         {
             return Node::answer(only.answer);
         }
-        let used = self.words.len % PER_PAGE;
-        if used + segments.len() > PER_PAGE {
-            self.words.extend((PER_PAGE - used) % PER_PAGE, W::pack(0, ABSENT));
-        }
-        let first = self.words.len as u32;
+        let first = self.words.len() as u32;
         for segment in segments {
             if segment.answer == DEEPER {
-                self.deeper.push(self.words.len);
+                self.deeper.push(self.words.len());
             }
             self.words.push(W::pack(segment.start << self.root_bits, segment.answer));
         }
@@ -424,6 +416,16 @@ fn slot<'a>(rest: &mut &'a [Segment], start: u64, last: u64) -> &'a [Segment] {
 impl Node {
     const fn answer(answer: u32) -> Self {
         Self { first: answer, shape: 0 }
+    }
+
+    const fn bits(self) -> u64 {
+        (self.shape as u64) << 32 | self.first as u64
+    }
+}
+
+impl Low {
+    const fn numbers(self) -> [u64; Self::NUMBERS as usize] {
+        [self.first, self.last, self.label]
     }
 }
 
@@ -446,37 +448,5 @@ impl Pack for u64 {
 
     fn pack(shifted_start: u64, answer: u32) -> Self {
         shifted_start | u64::from(answer)
-    }
-}
-
-/// An array in pages.
-struct Paged<T, const PER_PAGE: usize> {
-    pages: Vec<[T; PER_PAGE]>,
-    len: usize,
-}
-
-impl<T, const PER_PAGE: usize> Default for Paged<T, PER_PAGE> {
-    fn default() -> Self {
-        Self { pages: Vec::new(), len: 0 }
-    }
-}
-
-impl<T: Copy, const PER_PAGE: usize> Paged<T, PER_PAGE> {
-    fn push(&mut self, item: T) {
-        if self.len.is_multiple_of(PER_PAGE) {
-            self.pages.push([item; PER_PAGE]);
-        }
-        self.len += 1;
-        *self.at(self.len - 1) = item;
-    }
-
-    fn extend(&mut self, count: usize, filler: T) {
-        for _ in 0..count {
-            self.push(filler);
-        }
-    }
-
-    fn at(&mut self, index: usize) -> &mut T {
-        &mut self.pages[index / PER_PAGE][index % PER_PAGE]
     }
 }

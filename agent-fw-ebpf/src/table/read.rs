@@ -10,8 +10,8 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::{DEEPER, Node, Range, Shape, Tables, Word, find_low, label, node};
-use super::{bits_v4, hash, low, search, word_at};
+use super::{DEEPER, Low, Node, Range, Shape, Tables, Word};
+use super::{bits_v4, find_low, has, hash, label, low, search};
 use crate::Undecided;
 use crate::address::V4;
 use crate::label::Label;
@@ -32,24 +32,13 @@ pub(crate) struct Listed<A> {
     pub(crate) faults: BTreeSet<String>,
 }
 
-/// How many elements the tables have, in pages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Pages {
-    /// Pages of nodes.
-    pub(crate) nodes: usize,
-    /// Pages of words.
-    pub(crate) words: usize,
-    /// Pages of ranges of lower halves.
-    pub(crate) lows: usize,
-}
-
-/// The IPv4 addresses that tables of this shape list.
-pub(crate) fn listed_v4(tables: &impl Tables, shape: Shape, pages: Pages) -> Listed<u32> {
+/// The IPv4 addresses that tables of this shape, with so many words, list.
+pub(crate) fn listed_v4(tables: &impl Tables, shape: Shape, words: usize) -> Listed<u32> {
     let mut faults = BTreeSet::new();
-    let nodes = |index| node(|page| tables.v4_nodes(page), index).ok();
-    let words = |index: u32| Some(u32::at(tables.v4_words(index / 1024)?, index));
+    let nodes = |index| tables.v4_node(index);
+    let word = |index| tables.v4_word(index);
     let Starts { starts, unanswered } =
-        starts::<u32>(shape.root_bits, pages, nodes, words, &mut faults);
+        starts::<u32>(shape.root_bits, words, nodes, word, &mut faults);
     let unfiltered = Shape { filter_bits: 0, ..shape };
     let (mut ranges, mut undecided) = (Vec::new(), Vec::new());
     for (index, &first) in starts.iter().enumerate() {
@@ -68,7 +57,7 @@ pub(crate) fn listed_v4(tables: &impl Tables, shape: Shape, pages: Pages) -> Lis
     if shape.filter_bits != 0 {
         let has_bit = |prefix: u32| {
             let bits = bits_v4(prefix << 8, shape.filter_bits);
-            word_at(|page| tables.v4_filter(page), bits[0] / 64).is_ok_and(|word| word.has(bits))
+            tables.v4_filter(bits[0] / 64).is_some_and(|word| has(word, bits))
         };
         let filter = Filter { shift: 8, has_bit };
         ranges = filter.kept(&ranges, &mut unsure);
@@ -79,26 +68,25 @@ pub(crate) fn listed_v4(tables: &impl Tables, shape: Shape, pages: Pages) -> Lis
     Listed { ranges, undecided, unsure, faults }
 }
 
-/// The IPv6 addresses likewise.
+/// The IPv6 addresses likewise, where there are so many numbers of ranges of lower halves.
 pub(crate) fn listed_v6(
     tables: &impl Tables,
     shape: Shape,
     deep: bool,
-    pages: Pages,
+    words: usize,
+    lows: usize,
 ) -> Listed<u128> {
     let mut faults = BTreeSet::new();
-    let nodes = |index| node(|page| tables.v6_nodes(page), index).ok();
-    let words = |index: u32| Some(u64::at(tables.v6_words(index / 512)?, index));
+    let nodes = |index| tables.v6_node(index);
+    let word = |index| tables.v6_word(index);
     let Starts { starts, unanswered } =
-        starts::<u64>(shape.root_bits, pages, nodes, words, &mut faults);
+        starts::<u64>(shape.root_bits, words, nodes, word, &mut faults);
     let (mut ranges, mut undecided, mut unsure) = (Vec::new(), Vec::new(), Vec::new());
     for (index, &first) in starts.iter().enumerate() {
         let last = starts.get(index + 1).map_or(u64::MAX, |next| next - 1);
         let (whole, end) = (u128::from(first) << 64, u128::from(last) << 64 | u128::from(u64::MAX));
-        let nodes = |page| tables.v6_nodes(page);
-        let words = |page| tables.v6_words(page);
         let is_answered = !unanswered.contains(&first);
-        let found = || search(nodes, words, shape.root_bits, first);
+        let found = || search(nodes, word, shape.root_bits, first);
         let found = match is_answered.then(found).unwrap_or(Err(Undecided::TableFault)) {
             Ok(found) => found,
             Err(reason) => {
@@ -116,18 +104,17 @@ pub(crate) fn listed_v6(
             unsure.push((whole, end));
             continue;
         }
-        match node(|page| tables.v6_deep(page), found.at) {
-            Ok(run) => lower_halves(tables, run, pages, whole, &mut ranges, &mut faults),
-            Err(reason) => {
-                faults.insert(format!("{reason} at IPv6 {first:#018x}"));
-                undecided.push((whole, end));
-            }
+        if let Some(run) = tables.v6_deep(found.at).map(Node::from_bits) {
+            lower_halves(tables, run, lows, whole, &mut ranges, &mut faults);
+        } else {
+            faults.insert(format!("{} at IPv6 {first:#018x}", Undecided::TableFault));
+            undecided.push((whole, end));
         }
     }
     if shape.filter_bits != 0 {
         let has_bit = |prefix: u128| {
             let bit = hash(prefix as u64, shape.filter_bits);
-            word_at(|page| tables.v6_filter(page), bit / 64).is_ok_and(|word| word.has([bit]))
+            tables.v6_filter(bit / 64).is_some_and(|word| has(word, [bit]))
         };
         let filter = Filter { shift: 128 - shape.filter_len, has_bit };
         ranges = filter.kept(&ranges, &mut unsure);
@@ -142,13 +129,14 @@ pub(crate) fn listed_v6(
 fn lower_halves(
     tables: &impl Tables,
     run: Node,
-    pages: Pages,
+    lows: usize,
     whole: u128,
     ranges: &mut Vec<Range<u128>>,
     faults: &mut BTreeSet<String>,
 ) {
-    let lows = |page| tables.v6_lows(page);
-    let len = (run.shape & Node::LEN).min((pages.lows * 128) as u32);
+    let most = lows as u32 / Low::NUMBERS;
+    let lows = |index| tables.v6_low(index);
+    let len = (run.shape & Node::LEN).min(most);
     let mut starts = BTreeSet::from([0_u64]);
     for index in 0..len {
         let Ok(range) = low(lows, run.first.wrapping_add(index)) else { break };
@@ -171,16 +159,17 @@ fn lower_halves(
 /// Where the answer may change: the starts of buckets, of slots and of words.
 fn starts<W: Constant>(
     root_bits: u32,
-    pages: Pages,
-    nodes: impl Fn(u32) -> Option<Node>,
+    most: usize,
+    nodes: impl Fn(u32) -> Option<u64>,
     words: impl Fn(u32) -> Option<W>,
     faults: &mut BTreeSet<String>,
 ) -> Starts<W> {
     let bucket_bits = W::BITS - root_bits;
+    let most = most as u64;
+    let nodes = |index| nodes(index).map(Node::from_bits);
     let mut starts = Vec::new();
     let mut run = |start: u64, bits: u32, node: Node| {
         starts.push(W::from_bits(start));
-        let most = pages.words as u64 * u64::from(W::PER_PAGE);
         let len = u64::from(node.shape & Node::LEN);
         if node.shape != 0 && u64::from(node.first) + len > most {
             faults.insert(format!("a run beyond the table's end, at word {}", node.first));

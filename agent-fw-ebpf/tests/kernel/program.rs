@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use agent_fw_ebpf::{
-    Address, Host, Image, LabelTally, Mac, Plan, Recipient, Tally, Undecided, V6, Verdict,
-    decide_at_a_glance, load, load_program, try_decide,
+    Address, Host, Image, LabelTally, Mac, Plain, Plan, Recipient, Tally, Undecided, V6, Verdict,
+    decide_at_a_glance, ethernet, load, load_program, try_decide,
 };
 use aya::maps::{HashMap, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRunOptions, Xdp};
@@ -136,8 +136,8 @@ impl Program {
     /// What the model says of the frame.
     pub(crate) fn model(&self, frame: &[u8]) -> Outcome {
         let contents = self.image.contents();
-        let decided = try_decide(frame, &contents.config, contents, &Model);
-        let glance = decide_at_a_glance(frame, &contents.config, contents, &Model);
+        let decided = try_decide(frame, &contents.config, contents, &Model(frame));
+        let glance = decide_at_a_glance(frame, &contents.config, contents, &Model(frame));
         assert_eq!(glance.unwrap_or(decided), decided, "at a glance: {frame:02x?}");
         decided
     }
@@ -173,10 +173,10 @@ pub(crate) fn passes(outcome: Outcome) -> bool {
     !matches!(outcome, Ok(Verdict::Refused | Verdict::RefusedHiddenPort))
 }
 
-/// The host that [`enter_network`] makes.
-struct Model;
+/// The host that [`enter_network`] makes, when a frame comes to it.
+struct Model<'a>(&'a [u8]);
 
-impl Host for Model {
+impl Host for Model<'_> {
     fn refuse<A: Address>(&self, recipient: &Recipient<A>, _: Verdict) -> Result<(), Undecided> {
         if recipient.mac != Mac::new(OURS) && !recipient.mac.is_group() {
             return Err(Undecided::OtherHost);
@@ -189,5 +189,13 @@ impl Host for Model {
         let routed = (high >> 16 == 0x2001_0db8_ffff && !A::IS_V4)
             || (A::IS_V4 && low as u32 >> 8 == 0x00c6_3364);
         if routed && !is_never_forwarded { Err(Undecided::NotForThisHost) } else { Ok(()) }
+    }
+
+    fn refuse_known<A: Plain>(&self) -> bool {
+        let mac = ethernet::destination(self.0);
+        let (Ok(mac), Some([source, destination])) = (mac, A::addresses(self.0)) else {
+            return false;
+        };
+        self.refuse(&Recipient { mac, source, destination }, Verdict::Refused).is_ok()
     }
 }

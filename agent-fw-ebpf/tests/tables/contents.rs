@@ -59,7 +59,7 @@ proptest! {
         v4 in prop::collection::vec(v4_bound(), 2..300),
         v6 in prop::collection::vec(v6_bound(), 2..300),
         kinds in prop::collection::vec(0..LABELS * 2, 1..50),
-        (which, page, word, bit) in (0..4_u8, any::<usize>(), any::<usize>(), 0..64_u32),
+        (which, at, bit) in (0..4_u8, any::<usize>(), 0..64_u32),
         others in prop::collection::vec((v4_bound(), v6_bound()), 100),
     ) {
         let v4 = ranges(v4, &kinds, |bound| bound - 1);
@@ -67,20 +67,20 @@ proptest! {
         let mut contents = image(&v4, &v6).contents().clone();
         match which {
             0 if !contents.v4_words.is_empty() => {
-                let page = page % contents.v4_words.len();
-                contents.v4_words[page][word % 300] ^= 1 << (bit % 32);
+                let at = at % contents.v4_words.len();
+                contents.v4_words[at] ^= 1 << (bit % 32);
             }
             1 if !contents.v4_filter.is_empty() => {
-                let page = page % contents.v4_filter.len();
-                contents.v4_filter[page][word % 512] ^= 1 << bit;
+                let at = at % contents.v4_filter.len();
+                contents.v4_filter[at] ^= 1 << bit;
             }
             2 if !contents.v6_words.is_empty() => {
-                let page = page % contents.v6_words.len();
-                contents.v6_words[page][word % 300] ^= 1 << bit;
+                let at = at % contents.v6_words.len();
+                contents.v6_words[at] ^= 1 << bit;
             }
             3 if !contents.v6_filter.is_empty() => {
-                let page = page % contents.v6_filter.len();
-                contents.v6_filter[page][word % 512] ^= 1 << bit;
+                let at = at % contents.v6_filter.len();
+                contents.v6_filter[at] ^= 1 << bit;
             }
             _ => {}
         }

@@ -8,7 +8,9 @@ use super::table::Effect;
 use crate::host::interface::{self, Interface};
 use crate::policy::{AddressSet, MacAddr, Port, Range, RangeSet};
 use crate::xdp::{self, Attachment, OBJECT};
-use agent_fw_ebpf::{Config, Contents, Decisions, Label, Mac, load_program, table};
+use agent_fw_ebpf::{
+    Config, Contents, Decisions, Label, Mac, SECTIONS, load_program, read_table, with_sections,
+};
 use anyhow::{Context as _, anyhow};
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
 use aya::programs::{ProgramInfo, loaded_programs};
@@ -57,12 +59,19 @@ impl Reading {
         let maps = Maps::of(&info)?;
         let mut faults = Vec::new();
         let config = maps.constants(&mut faults);
-        let Some(config) =
-            config.filter(|config| is_built_by_us(&info, config, &maps, &mut faults))
+        let contents = config.and_then(|config| match maps.contents(config, &mut faults) {
+            Ok(contents) => Some(contents),
+            Err(error) => {
+                faults.push(format!("its tables cannot be read: {error:#}"));
+                None
+            }
+        });
+        let Some(contents) =
+            contents.filter(|contents| is_built_by_us(&info, contents, &maps, &mut faults))
         else {
             return Ok(Self { decisions: None, interfaces: BTreeMap::new(), faults });
         };
-        let decisions = maps.contents(config)?.decisions();
+        let decisions = contents.decisions();
         faults.extend(decisions.faults.iter().cloned());
         let interfaces: HashMap<_, u32, u64> = maps.open("INTERFACES")?;
         let interfaces = interfaces.iter().collect::<Result<_, _>>()?;
@@ -217,26 +226,24 @@ impl Maps {
         Some(Config::from_bytes(bytes))
     }
 
-    fn contents(&self, config: Config) -> anyhow::Result<Contents> {
+    fn contents(&self, config: Config, faults: &mut Vec<String>) -> anyhow::Result<Contents> {
         let macs = if self.0.contains_key("MACS") {
             self.open::<HashMap<_, u64, u8>>("MACS")?.keys().collect::<Result<_, _>>()?
         } else {
             BTreeSet::new()
         };
-        Ok(Contents {
-            config,
-            v4_filter: self.array::<table::FilterPage>("V4_FILTER")?,
-            v4_nodes: self.array::<table::NodePage>("V4_NODES")?,
-            v4_words: self.array::<table::V4Page>("V4_WORDS")?,
-            v6_filter: self.array::<table::FilterPage>("V6_FILTER")?,
-            v6_nodes: self.array::<table::NodePage>("V6_NODES")?,
-            v6_words: self.array::<table::V6Page>("V6_WORDS")?,
-            v6_deep: self.array::<table::NodePage>("V6_DEEP")?,
-            v6_lows: self.array::<table::LowPage>("V6_LOWS")?,
-            mac_sets: self.array("MAC_SETS")?,
-            macs,
-            ports: self.array("PORTS")?,
-        })
+        let mut tables = BTreeMap::new();
+        for name in SECTIONS {
+            // What the policy does not use is not part of the program.
+            let Some(info) = self.0.get(name) else { continue };
+            if !is_frozen(info) {
+                faults.push(format!("its table {name} can be changed"));
+            }
+            let map = MapData::from_id(info.id()).with_context(|| format!("map {name}"))?;
+            let bytes = read_table(&map).with_context(|| format!("map {name}"))?;
+            tables.insert(name, bytes);
+        }
+        Ok(Contents::from_tables(config, macs, |name| tables.remove(name)))
     }
 }
 
@@ -252,11 +259,11 @@ fn is_frozen(info: &MapInfo) -> bool {
 /// the same constants and maps of the same sizes, and names the same maps in them.
 fn is_built_by_us(
     info: &ProgramInfo,
-    config: &Config,
+    contents: &Contents,
     maps: &Maps,
     faults: &mut Vec<String>,
 ) -> bool {
-    match compare(info, config, maps) {
+    match compare(info, contents, maps) {
         Ok(true) => true,
         Ok(false) => {
             faults.push("it is not the program that this agent-fw has built".to_owned());
@@ -269,13 +276,13 @@ fn is_built_by_us(
     }
 }
 
-fn compare(info: &ProgramInfo, config: &Config, maps: &Maps) -> anyhow::Result<bool> {
+fn compare(info: &ProgramInfo, contents: &Contents, maps: &Maps) -> anyhow::Result<bool> {
     let mut loader = EbpfLoader::new();
-    loader.override_global("CONFIG", config.as_bytes(), true);
-    for (name, map) in maps.0.iter().filter(|(name, _)| *name != CONSTANTS) {
+    loader.override_global("CONFIG", contents.config.as_bytes(), true);
+    for (name, map) in maps.0.iter().filter(|(name, _)| !name.starts_with(CONSTANTS)) {
         loader.map_max_entries(name, map.max_entries());
     }
-    let mut ours = loader.load(OBJECT)?;
+    let mut ours = loader.load(&with_sections(OBJECT, &contents.sections())?)?;
     let name = match info.program_type() {
         bpf_prog_type::BPF_PROG_TYPE_XDP => XDP,
         _ => CLASSIFIER,
