@@ -37,6 +37,7 @@ impl Address for V4 {
             Known::None => Ok(None),
             Known::All(label) => Ok(label),
             Known::Table(shape) => tables.find_v4(shape, self),
+            Known::Blocks(shape, label) => tables.find_v4_by_block(shape, label, self),
         }
     }
 
@@ -52,7 +53,8 @@ impl Address for V6 {
     #[inline(always)]
     fn label(self, config: &Config, tables: &impl Tables) -> Result<Option<Label>, Undecided> {
         match config.v6().known() {
-            Known::None => Ok(None),
+            // IPv6 has no blocks.
+            Known::None | Known::Blocks(..) => Ok(None),
             Known::All(label) => Ok(label),
             Known::Table(shape) => tables.find_v6(shape, config.v6_deep(), self),
         }

@@ -125,6 +125,16 @@ mod program {
         }
 
         #[inline(always)]
+        fn find_v4_by_block(
+            &self,
+            shape: Shape,
+            _label: Option<Label>,
+            address: V4,
+        ) -> Result<Option<Label>, Undecided> {
+            self.find_v4(shape, address)
+        }
+
+        #[inline(always)]
         fn find_v6(
             &self,
             _shape: Shape,

@@ -42,61 +42,62 @@ pub struct Config {
     /// so that a glance can tell.
     pub plain: u8,
     /// Zero.
-    pub reserved: u8,
+    pub reserved: [u8; 5],
     /// How long the tables are.
     pub lengths: Lengths,
 }
 
-/// How many elements each table has.
+/// How many elements each table has. All 64 bits are compared with an index: Linux 6.1 learns nothing
+/// of a register from a comparison of 32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Lengths {
     /// IPv4's filter.
-    pub v4_filter: u32,
+    pub v4_filter: u64,
     /// IPv4's nodes.
-    pub v4_nodes: u32,
+    pub v4_nodes: u64,
     /// IPv4's segments.
-    pub v4_words: u32,
+    pub v4_words: u64,
     /// IPv6's filter.
-    pub v6_filter: u32,
+    pub v6_filter: u64,
     /// IPv6's nodes.
-    pub v6_nodes: u32,
+    pub v6_nodes: u64,
     /// IPv6's segments.
-    pub v6_words: u32,
+    pub v6_words: u64,
     /// The runs of lower halves.
-    pub v6_deep: u32,
+    pub v6_deep: u64,
     /// The ranges of lower halves, three numbers each.
-    pub v6_lows: u32,
+    pub v6_lows: u64,
     /// The labels' sets of MAC addresses.
-    pub mac_sets: u32,
+    pub mac_sets: u64,
     /// The ports, 64 each.
-    pub ports: u32,
+    pub ports: u64,
     /// The places among the counters.
-    pub slots: u32,
+    pub slots: u64,
 }
 
 /// How the sources of one version of IP are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Sources {
-    /// [`Sources::NONE`], [`Sources::ALL`] or [`Sources::TABLE`].
+    /// [`Sources::NONE`], [`Sources::ALL`], [`Sources::TABLE`] or [`Sources::BLOCKS`].
     kind: u8,
     /// By how many bits the table's root is indexed.
     root_bits: u8,
-    /// By how many bits its filter is indexed; zero for no filter.
+    /// By how many bits its filter is indexed, or its blocks; zero for neither.
     filter_bits: u8,
     /// The length of the prefixes that IPv6's filter has a bit for.
     filter_len: u8,
-    /// The label of all sources.
+    /// The label of all sources, or of all in a block.
     label: u16,
 }
 
 const _: () = {
-    assert!(size_of::<Config>() == 80 && align_of::<Config>() == 8);
+    assert!(size_of::<Config>() == 128 && align_of::<Config>() == 8);
     assert!(core::mem::offset_of!(Config, v4) == 12);
     assert!(core::mem::offset_of!(Config, port_map) == 24);
     assert!(core::mem::offset_of!(Config, plain) == 34);
-    assert!(core::mem::offset_of!(Config, lengths) == 36 && size_of::<Lengths>() == 44);
+    assert!(core::mem::offset_of!(Config, lengths) == 40 && size_of::<Lengths>() == 88);
     assert!(size_of::<Sources>() == 6);
 };
 
@@ -106,6 +107,7 @@ impl Sources {
 
     const ALL: u8 = 1;
     const TABLE: u8 = 2;
+    const BLOCKS: u8 = 3;
 
     /// Every source is listed, under this label.
     #[must_use]
@@ -119,18 +121,31 @@ impl Sources {
         Self { kind: Self::TABLE, root_bits, filter_bits, filter_len, label: 0 }
     }
 
+    /// The sources are in a table with so many blocks, of which some are listed under this label.
+    #[must_use]
+    pub const fn blocks(root_bits: u8, block_bits: u8, label: Label) -> Self {
+        Self { kind: Self::BLOCKS, label: label.index(), ..Self::table(root_bits, block_bits, 0) }
+    }
+
     /// How the sources are known.
     #[inline(always)]
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "the fields are constants in place")]
     pub(crate) fn known(&self) -> Known {
         match constant(&self.kind) {
             Self::ALL => Known::All(Label::new(constant(&self.label))),
-            Self::TABLE => Known::Table(Shape {
-                root_bits: u32::from(constant(&self.root_bits)),
-                filter_bits: u32::from(constant(&self.filter_bits)),
-                filter_len: u32::from(constant(&self.filter_len)),
-            }),
+            Self::TABLE => Known::Table(self.shape()),
+            Self::BLOCKS => Known::Blocks(self.shape(), Label::new(constant(&self.label))),
             _ => Known::None,
+        }
+    }
+
+    #[inline(always)]
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the fields are constants in place")]
+    fn shape(&self) -> Shape {
+        Shape {
+            root_bits: u32::from(constant(&self.root_bits)),
+            filter_bits: u32::from(constant(&self.filter_bits)),
+            filter_len: u32::from(constant(&self.filter_len)),
         }
     }
 }
@@ -140,6 +155,8 @@ pub(crate) enum Known {
     None,
     All(Option<Label>),
     Table(Shape),
+    /// With the label of blocks that are listed as a whole.
+    Blocks(Shape, Option<Label>),
 }
 
 impl Config {
@@ -158,7 +175,7 @@ impl Config {
         slot_mask: 0,
         slot: 0,
         plain: 1,
-        reserved: 0,
+        reserved: [0; 5],
         lengths: Lengths {
             v4_filter: 0,
             v4_nodes: 0,
@@ -187,10 +204,8 @@ impl Config {
     #[must_use]
     pub fn from_bytes(bytes: &[u8; size_of::<Self>()]) -> Self {
         let word = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
-        let length = |place: usize| {
-            let at = 36 + 4 * place;
-            u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-        };
+        let (longs, _) = bytes.as_chunks::<8>();
+        let length = |place: usize| u64::from_ne_bytes(longs[5 + place]);
         let sources = |at: usize| Sources {
             kind: bytes[at],
             root_bits: bytes[at + 1],
@@ -213,7 +228,7 @@ impl Config {
             slot_mask: word(30),
             slot: word(32),
             plain: bytes[34],
-            reserved: bytes[35],
+            reserved: [35, 36, 37, 38, 39].map(|at| bytes[at]),
             lengths: Lengths {
                 v4_filter: length(0),
                 v4_nodes: length(1),

@@ -9,14 +9,16 @@ use crate::config::{Config, Known};
 use crate::decision::{is_agents, mac_key};
 use crate::ethernet::Mac;
 use crate::label::Label;
-use crate::table::{Listed, ROOT_BITS, Range, Shape, Tables, listed_v4, listed_v6};
+use crate::table::{
+    Listed, ROOT_BITS, Range, Shape, Tables, listed_by_blocks, listed_v4, listed_v6,
+};
 
 /// Constants and tables: those that an image gives the kernel, or those that the kernel has.
 #[derive(Clone, Debug)]
 pub struct Contents {
     /// The constants.
     pub config: Config,
-    /// IPv4's filter.
+    /// IPv4's filter, or its blocks.
     pub v4_filter: Vec<u64>,
     /// IPv4's nodes.
     pub v4_nodes: Vec<u64>,
@@ -74,14 +76,25 @@ impl Contents {
     /// What the program decides with these.
     #[must_use]
     pub fn decisions(&self) -> Decisions {
+        // A glance would pass over what the closer look holds frames against.
+        let contradictory =
+            self.config.plain() && (self.config.macs() || self.config.otherwise_continue());
         let v4 = match self.config.v4().known() {
+            _ if contradictory => contradiction(0, u32::MAX),
             Known::None => nothing(),
             Known::All(label) => everything(0, u32::MAX, label),
-            Known::Table(shape) if !is_sane(shape, 24) => damaged("IPv4", 0, u32::MAX),
+            Known::Blocks(Shape { filter_bits: 0, .. }, _) => damaged("IPv4", 0, u32::MAX),
+            Known::Table(shape) | Known::Blocks(shape, _) if !is_sane(shape, 24) => {
+                damaged("IPv4", 0, u32::MAX)
+            }
             Known::Table(shape) => listed_v4(self, shape, self.v4_words.len()),
+            Known::Blocks(shape, label) => {
+                listed_by_blocks(self, shape, label, self.v4_words.len())
+            }
         };
         let v6 = match self.config.v6().known() {
-            Known::None => nothing(),
+            _ if contradictory => contradiction(0, u128::MAX),
+            Known::None | Known::Blocks(..) => nothing(),
             Known::All(label) => everything(0, u128::MAX, label),
             Known::Table(shape) if !is_sane(shape, 25) => damaged("IPv6", 0, u128::MAX),
             Known::Table(shape) => {
@@ -162,6 +175,11 @@ fn is_sane(shape: Shape, most_filter_bits: u32) -> bool {
         && (shape.filter_bits == 0
             || (15..=64).contains(&shape.filter_len)
             || most_filter_bits < 25)
+}
+
+fn contradiction<A>(first: A, last: A) -> Listed<A> {
+    let fault = String::from("the constants contradict each other");
+    Listed { undecided: Vec::from([(first, last)]), faults: BTreeSet::from([fault]), ..nothing() }
 }
 
 fn damaged<A>(family: &str, first: A, last: A) -> Listed<A> {

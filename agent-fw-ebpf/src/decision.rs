@@ -112,6 +112,9 @@ pub struct Recipient<A> {
 
 /// The host that a frame has come to.
 pub trait Host {
+    /// Takes note of a frame that is admitted under this label.
+    fn admit(&self, label: Label);
+
     /// Asks that a frame be dropped, as `verdict` says. Fails, with the reason, where it is not
     /// for this host.
     fn refuse<A: Address>(
@@ -182,7 +185,10 @@ pub(crate) fn decide_plain<A: Plain>(
     }
     let [source, _] = A::addresses(packet)?;
     match source.label(config, tables).ok()? {
-        Some(label) => Some(Ok(Verdict::Admitted(label))),
+        Some(label) => {
+            host.admit(label);
+            Some(Ok(Verdict::Admitted(label)))
+        }
         None => host.refuse_known::<A>().then_some(Ok(Verdict::Refused)),
     }
 }
@@ -213,6 +219,7 @@ fn decide_source<A: Address>(
     if let Some(label) = source.label(config, tables)?
         && admits_mac(packet, config, tables, label)?
     {
+        host.admit(label);
         return Ok(Verdict::Admitted(label));
     }
     if config.otherwise_continue() {

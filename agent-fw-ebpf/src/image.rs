@@ -84,6 +84,7 @@ impl Image {
         let (v4_sources, v4) = sources_v4(&plan.v4).map_err(PlanError::V4)?;
         let (v6_sources, v6) = sources_v6(&plan.v6).map_err(PlanError::V6)?;
         let (mac_sets, macs) = mac_sets(&plan.labels);
+        let asks_for_macs = mac_sets.iter().any(|set| *set != 0);
         let (slot_mask, slots) = slots(&plan.slots);
         // Where packets to other ports are counted, a glance must not let them by.
         let counted = plan.count_unconcerned;
@@ -95,15 +96,15 @@ impl Image {
             v6: v6_sources,
             port_map: u8::from(plan.ports.len() != usize::from(span[1] - span[0]) + 1),
             v6_deep: u8::from(!v6.lows.is_empty()),
-            macs: u8::from(mac_sets.iter().any(|set| *set != 0)),
+            macs: u8::from(asks_for_macs),
             otherwise_continue: u8::from(plan.otherwise_continue),
             gate: u8::from(plan.gate),
             count_unconcerned: u8::from(plan.count_unconcerned),
             slot_mask,
             slot: plan.slots.values().next().copied().unwrap_or_default(),
             lengths: Lengths::default(),
-            plain: u8::from(macs.is_empty() && !plan.otherwise_continue),
-            reserved: 0,
+            plain: u8::from(!asks_for_macs && !plan.otherwise_continue),
+            reserved: [0; 5],
         };
         let places = plan.slots.values().max().map_or(1, |last| u32::from(*last) + 1);
         let port_map = config.port_map != 0;
@@ -117,7 +118,7 @@ impl Image {
             v6_words: v6.words,
             v6_deep: v6.deep,
             v6_lows: v6.lows,
-            mac_sets: if config.macs == 0 { Vec::new() } else { mac_sets },
+            mac_sets: if asks_for_macs { mac_sets } else { Vec::new() },
             macs,
             ports: if port_map { port_bits(&plan.ports) } else { Vec::new() },
             slots: if slot_mask == 0 { Vec::new() } else { slots },
@@ -160,7 +161,12 @@ fn sources_v4(ranges: &[Range<u32>]) -> Result<(Sources, TableV4), MissorderedRa
         }
         _ => {
             let table = TableV4::build(ranges)?;
-            Ok((Sources::table(table.root_bits, table.filter_bits, 0), table))
+            let TableV4 { root_bits, filter_bits, foremost, .. } = table;
+            let sources = match foremost {
+                Some(label) => Sources::blocks(root_bits, filter_bits, label),
+                None => Sources::table(root_bits, filter_bits, 0),
+            };
+            Ok((sources, table))
         }
     }
 }

@@ -35,8 +35,13 @@ pub fn passes_by<C: Context>(context: C, tables: &impl Tables) -> bool {
     let passes = match glance(&frame, &CONFIG) {
         // Where packets to other ports are counted, the span has them all.
         Glance::Undecided(Undecided::OtherPort) => Ok(true),
-        Glance::Undecided(_) if !CONFIG.count_unconcerned() => Ok(true),
-        Glance::Undecided(_) | Glance::Unclear => Err(context),
+        Glance::Undecided(reason) => {
+            if CONFIG.count_unconcerned() {
+                count_unconcerned(context, reason);
+            }
+            Ok(true)
+        }
+        Glance::Unclear => Err(context),
         Glance::V4 => passes_plain::<V4, C>(context, &frame, tables),
         Glance::V6 => passes_plain::<V6, C>(context, &frame, tables),
     };
@@ -53,10 +58,7 @@ fn passes_plain<A: Plain, C: Context>(
 ) -> Result<bool, C> {
     let context = Parked(context);
     match decide_plain::<A>(frame, &CONFIG, tables, &Receiver::new(&context)) {
-        Some(Ok(Verdict::Admitted(label))) => {
-            count_admitted(&context, label);
-            Ok(true)
-        }
+        Some(Ok(Verdict::Admitted(_))) => Ok(true),
         Some(Ok(Verdict::Refused)) => Ok(false),
         Some(Err(Undecided::OtherPort)) if !CONFIG.count_unconcerned() => Ok(true),
         _ => Err(context.get()),
@@ -68,21 +70,24 @@ fn passes_plain<A: Plain, C: Context>(
 #[inline(never)]
 fn passes_closer_look<C: Context>(context: C, tables: &impl Tables) -> bool {
     match try_decide(&context.frame(), &CONFIG, tables, &Receiver::new(&context)) {
-        Ok(Verdict::Admitted(label)) => {
-            count_admitted(&context, label);
-            true
-        }
+        // These are counted where they are decided on.
+        Ok(Verdict::Admitted(_)) => true,
+        Ok(Verdict::Refused | Verdict::RefusedHiddenPort) => false,
         Ok(Verdict::LeftToOthers) => {
             count_verdict(&context, Verdict::LeftToOthers);
             true
         }
-        // Counted where it was refused, in the same look-up.
-        Ok(Verdict::Refused | Verdict::RefusedHiddenPort) => false,
         Err(reason) => {
             count_reason(&context, reason);
             true
         }
     }
+}
+
+/// A function of its own, so that nothing is left of the call where it is not made.
+#[inline(never)]
+fn count_unconcerned<C: Context>(context: C, reason: Undecided) {
+    count_reason(&context, reason);
 }
 
 /// A value that is kept on the stack. A register that is to outlive a call is saved whenever the
@@ -114,13 +119,6 @@ impl<C: Context> Context for Parked<C> {
     fn as_ptr(&self) -> *mut core::ffi::c_void {
         self.get().as_ptr()
     }
-}
-
-#[inline(always)]
-fn count_admitted(context: &impl Context, label: Label) {
-    let label = Parked(label);
-    count_verdict(context, Verdict::Admitted(label.get()));
-    count_label(label.get());
 }
 
 #[inline(always)]

@@ -119,27 +119,27 @@ impl Contents {
     #[must_use]
     pub fn lengths(&self) -> Lengths {
         Lengths {
-            v4_filter: self.v4_filter.len() as u32,
-            v4_nodes: self.v4_nodes.len() as u32,
-            v4_words: self.v4_words.len() as u32,
-            v6_filter: self.v6_filter.len() as u32,
-            v6_nodes: self.v6_nodes.len() as u32,
-            v6_words: self.v6_words.len() as u32,
-            v6_deep: self.v6_deep.len() as u32,
-            v6_lows: self.v6_lows.len() as u32,
-            mac_sets: self.mac_sets.len() as u32,
-            ports: self.ports.len() as u32,
-            slots: self.slots.len() as u32,
+            v4_filter: self.v4_filter.len() as u64,
+            v4_nodes: self.v4_nodes.len() as u64,
+            v4_words: self.v4_words.len() as u64,
+            v6_filter: self.v6_filter.len() as u64,
+            v6_nodes: self.v6_nodes.len() as u64,
+            v6_words: self.v6_words.len() as u64,
+            v6_deep: self.v6_deep.len() as u64,
+            v6_lows: self.v6_lows.len() as u64,
+            mac_sets: self.mac_sets.len() as u64,
+            ports: self.ports.len() as u64,
+            slots: self.slots.len() as u64,
         }
     }
 }
 
-fn longs(bytes: &[u8], most: u32) -> Vec<u64> {
+fn longs(bytes: &[u8], most: u64) -> Vec<u64> {
     let (longs, _) = bytes.as_chunks::<8>();
     longs.iter().take(most as usize).map(|long| u64::from_ne_bytes(*long)).collect()
 }
 
-fn words(bytes: &[u8], most: u32) -> Vec<u32> {
+fn words(bytes: &[u8], most: u64) -> Vec<u32> {
     let (words, _) = bytes.as_chunks::<4>();
     words.iter().take(most as usize).map(|word| u32::from_ne_bytes(*word)).collect()
 }

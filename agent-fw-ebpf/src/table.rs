@@ -18,6 +18,10 @@
 //! address's upper bits; a second bit of the same word, by the last six bits of its /24, tells
 //! the blocks of one stretch apart. IPv6's is indexed by a hash of an address's upper bits.
 //!
+//! Where a list is dense, a filter would spare little. If it is IPv4's, blocks stand in the filter's
+//! place: two bits for every stretch of addresses, which say that none is listed, that all are under
+//! the policy's foremost label, or that the root knows.
+//!
 //! Each array is one read-only piece of the kernel's memory, as long as the policy needs it. Its
 //! length is a constant of the policy's, so that the verifier sees every index checked against it.
 
@@ -32,7 +36,7 @@ mod read;
 #[cfg(not(target_arch = "bpf"))]
 pub use build::{MissorderedRange, Range, TableV4, TableV6};
 #[cfg(not(target_arch = "bpf"))]
-pub(crate) use read::{Listed, listed_v4, listed_v6};
+pub(crate) use read::{Listed, listed_by_blocks, listed_v4, listed_v6};
 
 /// The least and the most bits that index a root. An answer must fit in the least.
 pub const ROOT_BITS: core::ops::RangeInclusive<u32> = 12..=18;
@@ -83,7 +87,7 @@ impl Low {
 pub struct Shape {
     /// The root.
     pub root_bits: u32,
-    /// The filter; zero where there is none.
+    /// The filter, or the blocks in its place; zero where there is neither.
     pub filter_bits: u32,
     /// The length of the prefixes that IPv6's filter has a bit for: 16 to 64.
     pub filter_len: u32,
@@ -91,7 +95,7 @@ pub struct Shape {
 
 /// Where the tables are: in the kernel's memory, or in user space's. Beyond a table's end is nothing.
 pub trait Tables {
-    /// 64 bits of IPv4's filter.
+    /// 64 bits of IPv4's filter, or of its blocks.
     fn v4_filter(&self, index: u32) -> Option<u64>;
     /// One of IPv4's nodes.
     fn v4_node(&self, index: u32) -> Option<u64>;
@@ -130,6 +134,23 @@ pub trait Tables {
         Ok(label(found.answer))
     }
 
+    /// The same, in tables with blocks. `label`: of the addresses in blocks that are listed as a whole.
+    #[inline(always)]
+    fn find_v4_by_block(
+        &self,
+        shape: Shape,
+        label: Option<Label>,
+        address: V4,
+    ) -> Result<Option<Label>, Undecided> {
+        let block = address.0.bits(0, shape.filter_bits);
+        let word = self.v4_filter(block / Block::PER_WORD).ok_or(Undecided::TableFault)?;
+        match Block::of(word, block) {
+            Block::NONE => Ok(None),
+            Block::ALL => Ok(label),
+            _ => self.find_v4(Shape { filter_bits: 0, ..shape }, address),
+        }
+    }
+
     /// The label of an IPv6 address likewise. `deep`: some /64 has addresses that differ.
     #[inline(always)]
     fn find_v6(&self, shape: Shape, deep: bool, address: V6) -> Result<Option<Label>, Undecided> {
@@ -149,6 +170,25 @@ pub trait Tables {
             return find_low(|index| self.v6_low(index), Node::from_bits(run), address.low);
         }
         Ok(label(found.answer))
+    }
+}
+
+/// What a block's two bits say of its addresses. Other values than these send to the root, too.
+struct Block;
+
+impl Block {
+    /// None is listed.
+    const NONE: u64 = 0;
+    /// All are listed under the foremost label.
+    const ALL: u64 = 1;
+    /// The root knows.
+    #[cfg(not(target_arch = "bpf"))]
+    const MIXED: u64 = 2;
+    const PER_WORD: u32 = 32;
+
+    #[inline(always)]
+    fn of(word: u64, block: u32) -> u64 {
+        word >> (2 * (block % Self::PER_WORD)) & 3
     }
 }
 

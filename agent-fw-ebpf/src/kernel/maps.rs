@@ -24,8 +24,8 @@ impl<T: Copy> Table<T> {
     /// The element at `index`, of so many.
     #[inline(always)]
     #[expect(unsafe_code, reason = "the table is longer than its declaration")]
-    fn get(&self, index: u32, length: &u32) -> Option<T> {
-        if index >= constant(length) {
+    fn get(&self, index: u32, length: &u64) -> Option<T> {
+        if u64::from(index) >= constant(length) {
             return None;
         }
         let mut first = ptr::from_ref(&self.0).cast::<T>();

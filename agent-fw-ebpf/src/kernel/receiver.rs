@@ -8,6 +8,7 @@ use aya_ebpf::helpers::{bpf_fib_lookup, bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use super::{CONFIG, Context, Parked, maps};
 use crate::address::{Address, V6};
 use crate::decision::{Host, Plain, Recipient, Undecided, Verdict};
+use crate::label::Label;
 use crate::tally::{Here, Sample, Tally};
 use crate::{ethernet, tcp};
 
@@ -38,6 +39,13 @@ impl<'a, C: Context> Receiver<'a, C> {
 }
 
 impl<C: Context> Host for Receiver<'_, C> {
+    #[inline(always)]
+    fn admit(&self, label: Label) {
+        let label = Parked(label);
+        super::count_verdict(self.context, Verdict::Admitted(label.get()));
+        super::count_label(label.get());
+    }
+
     #[inline(always)]
     fn refuse<A: Address>(
         &self,

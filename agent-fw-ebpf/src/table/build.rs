@@ -1,11 +1,12 @@
 //! Tables from sorted ranges, in one pass over them and with no memory but the tables' own: a
 //! million ranges are a matter of page faults.
 
+use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::mem;
 
-use super::{ABSENT, DEEPER, Low, Node, ROOT_BITS, bits_v4, hash};
+use super::{ABSENT, Block, DEEPER, Low, Node, ROOT_BITS, bits_v4, hash};
 use crate::label::Label;
 
 /// Addresses from `first` to `last`, which count under `label`.
@@ -31,9 +32,11 @@ pub struct MissorderedRange {
 pub struct TableV4 {
     /// By how many bits the root is indexed.
     pub root_bits: u8,
-    /// By how many bits the filter is indexed; zero for no filter.
+    /// By how many bits the filter is indexed, or the blocks; zero for neither.
     pub filter_bits: u8,
-    /// The filter; empty where there is none.
+    /// Where there are blocks: the label of those that are listed as a whole.
+    pub foremost: Option<Label>,
+    /// The filter, or the blocks; empty where there is neither.
     pub filter: Vec<u64>,
     /// The nodes, the root's first.
     pub nodes: Vec<u64>,
@@ -74,10 +77,17 @@ impl TableV4 {
             segments.cover(first, last, u32::from(range.label.index()));
         }
         let layout = segments.finish();
-        let (filter_bits, filter) = filter_v4(ranges);
+        let (mut filter_bits, mut filter) = filter_v4(ranges);
+        let mut foremost = None;
+        if filter.is_empty()
+            && let Some(blocks) = Blocks::of(ranges)
+        {
+            (filter_bits, filter, foremost) = (blocks.bits, blocks.words, Some(blocks.foremost));
+        }
         Ok(Self {
             root_bits: root_bits as u8,
             filter_bits: filter_bits as u8,
+            foremost,
             filter,
             nodes: layout.nodes,
             words: layout.words,
@@ -161,6 +171,60 @@ fn filter_v6(ranges: &[Range<u128>]) -> (u32, u32, Vec<u64>) {
         }
     }
     (bits, len, filter.0)
+}
+
+/// The address space in blocks of one size, of each of which two bits say what is listed in it.
+struct Blocks {
+    bits: u32,
+    /// The label of blocks that are listed as a whole.
+    foremost: Label,
+    words: Vec<u64>,
+}
+
+/// The least bits that index blocks: a page of the kernel's memory.
+const BLOCK_BITS: u32 = 14;
+
+impl Blocks {
+    /// The blocks of a list, four or more for each of its ranges. None where more than half of them
+    /// would send to the root.
+    fn of(ranges: &[Range<u32>]) -> Option<Self> {
+        let bits = (log2(ranges.len()) + 2).clamp(BLOCK_BITS, 24);
+        let shift = u32::BITS - bits;
+        let foremost = foremost(ranges, shift)?;
+        let mut blocks =
+            Self { bits, foremost, words: vec![0; 1 << (bits - Block::PER_WORD.ilog2())] };
+        let mut mixed = 0;
+        for range in ranges {
+            for block in range.first >> shift..=range.last >> shift {
+                let (first, last) = (block << shift, block << shift | ((1 << shift) - 1));
+                let is_whole = range.first <= first && last <= range.last;
+                if is_whole && range.label == foremost {
+                    blocks.set(block, Block::ALL);
+                } else {
+                    mixed += 1;
+                    blocks.set(block, Block::MIXED);
+                }
+            }
+        }
+        (mixed <= 1_u32 << (bits - 1)).then_some(blocks)
+    }
+
+    fn set(&mut self, block: u32, code: u64) {
+        let word = &mut self.words[(block / Block::PER_WORD) as usize];
+        *word |= code << (2 * (block % Block::PER_WORD));
+    }
+}
+
+/// The label under which most blocks are listed as a whole.
+fn foremost(ranges: &[Range<u32>], shift: u32) -> Option<Label> {
+    let mut whole: BTreeMap<Label, u64> = BTreeMap::new();
+    for range in ranges {
+        let blocks = ((u64::from(range.last) + 1) >> shift)
+            .saturating_sub(u64::from(range.first).div_ceil(1 << shift));
+        *whole.entry(range.label).or_default() += blocks;
+    }
+    let (label, count) = whole.into_iter().max_by_key(|(_, count)| *count)?;
+    (count > 0).then_some(label)
 }
 
 struct Filter(Vec<u64>);

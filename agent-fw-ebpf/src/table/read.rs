@@ -10,7 +10,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::{DEEPER, Low, Node, Range, Shape, Tables, Word};
+use super::{Block, DEEPER, Low, Node, Range, Shape, Tables, Word};
 use super::{bits_v4, find_low, has, hash, label, low, search};
 use crate::Undecided;
 use crate::address::V4;
@@ -66,6 +66,49 @@ pub(crate) fn listed_v4(tables: &impl Tables, shape: Shape, words: usize) -> Lis
         unsure.extend(more);
     }
     Listed { ranges, undecided, unsure, faults }
+}
+
+/// The IPv4 addresses that tables with blocks list. `label`: of blocks that are listed as a whole.
+pub(crate) fn listed_by_blocks(
+    tables: &impl Tables,
+    shape: Shape,
+    label: Option<Label>,
+    words: usize,
+) -> Listed<u32> {
+    let beneath = listed_v4(tables, Shape { filter_bits: 0, ..shape }, words);
+    let mut listed = Listed {
+        ranges: Vec::with_capacity(beneath.ranges.len()),
+        undecided: Vec::new(),
+        unsure: beneath.unsure,
+        faults: beneath.faults,
+    };
+    let after = |last: u32| last.checked_add(1);
+    let (mut ranges, mut undecided) = (beneath.ranges.as_slice(), beneath.undecided.as_slice());
+    for block in 0..1_u32 << shape.filter_bits {
+        let shift = u32::BITS - shape.filter_bits;
+        let (first, last) = (block << shift, block << shift | ((1 << shift) - 1));
+        let Some(word) = tables.v4_filter(block / Block::PER_WORD) else {
+            listed.faults.insert(format!("{} in the blocks of IPv4", Undecided::TableFault));
+            listed.undecided.push((first, last));
+            continue;
+        };
+        match Block::of(word, block) {
+            Block::NONE => {}
+            Block::ALL => extend(&mut listed.ranges, first, last, label, after),
+            _ => {
+                ranges = &ranges[ranges.partition_point(|range| range.last < first)..];
+                for range in ranges.iter().take_while(|range| range.first <= last) {
+                    let (from, to) = (range.first.max(first), range.last.min(last));
+                    extend(&mut listed.ranges, from, to, Some(range.label), after);
+                }
+                undecided = &undecided[undecided.partition_point(|(_, end)| *end < first)..];
+                for (start, end) in undecided.iter().take_while(|(start, _)| *start <= last) {
+                    listed.undecided.push((first.max(*start), last.min(*end)));
+                }
+            }
+        }
+    }
+    listed
 }
 
 /// The IPv6 addresses likewise, where there are so many numbers of ranges of lower halves.

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::env;
 
 use agent_fw_ebpf::table::Range;
-use agent_fw_ebpf::{Label, Mac, Plan, Tally, Verdict};
+use agent_fw_ebpf::{Label, Mac, Plan, Tally, Undecided, Verdict};
 
 use crate::frame::{Frame, OURS, PEER};
-use crate::program::{Hook, Program, enter_network, passes};
+use crate::program::{Hook, Outcome, Program, enter_network, passes};
 
 const FRAMES_PER_POLICY: u64 = 2_000;
 
@@ -29,6 +29,12 @@ fn the_kernel_and_the_model_agree_on_generated_frames() {
 fn compare(plan: &Plan, random: &mut Random) {
     let program = Program::new(plan);
     let (mut counts, mut admitted) = ([0; 16], 0);
+    let mut count = |expected: Outcome| {
+        let is_unconcerned = expected.is_err_and(Undecided::is_unconcerned);
+        admitted += u64::from(matches!(expected, Ok(Verdict::Admitted(_))));
+        counts[expected.map_or_else(Tally::of_reason, Tally::of_verdict)] +=
+            u64::from(plan.count_unconcerned || !is_unconcerned);
+    };
     for _ in 0..FRAMES_PER_POLICY {
         let frame = random.frame();
         let expected = program.model(&frame);
@@ -43,11 +49,9 @@ fn compare(plan: &Plan, random: &mut Random) {
         if !is_tagged && frame.len() >= 54 && random.below(4) == 0 {
             let passed = program.passes(Hook::Tc, &frame);
             assert_eq!(passed, passes(expected), "tc: {expected:?}: {frame:02x?} under {plan:?}");
-            admitted += u64::from(matches!(expected, Ok(Verdict::Admitted(_))));
-            counts[expected.map_or_else(Tally::of_reason, Tally::of_verdict)] += 1;
+            count(expected);
         }
-        admitted += u64::from(matches!(expected, Ok(Verdict::Admitted(_))));
-        counts[expected.map_or_else(Tally::of_reason, Tally::of_verdict)] += 1;
+        count(expected);
     }
     assert_eq!(program.counts(), (counts, admitted), "the counts under {plan:?}");
 }
@@ -71,7 +75,7 @@ fn policy(random: &mut Random) -> Plan {
         labels: (0..labels).map(|_| macs(random)).collect(),
         otherwise_continue: random.below(8) == 0,
         gate: random.below(2) == 0,
-        count_unconcerned: true,
+        count_unconcerned: random.below(2) == 0,
         sample_interval_ns: random.below(2) * 1_000_000,
         ..Plan::default()
     }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use agent_fw_ebpf::{
-    Address, Host, Image, LabelTally, Mac, Plain, Plan, Recipient, Tally, Undecided, V6, Verdict,
-    decide_at_a_glance, ethernet, load, load_program, try_decide,
+    Address, Host, Image, Label, LabelTally, Mac, Plain, Plan, Recipient, Tally, Undecided, V6,
+    Verdict, decide_at_a_glance, ethernet, load, load_program, try_decide,
 };
 use aya::maps::{HashMap, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRunOptions, Xdp};
@@ -177,6 +177,8 @@ pub(crate) fn passes(outcome: Outcome) -> bool {
 struct Model<'a>(&'a [u8]);
 
 impl Host for Model<'_> {
+    fn admit(&self, _: Label) {}
+
     fn refuse<A: Address>(&self, recipient: &Recipient<A>, _: Verdict) -> Result<(), Undecided> {
         if recipient.mac != Mac::new(OURS) && !recipient.mac.is_group() {
             return Err(Undecided::OtherHost);

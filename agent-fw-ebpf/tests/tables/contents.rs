@@ -2,6 +2,7 @@
 //! read of them is still what a look-up finds.
 
 use agent_fw_ebpf::table::Range;
+use agent_fw_ebpf::{Image, Label, Mac, Plan};
 use proptest::prelude::*;
 
 use crate::ranges::{LABELS, find_v4, find_v6, image, listed, ranges};
@@ -34,6 +35,20 @@ fn v6_bound() -> impl Strategy<Value = u128> {
         (0_u128..300).prop_map(|low| (0x2a00_1450 << 96) + (7 << 64) + low),
         Just(0),
     ]
+}
+
+#[test]
+fn constants_that_have_a_glance_pass_over_mac_addresses_are_a_fault() {
+    let label = Label::new(0).expect("below the limit");
+    let v4 = vec![Range { first: 0x0a00_0000, last: 0x0aff_ffff, label }];
+    let labels = vec![Some([Mac::new([2, 0, 0, 0, 0, 1])].into())];
+    let plan = Plan { ports: [4118].into(), v4, labels, ..Plan::default() };
+    let mut contents = Image::new(&plan).expect("a sound plan").contents().clone();
+    assert!(contents.decisions().faults.is_empty());
+    contents.config.plain = 1;
+    let decisions = contents.decisions();
+    assert_eq!(decisions.undecided_v4, [(0, u32::MAX)]);
+    assert!(!decisions.faults.is_empty());
 }
 
 proptest! {

@@ -1,7 +1,7 @@
 //! The tables of sources, held against a list that is searched from end to end.
 
-use agent_fw_ebpf::Label;
 use agent_fw_ebpf::table::{MissorderedRange, Range, TableV4};
+use agent_fw_ebpf::{Label, Sources};
 use proptest::prelude::*;
 
 use crate::ranges::{LABELS, find_v4, find_v6, image, listed, ranges};
@@ -123,6 +123,33 @@ fn a_list_of_everything_is_a_constant() {
     assert_eq!(image.table_bytes(), 0);
     assert_eq!(find_v4(image.contents(), 0x0a00_0001), Ok(Some(label)));
     assert_eq!(find_v6(image.contents(), 1), Ok(None));
+}
+
+#[test]
+fn a_dense_list_is_known_by_blocks_under_its_foremost_label() {
+    let label = |index| Label::new(index).expect("below the limit");
+    // Every second /10, most of them under one label, with a hole in one of them.
+    let mut ranges: Vec<_> = (0..512)
+        .map(|i| i << 23)
+        .map(|first| Range {
+            first,
+            last: first | 0x3f_ffff,
+            label: label(u16::from(first < 1 << 30)),
+        })
+        .collect();
+    let split = ranges[300];
+    ranges[300].last = split.first + 0x1_2345;
+    ranges.insert(301, Range { first: split.first + 0x1_2347, ..split });
+    let image = image(&ranges, &[]);
+    assert_eq!(image.contents().config.v4, Sources::blocks(12, 14, label(0)));
+    let around = |range: &Range<u32>| [range.first.wrapping_sub(1), range.first, range.last];
+    for address in ranges.iter().flat_map(around).chain([split.first + 0x1_2346]) {
+        assert_eq!(
+            find_v4(image.contents(), address),
+            Ok(listed(&ranges, address)),
+            "{address:#x}"
+        );
+    }
 }
 
 #[test]
