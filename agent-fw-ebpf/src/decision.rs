@@ -10,7 +10,7 @@ use crate::glance::{Glance, glance};
 use crate::label::Label;
 use crate::packet::Packet;
 use crate::table::Tables;
-use crate::{ipv4, ipv6};
+use crate::{ipv4, ipv6, tcp};
 
 /// What becomes of a frame to the agent's port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,10 +147,17 @@ pub fn decide_at_a_glance(
 /// A version of IP, by its addresses, of a plain datagram: one right behind Ethernet's header, with
 /// TCP right behind its own.
 pub trait Plain: Address {
+    /// Where in the frame TCP starts.
+    const PAYLOAD_AT: usize;
+
     /// The datagram's source and destination.
     fn addresses(packet: &(impl Packet + ?Sized)) -> Option<[Self; 2]>;
+
     /// The TCP port that it is for.
-    fn port(packet: &(impl Packet + ?Sized)) -> Option<u16>;
+    #[inline(always)]
+    fn port(packet: &(impl Packet + ?Sized)) -> Option<u16> {
+        packet.load_near(Self::PAYLOAD_AT).map(tcp::Ports::destination)
+    }
 }
 
 /// Decides on a frame.

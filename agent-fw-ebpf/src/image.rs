@@ -67,6 +67,7 @@ impl core::error::Error for PlanError {}
 
 /// A policy, ready to be loaded.
 #[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "aya"), allow(dead_code, reason = "sizes are the loader's"))]
 pub struct Image {
     contents: Contents,
     /// How many places there are.

@@ -51,16 +51,12 @@ impl Addresses {
 }
 
 impl Plain for V4 {
+    const PAYLOAD_AT: usize = ethernet::UNTAGGED_AT + size_of::<Header>();
+
     #[inline(always)]
     fn addresses(packet: &(impl Packet + ?Sized)) -> Option<[Self; 2]> {
         let at = ethernet::UNTAGGED_AT + offset_of!(Header, addresses);
         packet.load_near(at).map(Addresses::in_order)
-    }
-
-    #[inline(always)]
-    fn port(packet: &(impl Packet + ?Sized)) -> Option<u16> {
-        let at = ethernet::UNTAGGED_AT + size_of::<Header>();
-        packet.load_near(at).map(tcp::Ports::destination)
     }
 }
 

@@ -158,13 +158,7 @@ fn count_label(label: Label) {
     let tick = tick.get();
     if tally.last_tick != tick {
         tally.last_tick = tick;
-        let last_ns = Parked(&raw mut tally.last_ns);
-        let now_ns = receiver::coarse_ns();
-        #[expect(unsafe_code, reason = "a reference cannot be parked")]
-        // SAFETY: it is the reference's that was just there.
-        unsafe {
-            *last_ns.get() = now_ns;
-        }
+        tally.last_ns = receiver::coarse_ns();
     }
 }
 

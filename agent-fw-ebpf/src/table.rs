@@ -32,6 +32,8 @@ use crate::label::Label;
 #[cfg(not(target_arch = "bpf"))]
 mod build;
 #[cfg(not(target_arch = "bpf"))]
+mod filter;
+#[cfg(not(target_arch = "bpf"))]
 mod read;
 #[cfg(not(target_arch = "bpf"))]
 pub use build::{MissorderedRange, Range, TableV4, TableV6};
