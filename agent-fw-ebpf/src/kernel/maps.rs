@@ -28,12 +28,14 @@ impl<T: Copy> Table<T> {
         if u64::from(index) >= constant(length) {
             return None;
         }
-        let mut first = ptr::from_ref(&self.0).cast::<T>();
-        // SAFETY: no instruction. The compiler knows no more whose address this is, and that there
-        // is one element.
-        unsafe { asm!("/* {0} */", inout(reg) first, options(pure, nomem, nostack)) };
+        let mut element = ptr::from_ref(&self.0).cast::<T>();
+        let offset = u64::from(index) * size_of::<T>() as u64;
+        // SAFETY: an addition that the compiler cannot look into: to it, the table has one element.
+        unsafe {
+            asm!("{0} += {1}", inout(reg) element, in(reg) offset, options(pure, nomem, nostack));
+        }
         // SAFETY: the section has `length` elements; the verifier refuses the program otherwise.
-        Some(unsafe { first.add(index as usize).read() })
+        Some(unsafe { element.read() })
     }
 }
 
