@@ -15,8 +15,8 @@ use crate::table::Shape;
 pub struct Config {
     /// The least time between two samples of refused packets on one CPU; zero for no samples.
     pub sample_interval_ns: u64,
-    /// The lowest and the highest of the agent's ports.
-    pub ports: [u16; 2],
+    /// The agent's ports, from the lowest to the highest.
+    pub span: Span,
     /// The IPv4 sources.
     pub v4: Sources,
     /// The IPv6 sources.
@@ -74,6 +74,34 @@ pub struct Lengths {
     pub ports: u64,
     /// The places among the counters.
     pub slots: u64,
+}
+
+/// Ports, from a lowest to a highest. The lower half of the number is the lowest, in network byte
+/// order; the upper half, by how much the highest is above it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Span(u32);
+
+impl Span {
+    /// The ports from `lowest` to `highest`.
+    #[must_use]
+    pub const fn new(lowest: u16, highest: u16) -> Self {
+        Self((highest.saturating_sub(lowest) as u32) << 16 | lowest.to_be() as u32)
+    }
+
+    /// Whether it has this port.
+    #[inline(always)]
+    pub(crate) fn has(self, port: u16) -> bool {
+        let lowest = u32::from(u16::from_be(self.0 as u16));
+        u32::from(port).wrapping_sub(lowest) <= self.0 >> 16
+    }
+
+    /// The same of a port in network byte order. Where there is one port, the verifier removes what
+    /// comes after the first comparison.
+    #[inline(always)]
+    pub(crate) fn has_be(self, port: u16) -> bool {
+        u32::from(port) == self.0 || self.0 > u32::from(u16::MAX) && self.has(u16::from_be(port))
+    }
 }
 
 /// How the sources of one version of IP are known.
@@ -163,7 +191,7 @@ impl Config {
     /// No policy: it protects port 0 from everyone.
     pub const EMPTY: Self = Self {
         sample_interval_ns: 0,
-        ports: [0; 2],
+        span: Span::new(0, 0),
         v4: Sources::NONE,
         v6: Sources::NONE,
         port_map: 0,
@@ -216,7 +244,7 @@ impl Config {
         let [a, b, c, d, e, f, g, h, ..] = *bytes;
         Self {
             sample_interval_ns: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
-            ports: [word(8), word(10)],
+            span: Span(u32::from_ne_bytes([bytes[8], bytes[9], bytes[10], bytes[11]])),
             v4: sources(12),
             v6: sources(18),
             port_map: bytes[24],
@@ -276,10 +304,10 @@ impl Config {
         constant(&self.port_map) != 0
     }
 
-    /// Whether `port` lies between the agent's lowest and highest.
+    /// The agent's ports, from the lowest to the highest.
     #[inline(always)]
-    pub(crate) fn spans(&self, port: u16) -> bool {
-        port >= constant(&self.ports[0]) && port <= constant(&self.ports[1])
+    pub(crate) fn span(&self) -> Span {
+        constant(&self.span)
     }
 
     #[inline(always)]

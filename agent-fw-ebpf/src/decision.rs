@@ -137,10 +137,9 @@ pub fn decide_at_a_glance(
     host: &impl Host,
 ) -> Option<Result<Verdict, Undecided>> {
     match glance(packet, config) {
-        Glance::Undecided(reason) => Some(Err(reason)),
         Glance::V4 => decide_plain::<V4>(packet, config, tables, host),
         Glance::V6 => decide_plain::<V6>(packet, config, tables, host),
-        Glance::Unclear => None,
+        other => other.reason().map(Err),
     }
 }
 
@@ -262,7 +261,7 @@ pub(crate) fn is_agents(
     tables: &impl Tables,
     port: u16,
 ) -> Result<bool, Undecided> {
-    if config.spans(port) { is_on_map(config, tables, port) } else { Ok(false) }
+    if config.span().has(port) { is_on_map(config, tables, port) } else { Ok(false) }
 }
 
 /// Whether a port between the agent's lowest and highest is one of the agent's.

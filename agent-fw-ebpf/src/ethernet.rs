@@ -7,6 +7,7 @@ pub const IPV4: u16 = 0x0800;
 /// The type of a frame that carries IPv6.
 pub const IPV6: u16 = 0x86dd;
 
+pub(crate) const ARP: u16 = 0x0806;
 pub(crate) const VLAN: u16 = 0x8100; // 802.1Q
 pub(crate) const SERVICE_VLAN: u16 = 0x88a8; // 802.1ad
 const MAX_TAGS: usize = 2;

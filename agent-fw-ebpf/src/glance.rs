@@ -2,79 +2,96 @@
 //! call. Most of a host's frames do not concern the agent, and cost no more than this.
 
 use crate::config::Config;
-use crate::packet::Wire;
+use crate::packet::{Unaligned, Wire};
 use crate::{Packet, Undecided, ethernet, ipv6, tcp};
 
-/// What a glance tells.
+/// What a glance tells. What it takes to say more of a frame comes after all glances, so that those
+/// at packets to other ports, most of a host's, are one straight piece of code.
 #[derive(Clone, Copy)]
-pub(crate) enum Glance {
-    /// The frame is not decided on.
-    Undecided(Undecided),
-    /// It carries TCP over IPv4 as nearly all such frames do: untagged, without options, in one
-    /// piece. It is for a port between the agent's lowest and highest.
+pub(crate) enum Glance<'a> {
+    /// It carries TCP over IPv4 or IPv6 as nearly all such frames do: untagged, without options or
+    /// extension headers, in one piece. It is for another port than the agent's.
+    OtherPort,
+    /// It carries TCP over IPv4 so, and is for a port between the agent's lowest and highest.
     V4,
-    /// It does so over IPv6, without extension headers.
+    /// The same over IPv6.
     V6,
+    /// It carries IPv4 without options, but no TCP in one piece.
+    OtherV4(&'a FrameV4),
+    /// It carries IPv6, but no TCP right behind its header.
+    OtherV6(&'a FrameV6),
+    /// It carries neither.
+    Other(&'a FrameV4),
     /// It takes a closer look.
     Unclear,
 }
 
 /// Glances at a frame.
 #[inline(always)]
-pub(crate) fn glance(packet: &(impl Packet + ?Sized), config: &Config) -> Glance {
+pub(crate) fn glance<'a>(packet: &'a (impl Packet + ?Sized), config: &Config) -> Glance<'a> {
     let Some(frame) = packet.view::<FrameV4>(ethernet::TYPE_AT) else {
         return Glance::Unclear;
     };
-    if frame.is_v4() {
-        return frame.glance(config);
-    }
-    if frame.is_v6() {
+    if frame.is_not_v4() {
+        if frame.is_not_v6() {
+            return Glance::Other(frame);
+        }
         return match packet.view::<FrameV6>(ethernet::TYPE_AT) {
             Some(frame) => frame.glance(config),
             None => Glance::Unclear,
         };
     }
-    // Options, or what only calls itself IP, or tags.
-    let unclear = [ethernet::IPV4, ethernet::IPV6, ethernet::VLAN, ethernet::SERVICE_VLAN];
-    if unclear.iter().any(|kind| frame.is(*kind)) {
-        Glance::Unclear
-    } else {
-        Glance::Undecided(Undecided::NotIp)
+    frame.glance(config)
+}
+
+impl Glance<'_> {
+    /// Why the frame is not decided on; nothing, where that takes a closer look.
+    #[inline(always)]
+    pub(crate) fn reason(self) -> Option<Undecided> {
+        match self {
+            Self::OtherPort => Some(Undecided::OtherPort),
+            Self::OtherV4(frame) => frame.is_not_tcp().then_some(Undecided::NotTcp),
+            Self::OtherV6(frame) => frame.is_not_tcp().then_some(Undecided::NotTcp),
+            Self::Other(frame) => frame.is_not_ip().then_some(Undecided::NotIp),
+            Self::V4 | Self::V6 | Self::Unclear => None,
+        }
     }
 }
 
 /// A frame from its type to TCP's ports, where it has neither tags nor options. Fields that are
 /// compared at once are one: the type with the version, and the length of the header behind it.
+///
+/// A field is read anew for every comparison. Kept for a second one, it would be copied for every
+/// frame.
 #[derive(Clone, Copy)]
-#[repr(C, packed)]
-struct FrameV4 {
-    kind_version: u32,
-    total_len_identification: u32,
-    fragment_ttl_protocol: u32,
-    checksum: u16,
-    addresses: [u32; 2],
-    ports: tcp::Ports,
+#[repr(C)]
+pub(crate) struct FrameV4 {
+    kind_version: Unaligned<u32>,
+    total_len_identification: Unaligned<u32>,
+    fragment_ttl_protocol: Unaligned<u32>,
+    checksum_addresses: [Unaligned<u16>; 5],
+    ports: [Unaligned<u16>; 2],
 }
 
 /// The same over IPv6, where it has no extension headers.
 #[derive(Clone, Copy)]
-#[repr(C, packed)]
-struct FrameV6 {
-    kind: u16,
-    version_class_flow: u32,
-    payload_len: u16,
-    next_hop_limit: u16,
-    addresses: [u64; 4],
-    ports: tcp::Ports,
+#[repr(C)]
+pub(crate) struct FrameV6 {
+    kind_version: Unaligned<u32>,
+    flow: Unaligned<u16>,
+    payload_len_next_hop_limit: Unaligned<u32>,
+    addresses: [Unaligned<u64>; 4],
+    ports: [Unaligned<u16>; 2],
 }
 
+const PORTS: usize = size_of::<[Unaligned<u16>; 2]>();
 const HEADER_V4: usize = 20;
 const HEADER_V6: usize = 40;
 /// The length of a datagram of IPv4 that has TCP's ports.
-const SHORTEST_V4: u32 = (HEADER_V4 + size_of::<tcp::Ports>()) as u32;
+const SHORTEST_V4: u32 = (HEADER_V4 + PORTS) as u32;
 const _: () = {
-    assert!(size_of::<FrameV4>() == 2 + HEADER_V4 + size_of::<tcp::Ports>());
-    assert!(size_of::<FrameV6>() == 2 + HEADER_V6 + size_of::<tcp::Ports>());
+    assert!(size_of::<FrameV4>() == 2 + HEADER_V4 + PORTS);
+    assert!(size_of::<FrameV6>() == 2 + HEADER_V6 + PORTS);
 };
 
 macro_rules! wire {
@@ -87,64 +104,74 @@ macro_rules! wire {
 wire!(FrameV4, FrameV6);
 
 impl FrameV4 {
-    /// Whether the type is this one.
+    /// Whether the type and the first byte behind it say something else than IPv4 without options.
     #[inline(always)]
-    fn is(&self, kind: u16) -> bool {
-        self.kind_version & 0xffff_0000_u32.to_be() == (u32::from(kind) << 16).to_be()
+    fn is_not_v4(&self) -> bool {
+        self.kind_version.get() & 0xffff_ff00_u32.to_be() != 0x0800_4500_u32.to_be()
     }
 
-    /// Whether the type and the first byte behind it say IPv4 without options.
+    /// Whether the type and the four bits behind it say something else than IPv6.
     #[inline(always)]
-    fn is_v4(&self) -> bool {
-        self.kind_version & 0xffff_ff00_u32.to_be() == 0x0800_4500_u32.to_be()
-    }
-
-    /// Whether they say IPv6.
-    #[inline(always)]
-    fn is_v6(&self) -> bool {
-        self.kind_version & 0xffff_f000_u32.to_be() == 0x86dd_6000_u32.to_be()
+    fn is_not_v6(&self) -> bool {
+        self.kind_version.get() & 0xffff_f000_u32.to_be() != 0x86dd_6000_u32.to_be()
     }
 
     #[inline(always)]
-    fn glance(&self, config: &Config) -> Glance {
+    fn glance(&self, config: &Config) -> Glance<'_> {
         // TCP, and no fragment.
-        if self.fragment_ttl_protocol & 0x3fff_00ff_u32.to_be() != u32::from(tcp::PROTOCOL).to_be()
-        {
-            let is_tcp =
-                self.fragment_ttl_protocol & 0xff_u32.to_be() == u32::from(tcp::PROTOCOL).to_be();
-            return if is_tcp { Glance::Unclear } else { Glance::Undecided(Undecided::NotTcp) };
+        let tcp = u32::from(tcp::PROTOCOL).to_be();
+        if self.fragment_ttl_protocol.get() & 0x3fff_00ff_u32.to_be() != tcp {
+            return Glance::OtherV4(self);
         }
         // A length of zero is more than the field can say: a case for a closer look.
-        if u32::from_be(self.total_len_identification) < SHORTEST_V4 << 16 {
+        if u32::from_be(self.total_len_identification.get()) < SHORTEST_V4 << 16 {
             return Glance::Unclear;
         }
-        let ports = self.ports;
-        if config.spans(ports.destination()) {
-            Glance::V4
-        } else {
-            Glance::Undecided(Undecided::OtherPort)
+        let [_, destination] = &self.ports;
+        if config.span().has_be(destination.get()) {
+            return Glance::V4;
         }
+        Glance::OtherPort
+    }
+
+    /// Whether IPv4's protocol is another.
+    #[inline(always)]
+    fn is_not_tcp(&self) -> bool {
+        self.fragment_ttl_protocol.get() & 0xff_u32.to_be() != u32::from(tcp::PROTOCOL).to_be()
+    }
+
+    /// Whether the type is neither IP's nor a tag's. The one that there is most of comes first.
+    #[inline(always)]
+    fn is_not_ip(&self) -> bool {
+        let mine = self.kind_version.get() & 0xffff_0000_u32.to_be();
+        let is = |kind: u16| mine == (u32::from(kind) << 16).to_be();
+        is(ethernet::ARP)
+            || !(is(ethernet::IPV4)
+                || is(ethernet::IPV6)
+                || is(ethernet::VLAN)
+                || is(ethernet::SERVICE_VLAN))
     }
 }
 
 impl FrameV6 {
     #[inline(always)]
-    fn glance(&self, config: &Config) -> Glance {
-        let tcp = (u16::from(tcp::PROTOCOL) << 8).to_be();
-        if self.next_hop_limit & 0xff00_u16.to_be() != tcp {
-            let [next, _] = self.next_hop_limit.to_ne_bytes();
-            let is_last = !ipv6::is_extension(next);
-            return if is_last { Glance::Undecided(Undecided::NotTcp) } else { Glance::Unclear };
-        }
+    fn glance(&self, config: &Config) -> Glance<'_> {
         // A length of zero is a jumbogram's: a case for a closer look.
-        if usize::from(u16::from_be(self.payload_len)) < size_of::<tcp::Ports>() {
-            return Glance::Unclear;
+        let fields = u32::from_be(self.payload_len_next_hop_limit.get());
+        if fields < (PORTS as u32) << 16 || fields & 0xff00 != u32::from(tcp::PROTOCOL) << 8 {
+            return Glance::OtherV6(self);
         }
-        let ports = self.ports;
-        if config.spans(ports.destination()) {
-            Glance::V6
-        } else {
-            Glance::Undecided(Undecided::OtherPort)
+        let [_, destination] = &self.ports;
+        if config.span().has_be(destination.get()) {
+            return Glance::V6;
         }
+        Glance::OtherPort
+    }
+
+    /// Whether what comes behind IPv6's header is neither TCP nor an extension.
+    #[inline(always)]
+    fn is_not_tcp(&self) -> bool {
+        let [_, _, next, _] = self.payload_len_next_hop_limit.get().to_ne_bytes();
+        next != tcp::PROTOCOL && !ipv6::is_extension(next)
     }
 }

@@ -4,7 +4,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::config::{Config, Lengths, Sources};
+use crate::config::{Config, Lengths, Sources, Span};
 use crate::contents::Contents;
 use crate::decision::mac_key;
 use crate::ethernet::Mac;
@@ -89,13 +89,13 @@ impl Image {
         let (slot_mask, slots) = slots(&plan.slots);
         // Where packets to other ports are counted, a glance must not let them by.
         let counted = plan.count_unconcerned;
-        let span = if counted { [0, u16::MAX] } else { [first, last] };
+        let [lowest, highest] = if counted { [0, u16::MAX] } else { [first, last] };
         let config = Config {
             sample_interval_ns: plan.sample_interval_ns,
-            ports: span,
+            span: Span::new(lowest, highest),
             v4: v4_sources,
             v6: v6_sources,
-            port_map: u8::from(plan.ports.len() != usize::from(span[1] - span[0]) + 1),
+            port_map: u8::from(plan.ports.len() != usize::from(highest - lowest) + 1),
             v6_deep: u8::from(!v6.lows.is_empty()),
             macs: u8::from(asks_for_macs),
             otherwise_continue: u8::from(plan.otherwise_continue),

@@ -34,16 +34,18 @@ pub fn passes_by<C: Context>(context: C, tables: &impl Tables) -> bool {
     let frame = context.frame();
     let passes = match glance(&frame, &CONFIG) {
         // Where packets to other ports are counted, the span has them all.
-        Glance::Undecided(Undecided::OtherPort) => Ok(true),
-        Glance::Undecided(reason) => {
-            if CONFIG.count_unconcerned() {
-                count_unconcerned(context, reason);
-            }
-            Ok(true)
-        }
-        Glance::Unclear => Err(context),
+        Glance::OtherPort => Ok(true),
         Glance::V4 => passes_plain::<V4, C>(context, &frame, tables),
         Glance::V6 => passes_plain::<V6, C>(context, &frame, tables),
+        other => match other.reason() {
+            Some(reason) => {
+                if CONFIG.count_unconcerned() {
+                    count_unconcerned(context, reason);
+                }
+                Ok(true)
+            }
+            None => Err(context),
+        },
     };
     // One place to call it from: the verifier follows it anew from each.
     passes.unwrap_or_else(|context| passes_closer_look(context, tables))

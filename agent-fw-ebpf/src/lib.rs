@@ -44,7 +44,7 @@ mod tally;
 mod tcp;
 
 pub use address::{Address, V4, V6};
-pub use config::{Config, Lengths, Sources};
+pub use config::{Config, Lengths, Sources, Span};
 #[cfg(not(target_arch = "bpf"))]
 pub use contents::{Contents, Decisions};
 pub use decision::{

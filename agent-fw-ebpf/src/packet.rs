@@ -1,6 +1,7 @@
 //! A frame as bytes that may end anywhere: on the host a slice, in the kernel `data..data_end`.
 
 use crate::Undecided;
+use crate::config::constant;
 
 /// A type that any bytes off the wire are a valid value of.
 ///
@@ -27,6 +28,14 @@ pub(crate) struct Unaligned<T>(T);
 #[expect(unsafe_code, reason = "the promise of `Wire`")]
 // SAFETY: `T`'s, and no padding.
 unsafe impl<T: Wire> Wire for Unaligned<T> {}
+
+impl<T: Wire> Unaligned<T> {
+    /// The value, read once for each call.
+    #[inline(always)]
+    pub(crate) fn get(&self) -> T {
+        constant(self).0
+    }
+}
 
 /// A frame from its Ethernet header on.
 pub trait Packet {

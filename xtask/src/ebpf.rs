@@ -21,6 +21,9 @@ const LINKER_LLVM: std::ops::RangeInclusive<u32> = 21..=23;
 
 /// Frames hold integers at odd places; the architectures that agent-fw runs on read them so.
 const CPU_FEATURES: &str = "+allows-misaligned-mem-access";
+/// Code stays in the order in which the source has it. LLVM moves what it holds for likely, but cannot
+/// turn BPF's conditions round, so that each move costs the frames that are most frequent a jump.
+const CODE_ORDER: &str = "-disable-block-placement";
 /// The instructions that every kernel from 5.1 knows.
 const CPU: &str = "v3";
 
@@ -283,6 +286,7 @@ fn rust_flags(workspace: &Path, toolchain: &Toolchain, linker: &Path) -> Result<
         format!("-Ctarget-cpu={CPU}"),
         format!("-Clink-arg=--cpu-features={CPU_FEATURES}"),
         "-Clink-arg=--btf".into(),
+        format!("-Clink-arg=--llvm-args={CODE_ORDER}"),
     ]
     .map(OsString::from)
     .into();
