@@ -2,7 +2,7 @@
 //! call. Most of a host's frames do not concern the agent, and cost no more than this.
 
 use crate::config::Config;
-use crate::packet::{Unaligned, Wire};
+use crate::packet::{Unaligned, Wire, prefix};
 use crate::{Packet, Undecided, ethernet, ipv6, tcp};
 
 /// What a glance tells. What it takes to say more of a frame comes after all glances, so that those
@@ -29,17 +29,35 @@ pub(crate) enum Glance<'a> {
 /// Glances at a frame.
 #[inline(always)]
 pub(crate) fn glance<'a>(packet: &'a (impl Packet + ?Sized), config: &Config) -> Glance<'a> {
+    match glance_long(packet, config) {
+        Some(glance) => glance,
+        None => glance_short(packet, config),
+    }
+}
+
+/// Glances at a frame that is long enough for TCP over IPv6, as every one is that comes off a wire:
+/// one comparison with its end does for all.
+#[inline(always)]
+fn glance_long<'a>(packet: &'a (impl Packet + ?Sized), config: &Config) -> Option<Glance<'a>> {
+    let frame = packet.view::<FrameV6>(ethernet::TYPE_AT)?;
+    let front: &FrameV4 = prefix(frame);
+    if front.is_not_v4() {
+        if front.is_not_v6() {
+            return Some(Glance::Other(front));
+        }
+        return Some(frame.glance(config));
+    }
+    Some(front.glance(config))
+}
+
+/// Glances at a shorter one.
+#[inline(always)]
+fn glance_short<'a>(packet: &'a (impl Packet + ?Sized), config: &Config) -> Glance<'a> {
     let Some(frame) = packet.view::<FrameV4>(ethernet::TYPE_AT) else {
         return Glance::Unclear;
     };
     if frame.is_not_v4() {
-        if frame.is_not_v6() {
-            return Glance::Other(frame);
-        }
-        return match packet.view::<FrameV6>(ethernet::TYPE_AT) {
-            Some(frame) => frame.glance(config),
-            None => Glance::Unclear,
-        };
+        return Glance::Other(frame);
     }
     frame.glance(config)
 }
@@ -140,16 +158,20 @@ impl FrameV4 {
         self.fragment_ttl_protocol.get() & 0xff_u32.to_be() != u32::from(tcp::PROTOCOL).to_be()
     }
 
-    /// Whether the type is neither IP's nor a tag's. The one that there is most of comes first.
+    /// Whether the type is neither IP's nor a tag's.
     #[inline(always)]
     fn is_not_ip(&self) -> bool {
+        // The one that there is most of is looked for first.
+        let arp = [ethernet::ARP];
+        let others = [ethernet::IPV4, ethernet::IPV6, ethernet::VLAN, ethernet::SERVICE_VLAN];
+        self.is_among(arp) || !self.is_among(others)
+    }
+
+    /// Whether the type is one of these.
+    #[inline(always)]
+    fn is_among<const N: usize>(&self, kinds: [u16; N]) -> bool {
         let mine = self.kind_version.get() & 0xffff_0000_u32.to_be();
-        let is = |kind: u16| mine == (u32::from(kind) << 16).to_be();
-        is(ethernet::ARP)
-            || !(is(ethernet::IPV4)
-                || is(ethernet::IPV6)
-                || is(ethernet::VLAN)
-                || is(ethernet::SERVICE_VLAN))
+        kinds.into_iter().any(|kind| mine == (u32::from(kind) << 16).to_be())
     }
 }
 

@@ -37,6 +37,16 @@ impl<T: Wire> Unaligned<T> {
     }
 }
 
+/// What these bytes begin with.
+#[inline(always)]
+#[expect(unsafe_code, reason = "bytes become a header")]
+pub(crate) fn prefix<T: Wire, U: Wire>(bytes: &U) -> &T {
+    const { assert!(size_of::<T>() <= size_of::<U>()) };
+    const { assert_unaligned::<T>() };
+    // SAFETY: the bytes are there, and `T` holds any of them and lies anywhere.
+    unsafe { &*core::ptr::from_ref(bytes).cast() }
+}
+
 /// A frame from its Ethernet header on.
 pub trait Packet {
     /// The bytes at `at`, or [`Undecided::Truncated`] where the frame ends before them.
