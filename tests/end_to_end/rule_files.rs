@@ -62,8 +62,9 @@ fn each_rule_file_is_judged_and_compiled_as_its_golden_files_say() -> Result<()>
             ("check.txt", ["rules", "check", name].as_slice()),
             ("compile.txt", &["compile", "--rules", name]),
         ] {
-            let version = env!("CARGO_PKG_VERSION");
-            let found = transcript(&inside(directory, arguments)?).replace(version, "VERSION");
+            let version = concat!("agent-fw ", env!("CARGO_PKG_VERSION"));
+            let found = transcript(&inside(directory, arguments)?);
+            let found = found.replace(version, "agent-fw VERSION");
             let golden = Path::new(directory).join(golden);
             if writes {
                 fs::write(&golden, &found)?;

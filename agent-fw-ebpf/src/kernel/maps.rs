@@ -14,7 +14,6 @@ use crate::label::Label;
 use crate::table::Tables;
 use crate::tally::{LabelTally, Sample, Tally};
 
-/// The addresses of all sets, by [`crate::mac_key`].
 /// A table: a section of its own, which the loader makes as long as the policy's. The kernel has it
 /// as a map of one value, which nobody can write to, and to which the program has the address.
 #[repr(transparent)]
@@ -63,6 +62,7 @@ tables! {
     SLOTS: u32 = ".rodata.slots";
 }
 
+/// The addresses of all sets, by [`crate::mac_key`].
 #[map]
 static MACS: HashMap<u64, u8> = HashMap::with_max_entries(1, 0);
 /// The MAC addresses of interfaces, by index. An interface that is not here takes all frames for

@@ -39,8 +39,8 @@ fn compile(case: &str) -> Result<String> {
     argv.extend(words.map(Into::into));
     let Finished { stdout, stderr, code, .. } = agent_fw_lab::output(argv)?;
     let code = code.map_or_else(|| "none".to_owned(), |code| code.to_string());
-    let version = env!("CARGO_PKG_VERSION");
-    Ok(format!("{stdout}{stderr}exit code {code}\n").replace(version, "VERSION"))
+    let version = concat!("agent-fw ", env!("CARGO_PKG_VERSION"));
+    Ok(format!("{stdout}{stderr}exit code {code}\n").replace(version, "agent-fw VERSION"))
 }
 
 /// `AGENT_FW_GOLDEN=write` writes the golden files anew; the difference is then for review.
