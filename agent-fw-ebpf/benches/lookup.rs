@@ -161,7 +161,7 @@ fn other_packets(object: &[u8], bounds: &mut Bounds) -> Outcome<()> {
     for _ in 0..PLACES {
         let mut ebpf = load(&image, object, EbpfLoader::new())?;
         for ((_, frame), sums) in cases.iter().zip(&mut costs) {
-            let [empty, ours] = measure(&mut ebpf, ["empty", "as_is"], frame)?;
+            let [empty, ours] = measure(&mut ebpf, ["empty", "as_is"], frame, ROUNDS / 3)?;
             sums[0] += empty / f64::from(PLACES);
             sums[1] += ours / f64::from(PLACES);
         }
@@ -175,7 +175,7 @@ fn other_packets(object: &[u8], bounds: &mut Bounds) -> Outcome<()> {
 
 /// How often the programs are loaded for so small a difference, of which the mean is told: where in
 /// memory the kernel puts them makes a nanosecond's difference, either way.
-const PLACES: u32 = 8;
+const PLACES: u32 = 32;
 
 fn decision_v4(object: &[u8], spread: Spread, count: usize) -> Outcome<[f64; 2]> {
     let prefixes = prefixes_v4(spread, count);
@@ -186,7 +186,7 @@ fn decision_v4(object: &[u8], spread: Spread, count: usize) -> Outcome<[f64; 2]>
     for (address, len) in &prefixes {
         trie.insert(&Key::new(*len, address.to_be_bytes()), 0, 0)?;
     }
-    let costs = measure(&mut ebpf, ["draw_v4", "table_v4", "lpm_v4"], &frame_v4(4118))?;
+    let costs = measure(&mut ebpf, ["draw_v4", "table_v4", "lpm_v4"], &frame_v4(4118), ROUNDS)?;
     report(&format!("IPv4, {count} {spread:?}"), costs, &loading);
     let [draw, table, lpm] = costs;
     Ok([table - draw, lpm - draw])
@@ -205,7 +205,7 @@ fn decision_v6(object: &[u8], count: usize) -> Outcome<[f64; 2]> {
     let mut drawn = [1; 9];
     drawn[1..].copy_from_slice(&REGISTRIES);
     Array::<_, [u64; 9]>::try_from(map)?.set(0, drawn, 0)?;
-    let costs = measure(&mut ebpf, ["draw_v6", "table_v6", "lpm_v6"], &frame_v6(4118))?;
+    let costs = measure(&mut ebpf, ["draw_v6", "table_v6", "lpm_v6"], &frame_v6(4118), ROUNDS)?;
     report(&format!("IPv6, {count}"), costs, &loading);
     let [draw, table, lpm] = costs;
     Ok([table - draw, lpm - draw])
@@ -243,24 +243,29 @@ fn loaded(object: &[u8], plan: &Plan, count: usize) -> Outcome<(Ebpf, Loading)> 
 
 /// The cost of each program, in turns, so that a busy machine disturbs them alike; and of the turns
 /// the fastest quarter.
-fn measure<const N: usize>(ebpf: &mut Ebpf, names: [&str; N], frame: &[u8]) -> Outcome<[f64; N]> {
+fn measure<const N: usize>(
+    ebpf: &mut Ebpf,
+    names: [&str; N],
+    frame: &[u8],
+    rounds: usize,
+) -> Outcome<[f64; N]> {
     for name in names {
         let program: &mut Xdp = ebpf.program_mut(name).ok_or("no such program")?.try_into()?;
         if program.fd().is_err() {
             program.load()?;
         }
     }
-    let mut rounds = [const { Vec::new() }; N];
-    for _ in 0..ROUNDS {
-        for (name, rounds) in names.iter().zip(&mut rounds) {
+    let mut costs = [const { Vec::new() }; N];
+    for _ in 0..rounds {
+        for (name, costs) in names.iter().zip(&mut costs) {
             let program: &Xdp = ebpf.program(name).ok_or("no such program")?.try_into()?;
             run(program, frame, WARM_UP)?;
-            rounds.push(run(program, frame, REPEAT)?);
+            costs.push(run(program, frame, REPEAT)?);
         }
     }
-    Ok(rounds.map(|mut rounds| {
-        rounds.sort_unstable_by(f64::total_cmp);
-        let fastest = &rounds[..ROUNDS / 4];
+    Ok(costs.map(|mut costs| {
+        costs.sort_unstable_by(f64::total_cmp);
+        let fastest = &costs[..rounds / 4];
         fastest.iter().sum::<f64>() / fastest.len() as f64
     }))
 }
