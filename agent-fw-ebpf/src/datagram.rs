@@ -9,14 +9,23 @@ pub(crate) struct Datagram<A> {
     pub(crate) source: A,
     pub(crate) destination: A,
     /// The TCP port that it is for, or why that could not be read.
-    pub(crate) port: Result<u16, Undecided>,
+    pub(crate) port: Result<Port, Undecided>,
+}
+
+/// A TCP port, as the frame's bytes have it.
+#[derive(Clone, Copy)]
+pub(crate) struct Port {
+    pub(crate) number: u16,
+    /// Whether the bytes are the datagram's. If not, they are the link's padding, and the kernel will
+    /// drop the datagram: it matters only if they say that it is for the agent.
+    pub(crate) is_inside: bool,
 }
 
 /// What IP says is its payload: the bytes between two offsets into the frame.
 #[derive(Clone, Copy)]
 pub(crate) struct Payload {
     pub(crate) at: usize,
-    /// What follows is the link's padding, whatever it looks like.
+    /// What follows is the link's padding.
     pub(crate) end: usize,
     /// Whether the rest of the payload comes in other frames.
     pub(crate) first_fragment: bool,
@@ -32,12 +41,10 @@ impl Payload {
         &self,
         load: impl FnOnce(usize) -> Result<T, Undecided>,
     ) -> Result<T, Undecided> {
-        let missing =
-            if self.first_fragment { Undecided::ShortFirstFragment } else { Undecided::Truncated };
         if self.at + size_of::<T>() > self.end {
-            return Err(missing);
+            return Err(self.missing());
         }
-        load(self.at).map_err(|_| missing)
+        load(self.at).map_err(|_| self.missing())
     }
 
     /// The TCP port that the payload is for, where TCP's header is next.
@@ -45,7 +52,18 @@ impl Payload {
     pub(crate) fn port(
         &self,
         load: impl FnOnce(usize) -> Result<tcp::Ports, Undecided>,
-    ) -> Result<u16, Undecided> {
-        self.header(load).map(tcp::Ports::destination)
+    ) -> Result<Port, Undecided> {
+        let is_inside = self.at + size_of::<tcp::Ports>() <= self.end;
+        if self.first_fragment && !is_inside {
+            return Err(Undecided::ShortFirstFragment);
+        }
+        let ports = load(self.at).map_err(|_| self.missing())?;
+        Ok(Port { number: ports.destination(), is_inside })
+    }
+
+    /// Why a header cannot be read that the frame or the datagram ends before.
+    #[inline(always)]
+    fn missing(&self) -> Undecided {
+        if self.first_fragment { Undecided::ShortFirstFragment } else { Undecided::Truncated }
     }
 }

@@ -4,7 +4,7 @@ use core::fmt;
 
 use crate::address::{Address, V4, V6};
 use crate::config::Config;
-use crate::datagram::Datagram;
+use crate::datagram::{Datagram, Port};
 use crate::ethernet::{self, Mac};
 use crate::glance::{Glance, glance};
 use crate::label::Label;
@@ -241,10 +241,16 @@ fn decide_source<A: Address>(
 fn concern(
     config: &Config,
     tables: &impl Tables,
-    port: Result<u16, Undecided>,
+    port: Result<Port, Undecided>,
 ) -> Result<Verdict, Undecided> {
     match port {
-        Ok(port) if is_agents(config, tables, port)? => Ok(Verdict::Refused),
+        Ok(port) if is_agents(config, tables, port.number)? => {
+            if port.is_inside {
+                Ok(Verdict::Refused)
+            } else {
+                Err(Undecided::Truncated)
+            }
+        }
         Ok(_) => Err(Undecided::OtherPort),
         // The kernel will find a port here. Only who wants to slip past hides it so: nobody's
         // mistake looks like this.

@@ -85,7 +85,8 @@ impl Glance<'_> {
 #[repr(C)]
 pub(crate) struct FrameV4 {
     kind_version: Unaligned<u32>,
-    total_len_identification: Unaligned<u32>,
+    total_len: Unaligned<u16>,
+    identification: Unaligned<u16>,
     fragment_ttl_protocol: Unaligned<u32>,
     checksum_addresses: [Unaligned<u16>; 5],
     ports: [Unaligned<u16>; 2],
@@ -97,7 +98,9 @@ pub(crate) struct FrameV4 {
 pub(crate) struct FrameV6 {
     kind_version: Unaligned<u32>,
     flow: Unaligned<u16>,
-    payload_len_next_hop_limit: Unaligned<u32>,
+    payload_len: Unaligned<u16>,
+    next: Unaligned<u8>,
+    hop_limit: Unaligned<u8>,
     addresses: [Unaligned<u64>; 4],
     ports: [Unaligned<u16>; 2],
 }
@@ -106,7 +109,7 @@ const PORTS: usize = size_of::<[Unaligned<u16>; 2]>();
 const HEADER_V4: usize = 20;
 const HEADER_V6: usize = 40;
 /// The length of a datagram of IPv4 that has TCP's ports.
-const SHORTEST_V4: u32 = (HEADER_V4 + PORTS) as u32;
+const SHORTEST_V4: u16 = (HEADER_V4 + PORTS) as u16;
 const _: () = {
     assert!(size_of::<FrameV4>() == 2 + HEADER_V4 + PORTS);
     assert!(size_of::<FrameV6>() == 2 + HEADER_V6 + PORTS);
@@ -141,13 +144,11 @@ impl FrameV4 {
         if self.fragment_ttl_protocol.get() & 0x3fff_00ff_u32.to_be() != tcp {
             return Glance::OtherV4(self);
         }
-        // A length of zero is more than the field can say: a case for a closer look.
-        if u32::from_be(self.total_len_identification.get()) < SHORTEST_V4 << 16 {
-            return Glance::Unclear;
-        }
         let [_, destination] = &self.ports;
         if config.span().has_be(destination.get()) {
-            return Glance::V4;
+            let len = u16::from_be(self.total_len.get());
+            // Zero is more than the field can say: a case for a closer look.
+            return if len < SHORTEST_V4 { Glance::Unclear } else { Glance::V4 };
         }
         Glance::OtherPort
     }
@@ -178,14 +179,14 @@ impl FrameV4 {
 impl FrameV6 {
     #[inline(always)]
     fn glance(&self, config: &Config) -> Glance<'_> {
-        // A length of zero is a jumbogram's: a case for a closer look.
-        let fields = u32::from_be(self.payload_len_next_hop_limit.get());
-        if fields < (PORTS as u32) << 16 || fields & 0xff00 != u32::from(tcp::PROTOCOL) << 8 {
+        if self.next.get() != tcp::PROTOCOL {
             return Glance::OtherV6(self);
         }
         let [_, destination] = &self.ports;
         if config.span().has_be(destination.get()) {
-            return Glance::V6;
+            let len = u16::from_be(self.payload_len.get());
+            // Zero is a jumbogram's: a case for a closer look.
+            return if usize::from(len) < PORTS { Glance::Unclear } else { Glance::V6 };
         }
         Glance::OtherPort
     }
@@ -193,7 +194,7 @@ impl FrameV6 {
     /// Whether what comes behind IPv6's header is neither TCP nor an extension.
     #[inline(always)]
     fn is_not_tcp(&self) -> bool {
-        let [_, _, next, _] = self.payload_len_next_hop_limit.get().to_ne_bytes();
+        let next = self.next.get();
         next != tcp::PROTOCOL && !ipv6::is_extension(next)
     }
 }

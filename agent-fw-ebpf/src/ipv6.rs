@@ -3,7 +3,7 @@
 use core::mem::offset_of;
 
 use crate::address::V6;
-use crate::datagram::{Datagram, Payload, UNBOUNDED};
+use crate::datagram::{Datagram, Payload, Port, UNBOUNDED};
 use crate::decision::Plain;
 use crate::packet::Wire;
 use crate::{Packet, Undecided, ethernet, tcp};
@@ -112,7 +112,7 @@ fn port_behind_extensions<P: Packet + ?Sized>(
     packet: &P,
     mut kind: u8,
     mut payload: Payload,
-) -> Result<u16, Undecided> {
+) -> Result<Port, Undecided> {
     for _ in 0..MAX_EXTENSIONS {
         if !is_extension(kind) {
             break;

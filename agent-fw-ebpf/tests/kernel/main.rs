@@ -195,7 +195,20 @@ fn first_fragments_are_decided_on_and_later_ones_pass() {
 fn padding_is_not_mistaken_for_a_port() {
     let mut padded = Frame::new().ipv4_with(UNLISTED, HERE, 0, 1 << 13).payload(6, &[0, 80]);
     padded.extend([1, 187, 0, 0, 0, 0]);
-    let cases = [("a first fragment with padding", padded, Ok(Verdict::RefusedHiddenPort))];
+    let whole = |port: u16, len| {
+        let mut frame = v4(UNLISTED).payload(6, &[0, 80]);
+        frame.extend(port.to_be_bytes());
+        frame.resize(len, 0);
+        frame
+    };
+    let cases = [
+        ("a first fragment with padding", padded, Ok(Verdict::RefusedHiddenPort)),
+        // The kernel drops them: what they carry of TCP is too short.
+        ("padding that spells the port", whole(PORT, 60), Err(Undecided::Truncated)),
+        ("the same, short", whole(PORT, 38), Err(Undecided::Truncated)),
+        ("padding that spells another", whole(443, 60), Err(Undecided::OtherPort)),
+        ("the same, short", whole(443, 38), Err(Undecided::OtherPort)),
+    ];
     check(&plan(), &cases);
 }
 
