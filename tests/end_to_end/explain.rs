@@ -14,6 +14,7 @@ use agent_fw_lab::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 tests![
@@ -38,9 +39,13 @@ fn explain(source: &str) -> Result<(Value, Finished)> {
 fn state() -> Result<(String, String, usize)> {
     // Read, not the kernel's count of entries: that has expired ones, which no packet finds, until
     // a collector comes by within a minute.
-    let tracked = std::fs::read_to_string("/proc/thread-self/net/nf_conntrack");
+    let tracked = "/proc/thread-self/net/nf_conntrack";
     // Without connection tracking, which its first user loads, nothing is tracked.
-    let tracked = tracked.unwrap_or_default().lines().count();
+    let tracked = if Path::new("/proc/sys/net/netfilter/nf_conntrack_count").exists() {
+        std::fs::read_to_string(tracked).with_context(|| tracked)?.lines().count()
+    } else {
+        0
+    };
     Ok((run(["nft", "list", "tables"])?, run(["ip", "-brief", "link"])?, tracked))
 }
 

@@ -195,12 +195,13 @@ fn first_fragments_are_decided_on_and_later_ones_pass() {
 fn padding_is_not_mistaken_for_a_port() {
     let mut padded = Frame::new().ipv4_with(UNLISTED, HERE, 0, 1 << 13).payload(6, &[0, 80]);
     padded.extend([1, 187, 0, 0, 0, 0]);
-    let whole = |port: u16, len| {
-        let mut frame = v4(UNLISTED).payload(6, &[0, 80]);
+    let pad = |mut frame: Vec<u8>, port: u16, len| {
         frame.extend(port.to_be_bytes());
         frame.resize(len, 0);
         frame
     };
+    let whole = |port, len| pad(v4(UNLISTED).payload(6, &[0, 80]), port, len);
+    let whole_v6 = |port, len| pad(v6(UNLISTED_V6).payload(6, &[0, 80]), port, len);
     let cases = [
         ("a first fragment with padding", padded, Ok(Verdict::RefusedHiddenPort)),
         // The kernel drops them: what they carry of TCP is too short.
@@ -208,6 +209,8 @@ fn padding_is_not_mistaken_for_a_port() {
         ("the same, short", whole(PORT, 38), Err(Undecided::Truncated)),
         ("padding that spells another", whole(443, 60), Err(Undecided::OtherPort)),
         ("the same, short", whole(443, 38), Err(Undecided::OtherPort)),
+        ("the port, behind IPv6", whole_v6(PORT, 58), Err(Undecided::Truncated)),
+        ("another, behind IPv6", whole_v6(443, 58), Err(Undecided::OtherPort)),
     ];
     check(&plan(), &cases);
 }
