@@ -6,9 +6,10 @@ mod file;
 
 pub use choice::{Backend, Mode, XdpMode};
 pub(crate) use file::digest;
-pub use file::is_edited;
+pub use file::{is_edited, is_written};
 
 use crate::firewall::Firewall;
+use crate::host::file::Trust;
 use crate::nft::{Extras, Image, Ruleset};
 use crate::outbound::{Destination, Outbound};
 use crate::policy::{Label, Others, Port};
@@ -62,6 +63,11 @@ pub struct Configuration {
     pub interfaces: Vec<String>,
     /// How they are put there.
     pub xdp_mode: XdpMode,
+    /// Whether lists and rule files are read though others than root can change them.
+    pub trust_file_modes: bool,
+    /// Whether a version wrote it that asked for no such consent: it stays in force, with a warning.
+    #[serde(skip)]
+    pub is_legacy: bool,
 }
 
 impl Default for Configuration {
@@ -83,6 +89,8 @@ impl Default for Configuration {
             backend: Backend::default(),
             interfaces: Vec::new(),
             xdp_mode: XdpMode::default(),
+            trust_file_modes: false,
+            is_legacy: false,
         }
     }
 }
@@ -125,6 +133,9 @@ impl Configuration {
             bail!("--policy enforces the rules of files: name one with --rules");
         }
         self.check_beyond()?;
+        if let Some(name) = self.interfaces.iter().find(|name| !is_interface_name(name)) {
+            bail!("`{}` is no name of an interface", name.escape_debug());
+        }
         if self.port == 0 {
             bail!("port 0 is no port; the agent's is {} unless you changed it", Port::AGENT);
         }
@@ -156,6 +167,11 @@ impl Configuration {
             );
         }
         Ok(())
+    }
+
+    /// Whose lists and rule files are read.
+    pub fn trust(&self) -> Trust {
+        if self.trust_file_modes || self.is_legacy { Trust::Anybody } else { Trust::Owned }
     }
 
     /// Looks up regions, reads lists, and compiles.
@@ -276,6 +292,14 @@ impl Configuration {
         }
         Ok(rules)
     }
+}
+
+/// Whether an interface can have this name, or this other name: a name of a file in sysfs.
+fn is_interface_name(name: &str) -> bool {
+    // `ALTIFNAMSIZ` of linux/if.h, with the zero at the end.
+    const LONGEST: usize = 127;
+    let is_plain = |c: char| !c.is_whitespace() && !c.is_control() && c != '/';
+    !matches!(name, "" | "." | "..") && name.len() <= LONGEST && name.chars().all(is_plain)
 }
 
 fn provenance(label: &Label, catalogue: &Catalogue) -> String {

@@ -205,7 +205,7 @@ fn when_the_policy_file_cannot_be_written_the_old_policy_stays_in_force() -> Res
         fs::create_dir("/etc/agent-fw/policy.toml.new")?;
         let failed = try_install(&["--allow-from", "region:gb-1"])?;
         ensure!(failed.code == Some(3), "{failed}");
-        ensure!(failed.stderr.contains("the policy of before is in force"), "{failed}");
+        ensure!(failed.stderr.contains("the previous policy remains in force"), "{failed}");
         ensure!(failed.stderr.contains("cannot write /etc/agent-fw/policy.toml"), "{failed}");
         ensure!(fs::read_to_string(POLICY)? == text);
         let (after, code) = status()?;
@@ -236,7 +236,7 @@ fn when_the_boot_unit_cannot_be_enabled_everything_is_undone() -> Result<()> {
         let failed = agent_fw(["install", "--allow-from", "region:gb-1"])?;
         ensure!(failed.code == Some(3), "{failed}");
         ensure!(failed.stderr.contains("systemctl enable"), "{failed}");
-        ensure!(failed.stderr.contains("the policy of before is in force"), "{failed}");
+        ensure!(failed.stderr.contains("the previous policy remains in force"), "{failed}");
         ensure!(fs::read_to_string(POLICY)? == text && status()?.0 == before);
         install(&["--allow-from", "region:gb-1"])?;
         Ok(())
@@ -479,7 +479,7 @@ fn a_table_that_was_altered_is_undone_to_the_policy_of_before() -> Result<()> {
             let failed = agent_fw(["install", "--allow-from", "203.0.113.1"])?;
             fs::remove_file(unit)?;
             ensure!(failed.code == Some(3), "{failed}");
-            ensure!(failed.stderr.contains("the policy of before is in force"), "{failed}");
+            ensure!(failed.stderr.contains("the previous policy remains in force"), "{failed}");
             expect(&manager, Outcome::Talked, &["34.205.5.1"])?;
             expect(&manager, Outcome::Silent, &["203.0.113.1"])?;
         }

@@ -9,6 +9,7 @@ mod chance;
 mod disguise;
 mod dispatcher;
 mod doctor;
+mod enforcement;
 mod exceptions;
 mod explain;
 mod explain_all;
@@ -84,6 +85,7 @@ fn selection() -> Vec<&'static [Test]> {
         bystanders::TESTS,
         disguise::TESTS,
         dispatcher::TESTS,
+        enforcement::TESTS,
         explain::TESTS,
         firewall::TRAFFIC,
         guard::TESTS,

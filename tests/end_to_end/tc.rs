@@ -4,6 +4,7 @@ use crate::scene::{AGENT, LISTED, UNLISTED, expect, install, is_linux, status, t
 use crate::tests;
 use crate::xdp::{PINS, attached, flags, foreign, tagged_syn, under_traffic};
 use agent_fw::configuration::Configuration;
+use agent_fw::engine::interfaces;
 use agent_fw::source::{Catalogue, Lists};
 use agent_fw::xdp::{self, OBJECT, Targets};
 use agent_fw_lab::{Lab, Listener, Outcome, agent_fw, kill_agent_fw_after, run};
@@ -94,7 +95,8 @@ impl Road {
             let policy = "/etc/agent-fw/policy.toml";
             let wanted = Configuration::parse(policy, &std::fs::read_to_string(policy)?)?;
             let compiled = wanted.compile(&Catalogue::published()?, &Lists::default())?;
-            let targets = Targets::find(&wanted.interfaces)?.without_tcx();
+            let found = interfaces::named(&wanted.interfaces)?;
+            let targets = Targets::of(found.interfaces())?.without_tcx();
             let gate = wanted.backend.has_table();
             xdp::attach(&compiled.lowered, gate, targets, wanted.xdp_mode)?.settle()?;
         }

@@ -4,6 +4,7 @@ use crate::chance::Chance;
 use crate::scene::install;
 use crate::tests;
 use crate::verify::{Probe, probes, verify};
+use crate::xdp::pins;
 use agent_fw::configuration::Configuration;
 use agent_fw::policy::{MacAddr, Packet, Port, Transport, Verdict};
 use agent_fw::source::{Catalogue, Lists};
@@ -32,11 +33,10 @@ tests![
 
 /// How many bits are flipped.
 const FLIPS: usize = 60;
-const PINS: &str = "/sys/fs/bpf/agent-fw";
 
 /// The program that is pinned, to be asked what it does with a frame.
 fn pinned() -> Result<Xdp> {
-    let names = std::fs::read_dir(PINS)?.flatten().map(|entry| entry.path());
+    let names = std::fs::read_dir(pins()?)?.flatten().map(|entry| entry.path());
     let of_program = |path: &PathBuf| path.to_string_lossy().contains("/program-");
     let path = names.into_iter().find(of_program).context("no program is pinned")?;
     Ok(Xdp::from_pin(path, XdpAttachType::Interface)?)
@@ -216,7 +216,7 @@ fn every_flipped_bit_of_a_programs_tables_is_reported_if_it_changes_a_decision()
         let interface = agent_fw::host::interface::list()?;
         let index = interface.iter().find(|i| i.name == "manager0").context("it is there")?.index;
         let installed = Installed::read(&pinned()?)?;
-        let names = std::fs::read_dir(PINS)?.flatten().map(|entry| entry.path());
+        let names = std::fs::read_dir(pins()?)?.flatten().map(|entry| entry.path());
         let is_link = |path: &PathBuf| path.to_string_lossy().contains("/link-");
         let link = names.into_iter().find(is_link).context("a link is pinned")?;
         let mut held = XdpLink::try_from(FdLink::from(PinnedLink::from_pin(link)?))?;
@@ -278,7 +278,7 @@ fn another_program_or_none_on_the_interface_is_reported() -> Result<()> {
         ensure!(verify()?.1.code == Some(0));
         // Our own object, with no policy's constants: it guards port 0.
         let names: Vec<PathBuf> =
-            std::fs::read_dir(PINS)?.flatten().map(|entry| entry.path()).collect();
+            std::fs::read_dir(pins()?)?.flatten().map(|entry| entry.path()).collect();
         let of = |word: &str| names.iter().find(|path| path.to_string_lossy().contains(word));
         let link = of("/link-").context("a link is pinned")?;
         let mut foreign = EbpfLoader::new().load(OBJECT)?;

@@ -14,8 +14,10 @@ use anyhow::{Context as _, Result, ensure};
 use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use serde_json::Value;
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -36,7 +38,14 @@ tests![
     without_a_physical_interface_one_is_to_be_named,
 ];
 
+/// Where agent-fw pins everything.
 pub(crate) const PINS: &str = "/sys/fs/bpf/agent-fw";
+
+/// Where the pins of this thread's network namespace are.
+pub(crate) fn pins() -> Result<PathBuf> {
+    let namespace = std::fs::metadata("/proc/thread-self/ns/net")?.ino();
+    Ok(Path::new(PINS).join(format!("netns-{namespace}")))
+}
 const US: [&str; 2] = ["--allow-from", "region:us-1"];
 
 pub(crate) fn flags<'a>(backend: &'a str, peer: &'a str, more: &[&'a str]) -> Vec<&'a str> {
@@ -60,7 +69,9 @@ pub(crate) fn attached(interface: &str) -> Result<Option<(String, u64)>> {
 pub(crate) fn is_clean(interface: &str) -> Result<()> {
     ensure!(attached(interface)?.is_none(), "{interface} still has a program");
     ensure!(!Path::new(PINS).exists(), "pins are left");
-    ensure!(!Path::new("/run/agent-fw/xdp-labels.json").exists(), "labels are left");
+    let files = std::fs::read_dir("/run/agent-fw").into_iter().flatten().flatten();
+    let is_labels = |name: OsString| name.to_string_lossy().starts_with("xdp-labels");
+    ensure!(!files.map(|file| file.file_name()).any(is_labels), "labels are left");
     Ok(())
 }
 
@@ -268,14 +279,15 @@ fn what_an_older_version_has_pinned_is_taken_over() -> Result<()> {
         let manager = lab.peer("manager")?;
         let _agent = Listener::bind(AGENT)?;
         install(&flags("xdp", "manager0", &[]))?;
-        let pin = |name: &str| format!("{PINS}/{name}");
+        let here = pins()?;
+        let pin = |name: &str| here.join(name);
         // As an older one has left it: counters whose layout was another, and a pin of its own.
         std::fs::rename(pin("tally-2"), pin("tally-1"))?;
         std::fs::rename(pin("samples-1"), pin("events-0"))?;
         agent_fw(["apply"])?.success()?;
         ensure!(attached("manager0")?.is_some(), "no program");
         for (name, stays) in [("tally-1", false), ("events-0", false), ("tally-2", true)] {
-            ensure!(Path::new(&pin(name)).exists() == stays, "{name}");
+            ensure!(pin(name).exists() == stays, "{name}");
         }
         expect(&manager, Outcome::Talked, &LISTED[..1])?;
         expect(&manager, Outcome::Silent, &UNLISTED[..1])?;
@@ -318,8 +330,8 @@ fn an_interface_that_was_deleted_is_in_nobodys_way() -> Result<()> {
         while attached("manager0")?.is_some() {
             std::thread::sleep(Duration::from_millis(2));
         }
-        let applied = agent_fw(["apply"])?;
-        ensure!(applied.code == Some(3) && attached("manager0")?.is_some(), "{applied}");
+        agent_fw(["apply", "--boot"])?.success()?;
+        ensure!(attached("manager0")?.is_some(), "manager0 has no program");
         expect(&manager, Outcome::Silent, &UNLISTED[..1])?;
         install(&flags("xdp", "manager0", &[]))?;
         ensure!(status()?.1 == Some(0));

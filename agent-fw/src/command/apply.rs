@@ -1,20 +1,11 @@
 //! `agent-fw apply`: what the boot unit runs.
 
-use super::outcome::{Failure, Outcome, Result};
-use super::words::{compile, has_policy, installed};
+use super::outcome::{Outcome, Result};
 use super::{Patience, exceptions, report};
-use crate::configuration::{Compiled, Configuration};
-use crate::firewall::Firewall;
-use crate::host::{self, awaited, lock, privilege};
-use crate::last_good::LastGood;
-use crate::nft::{Extras, Nftables, Ruleset, TableName};
-use crate::policy::Port;
-use crate::rule::{closed, closing_rule};
-use crate::source::Lists;
-use crate::xdp::{self, Targets};
-use anyhow::{Context as _, anyhow};
+use crate::engine::apply::{self, Applied, AtBoot, Read};
+use crate::host::{lock, privilege};
 use sd_notify::NotifyState;
-use std::path::Path;
+use std::time::Duration;
 
 /// Enforces the policy of /etc/agent-fw/policy.toml
 ///
@@ -30,6 +21,12 @@ pub(super) struct Apply {
     /// nothing is changed.
     #[arg(long)]
     boot: bool,
+    /// Enforce a policy that no longer restricts a port or a direction which the last one restricts
+    ///
+    /// Without it, such a policy.toml is refused: it may have been cut off. At boot it never is
+    /// enforced; the last good policy is.
+    #[arg(long, conflicts_with = "boot")]
+    accept_opening: bool,
     #[command(flatten)]
     patience: Patience,
 }
@@ -37,157 +34,71 @@ pub(super) struct Apply {
 impl Apply {
     pub(super) fn run(self) -> Result<Outcome> {
         privilege::require_net_admin("apply")?;
+        if self.boot {
+            return at_boot(self.patience.duration());
+        }
         let _lock = lock::acquire_for_change("apply", self.patience.duration())?;
-        if self.boot { at_boot() } else { apply(false) }
+        let applied = apply::apply(self.accept_opening)?;
+        tell(&applied);
+        exceptions::refresh(&applied.configuration, &applied.compiled);
+        Ok(Outcome::Done)
     }
 }
 
-/// Enforces the policy, or what stands in for it. The caller has the lock.
-pub(super) fn at_boot() -> Result<Outcome> {
-    if !has_policy() && matches!(LastGood::read(), Ok(None)) {
-        // A package brings what runs this, and a policy comes later, if at all.
-        report::remark("no policy is installed: nothing is enforced");
-        return Ok(Outcome::Done);
+/// Closes the port before anything else; then enforces the policy, or what stands in for it.
+fn at_boot(patience: Duration) -> Result<Outcome> {
+    match apply::close_at_once() {
+        Ok(None) => {}
+        Ok(Some(substitute)) => report::remark(&format!("before anything else, {substitute}")),
+        Err(error) => report::caution("note:", format_args!("not closed at once: {error:#}")),
     }
-    apply(true).or_else(|failure| fall_back(&failure))
+    // Reading may take its time, and others may need the lock meanwhile.
+    let mut read = Read::now();
+    let _lock = lock::acquire_for_change("apply", patience)?;
+    if read.is_outdated() {
+        read = Read::now();
+    }
+    Ok(conclude(apply::at_boot(&read)?))
 }
 
-fn apply(patient: bool) -> Result<Outcome> {
-    let (configuration, compiled) = wanted()?;
-    enforce(&configuration, &compiled, patient)?;
-    keep(&configuration, &compiled);
-    if patient {
-        exceptions::refresh_at_boot(&configuration, &compiled);
-    } else {
-        exceptions::refresh(&configuration, &compiled);
+/// Says what was done at boot, or by the guard.
+pub(super) fn conclude(done: AtBoot) -> Outcome {
+    match done {
+        AtBoot::NothingInstalled => {
+            report::remark("no policy is installed: nothing is enforced");
+            Outcome::Done
+        }
+        AtBoot::Applied(applied) => {
+            tell(&applied);
+            exceptions::refresh_at_boot(&applied.configuration, &applied.compiled);
+            Outcome::Done
+        }
+        AtBoot::FellBack(failure, substitute) => {
+            let why = failure.error();
+            let said = format!("the policy cannot be enforced, so {substitute}: {why:#}");
+            report::bad("error:", &said);
+            tell_systemd(&said);
+            Outcome::False
+        }
+    }
+}
+
+fn tell(applied: &Applied) {
+    let Applied { compiled, missing, notes, .. } = applied;
+    compiled.notices.iter().for_each(report::notice);
+    notes.iter().for_each(|note| report::caution("note:", note));
+    for name in missing {
+        report::remark(&format!(
+            "there is no interface {name}; the nftables table holds until it comes"
+        ));
     }
     let hash = compiled.lowered.policy.hash();
     report::remark(&format!("the kernel enforces policy {hash}"));
     if !compiled.lowered.policy.closes() {
-        report::promises(&compiled);
+        report::promises(compiled);
         report::open_is_not_tested(&compiled.lowered);
     }
-    tell_systemd(&report::promise(&compiled));
-    Ok(Outcome::Done)
-}
-
-pub(super) fn wanted() -> Result<(Configuration, Compiled)> {
-    let Some((configuration, _)) = installed()? else {
-        let policy = host::POLICY;
-        return Err(Failure::Input(anyhow!("there is no {policy}; `agent-fw install` writes it")));
-    };
-    let compiled = compile(&configuration, &Lists::default())?;
-    Ok((configuration, compiled))
-}
-
-/// The table before the programs, which may count on it; what is not to be there goes last. With
-/// `patient`, an interface that is missing is waited for behind the table.
-pub(super) fn enforce(
-    configuration: &Configuration,
-    compiled: &Compiled,
-    patient: bool,
-) -> Result<()> {
-    let backend = configuration.backend;
-    // One that comes from here on is met by udev, or found below.
-    await_interfaces(configuration);
-    let mut nftables = Nftables::open()?;
-    let (targets, missing) = if backend.has_programs() {
-        let (targets, missing) = Targets::present(&configuration.interfaces)?;
-        (Some(targets), missing)
-    } else {
-        (None, Vec::new())
-    };
-    let holds = backend.has_table() || patient && !missing.is_empty();
-    if holds {
-        nftables.replace(&compiled.images())?;
-    }
-    if let Some(targets) = targets {
-        // An interface that is not there yet, at boot, is no reason to leave the others open.
-        let mode = configuration.xdp_mode;
-        xdp::attach(&compiled.lowered, backend.has_table(), targets, mode)?.settle()?;
-    } else {
-        xdp::remove()?;
-    }
-    if !holds {
-        nftables.delete()?;
-    }
-    match Targets::demand(missing) {
-        Err(error) if patient => report::remark(&format!("{error}; the table holds until then")),
-        demanded => demanded?,
-    }
-    Ok(())
-}
-
-/// Has interfaces of the policy given their programs when they come. That this cannot be is no
-/// reason to leave the port open.
-pub(super) fn await_interfaces(configuration: &Configuration) {
-    let has_programs = configuration.backend.has_programs();
-    let interfaces: &[String] = if has_programs { &configuration.interfaces } else { &[] };
-    if let Err(error) = awaited::set(interfaces) {
-        let what = format_args!("an interface that comes later gets no XDP program: {error:#}");
-        report::caution("note:", what);
-    }
-}
-
-/// Keeps the policy for a boot at which it cannot be compiled. That it could not be kept is no
-/// reason to undo it.
-pub(super) fn keep(configuration: &Configuration, compiled: &Compiled) {
-    if let Err(error) = LastGood::keep(configuration, compiled) {
-        report::caution("note:", format_args!("not kept as the last good policy: {error:#}"));
-    }
-}
-
-/// Enforces the last good policy, or closes the port.
-fn fall_back(failure: &Failure) -> Result<Outcome> {
-    let kept = LastGood::read().and_then(|kept| kept.map(|kept| kept.compile()).transpose());
-    if let Ok(Some((configuration, compiled))) = &kept
-        && enforce(configuration, compiled, true).is_ok()
-    {
-        let hash = compiled.lowered.policy.hash();
-        return Ok(fallen_back(failure, &format!("the last good policy {hash} is in force")));
-    }
-    let known = kept.ok().flatten().map(|(configuration, _)| Port(configuration.port));
-    let policy = policy_file();
-    let port = policy.as_ref().and_then(port).or(known).unwrap_or(Port::AGENT);
-    let ruleset = Ruleset::compile(&closed(port), Extras::default());
-    let mut nftables = Nftables::open()?;
-    // What is in force beyond the port stays.
-    let others = nftables.read_tables()?.into_iter();
-    let others = others.filter(|live| live.image.name != TableName::Gate && live.strays.is_empty());
-    let mut beyond: Vec<_> = others.map(|live| live.image).collect();
-    let mut consequence = format!("TCP port {port} is closed to every source");
-    if beyond.is_empty() && policy.as_ref().is_some_and(names_relay) {
-        let closing = Firewall::new([&closing_rule(Port::RELAY)]).context("the relay's port")?;
-        beyond.extend(closing.tables(false).into_iter().map(Ruleset::into_image));
-        consequence = format!("TCP ports {port} and {} are closed to every source", Port::RELAY);
-    }
-    beyond.insert(0, ruleset.into_image());
-    nftables.replace(&beyond)?;
-    Ok(fallen_back(failure, &consequence))
-}
-
-fn fallen_back(failure: &Failure, consequence: &str) -> Outcome {
-    let said = format!("the policy cannot be enforced, so {consequence}: {:#}", failure.error());
-    report::bad("error:", &said);
-    tell_systemd(&said);
-    Outcome::False
-}
-
-/// A `policy.toml` of which something is faulty.
-fn policy_file() -> Option<toml::Table> {
-    let text = host::file::read(Path::new(host::POLICY)).ok()??;
-    text.parse().ok()
-}
-
-/// The port in a `policy.toml` of which the rest is faulty.
-fn port(policy: &toml::Table) -> Option<Port> {
-    let port = policy.get("port")?.as_integer()?;
-    u16::try_from(port).ok().filter(|port| *port != 0).map(Port)
-}
-
-/// Whether a `policy.toml` of which the rest is faulty says who reaches the relay's port.
-fn names_relay(policy: &toml::Table) -> bool {
-    policy.get("relay").is_some_and(|relay| relay.as_array().is_none_or(|list| !list.is_empty()))
+    tell_systemd(&report::promise(compiled));
 }
 
 /// The status line of the unit. Without systemd nobody listens.

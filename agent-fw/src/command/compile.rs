@@ -34,7 +34,7 @@ impl Compile {
     pub(super) fn run(self) -> Result<Outcome> {
         let format = self.format;
         let configuration = self.words.configuration()?;
-        let compiled = compile(&configuration, &Lists::default())?;
+        let compiled = compile(&configuration, &Lists::of_any_kind())?;
         let mut output = BufWriter::new(std::io::stdout().lock());
         match format {
             Format::Nft => write!(output, "{}", document(&configuration, &compiled))

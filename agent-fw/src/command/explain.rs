@@ -3,10 +3,10 @@
 use super::outcome::{Failure, Outcome, Result};
 use super::report::say;
 use super::sample::{self, Sample};
-use super::status::wanted;
 use super::trial::{Answer, Trial};
-use super::words::catalogue;
 use super::{Patience, road};
+use crate::engine::policy;
+use crate::engine::policy::catalogue;
 use crate::host::interface::{self, Interface};
 use crate::host::{agent, lock, privilege};
 use crate::policy::{MacAddr, Port};
@@ -67,7 +67,8 @@ impl Explain {
     }
 
     fn one(&self, source: IpAddr) -> Result<Outcome> {
-        let installed = || wanted().ok().flatten().map(|(configuration, _)| configuration.port);
+        let installed =
+            || policy::compiled().ok().flatten().map(|(configuration, _)| configuration.port);
         let port = Port(self.port.or_else(installed).unwrap_or(Port::AGENT.0));
         let case = Case::of(&self.question(source, port)).map_err(Failure::Input)?;
         let road = probe::ask(&case)?;
@@ -84,7 +85,7 @@ impl Explain {
     }
 
     fn all(&self) -> Result<Outcome> {
-        let Some((configuration, compiled)) = wanted()? else {
+        let Some((configuration, compiled)) = policy::compiled()? else {
             return Err(Failure::Input(anyhow!(
                 "no policy is installed, of which the sources could be tried; --from names one"
             )));

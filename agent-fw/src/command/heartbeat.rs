@@ -1,17 +1,17 @@
 //! Whether the manager's heartbeats come: `agent-fw status --check`.
 
-use super::kernel::Held;
 use super::report;
 use super::status::Findings;
 use crate::configuration::Mode;
 use crate::contact::{Contact, Counted, Heartbeat, Stretch};
+use crate::engine::kernel_state::KernelState;
 use crate::nft::{LEFT, REFUSED, REFUSED_EARLY};
 use crate::xdp::Counters;
 use serde_json::{Value, json};
 use std::time::Duration;
 
 /// What the table and the programs have counted, together.
-pub(super) fn counted(held: &Held, programs: Option<&Counters>) -> Counted {
+pub(super) fn counted(held: &KernelState, programs: Option<&Counters>) -> Counted {
     let mut counted = Counted::default();
     for counter in held.table.iter().flat_map(|live| &live.image.counters) {
         let packets = counter.count.packets;

@@ -1,28 +1,30 @@
 //! `agent-fw install`: from words to an enforced policy, all of it or nothing.
 
-mod steps;
-
-use super::apply::keep;
-use super::kernel::Held;
 use super::outcome::{Failure, Outcome, Result};
 use super::units::Units;
-use super::words::{Words, compile, installed};
+use super::words::{Words, compile};
 use super::{Patience, exceptions, openness, report};
-use crate::configuration::{Compiled, Configuration};
+use crate::configuration::{Compiled, Configuration, is_edited};
+use crate::engine::apply;
+use crate::engine::enforce::{EnforceError, enforce};
+use crate::engine::host::ThisHost;
+use crate::engine::interfaces::{self, Found};
+use crate::engine::kernel_state::KernelState;
+use crate::engine::plan::{Missing, plan};
+use crate::engine::policy::installed;
 use crate::host::{self, boot, file, lock, privilege};
 use crate::nft::Nftables;
 use crate::policy::Port;
 use crate::source::Lists;
-use crate::xdp::{self, Targets};
+use crate::xdp;
 use anyhow::anyhow;
 use std::path::{Path, PathBuf};
-use steps::Steps;
 
 /// Enforces a policy now and keeps it for the next boot
 ///
 /// Writes /etc/agent-fw/policy.toml, and exchanges the rules of agent-fw's tables, or the XDP
 /// program of each interface, at one instant. If a step fails, those before it are undone, and the
-/// policy of before stays in force.
+/// previous policy remains in force.
 #[derive(clap::Args, Debug)]
 pub(super) struct Install {
     #[command(flatten)]
@@ -61,16 +63,16 @@ impl Install {
         let compiled = compile(&configuration, &lists)?;
         let mut nftables = Nftables::open()?;
         if self.dry_run {
-            let held = Held::read(&mut nftables)?;
+            let held = KernelState::read(&mut nftables)?;
             let boot = self.units.files()?;
             let installed = is_installed(&configuration, &lists, boot.as_deref());
-            return Ok(dry_run(&held.differences(&configuration, &compiled), installed));
+            return Ok(dry_run(&held.differences(&configuration, &compiled)?, installed));
         }
         let lock = lock::acquire_for_change("install", self.patience.duration())?;
         refuse_to_open(&configuration, &compiled, meant)?;
-        let held = Held::read(&mut nftables)?;
+        let held = KernelState::read(&mut nftables)?;
         let boot = self.units.files()?;
-        let differing = held.differences(&configuration, &compiled);
+        let differing = held.differences(&configuration, &compiled)?;
         let installed = is_installed(&configuration, &lists, boot.as_deref());
         if differing.is_empty() && installed && !held.can_move() {
             if boot.is_some() {
@@ -83,14 +85,11 @@ impl Install {
             report::remark("no change: the kernel and policy.toml are as they should be");
             return promises(&configuration, &compiled, test, &self.patience);
         }
-        let mut steps = Steps::new(nftables);
-        steps
-            .all(&configuration, &lists, &compiled, held.into_tables(), boot.as_deref())
-            .map_err(|error| steps.undo(error))?;
-        let kept_edit = steps.kept_edit.take();
-        steps.finish(&configuration)?;
+        let kept_edit = take_steps(&configuration, &lists, &compiled, boot.as_deref())?;
         remove_stale_lists(&configuration);
-        keep(&configuration, &compiled);
+        let awaiting = apply::await_interfaces(&configuration);
+        let notes = awaiting.into_iter().chain(apply::keep(&configuration, &compiled));
+        notes.for_each(|note| report::caution("note:", note));
         if let Some(kept) = kept_edit {
             report::remark(&format!("your edited policy.toml is kept as {}", kept.display()));
         }
@@ -100,6 +99,45 @@ impl Install {
         self.units.start(boot.is_some());
         promises(&configuration, &compiled, test, &self.patience)
     }
+}
+
+/// Takes all steps, or none; where an edited policy.toml is kept.
+fn take_steps(
+    configuration: &Configuration,
+    lists: &Lists,
+    compiled: &Compiled,
+    boot: Option<&[(PathBuf, String)]>,
+) -> Result<Option<PathBuf>> {
+    let found = if configuration.backend.has_programs() {
+        interfaces::named(&configuration.interfaces)?
+    } else {
+        Found::default()
+    };
+    let mut plan = plan(configuration, compiled, &found, Missing::Refused)?;
+    plan.files = lists.kept().map(|(path, text)| (path.to_owned(), text.to_owned())).collect();
+    let edited = file::read(Path::new(host::POLICY))?.filter(|text| is_edited(text));
+    let kept_edit = edited.map(|text| (host::free_name_for_replaced_policy(), text));
+    plan.files.extend(kept_edit.clone());
+    plan.files.extend(boot.unwrap_or_default().iter().cloned());
+    plan.policy = Some(configuration.to_toml());
+    plan.enable_boot_unit = boot.is_some();
+    plan.read_back = true;
+    enforce(&mut ThisHost::open()?, &plan).map_err(|error| match error {
+        EnforceError::Refused(cause) | EnforceError::TakenBack(cause) => {
+            cause.context("not installed; the previous policy remains in force")
+        }
+        EnforceError::NotTakenBack(cause, failed) => {
+            let failed = failed.join("\n");
+            cause.context(format!("not installed, and not all of it could be undone:\n{failed}"))
+        }
+        EnforceError::NotRemoved(cause) => {
+            cause.context("installed, but what was there before could not be removed")
+        }
+    })?;
+    if let Err(error) = interfaces::remember(&found) {
+        report::caution("note:", format_args!("interfaces are known by name only: {error:#}"));
+    }
+    Ok(kept_edit.map(|(path, _)| path))
 }
 
 /// What is done about the promise "open".
@@ -138,8 +176,11 @@ fn promises(
 /// policy is applied, none may be up yet.
 fn name_interfaces(configuration: &mut Configuration) -> Result<()> {
     if configuration.backend.has_programs() && configuration.interfaces.is_empty() {
-        let targets = Targets::find(&[])?;
-        configuration.interfaces = targets.names().map(str::to_owned).collect();
+        let found = interfaces::named(&[])?;
+        if found.present.is_empty() {
+            return Err(anyhow!("no physical interface is up; name one with --interface").into());
+        }
+        configuration.interfaces = found.present.into_iter().map(|named| named.name).collect();
     }
     Ok(())
 }

@@ -8,11 +8,11 @@ mod explain;
 mod guard;
 mod heartbeat;
 mod install;
-mod kernel;
 mod metrics;
 mod openness;
 mod outcome;
 mod ports;
+mod read_sources;
 mod regions;
 mod report;
 mod road;
@@ -87,6 +87,8 @@ enum Command {
     Rules(rules::Rules),
     Ports(ports::Ports),
     Metrics(metrics::Metrics),
+    #[command(hide = true)]
+    ReadSources(read_sources::ReadSources),
 }
 
 /// Waiting for another agent-fw that is at work.
@@ -124,13 +126,14 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Rules(rules) => rules.run(),
         Command::Ports(ports) => ports.run(),
         Command::Metrics(metrics) => metrics.run(),
+        Command::ReadSources(reader) => reader.run(),
     };
     match result {
         Ok(_) if report::is_incomplete() => ExitCode::from(3),
         Ok(outcome) => outcome.exit_code(),
         Err(failure) => {
             report::failure(failure.error());
-            failure.exit_code()
+            outcome::failed(&failure)
         }
     }
 }

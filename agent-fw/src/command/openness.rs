@@ -1,7 +1,6 @@
 //! The promise "open", which depends on every other rule of the host: it is tried, not assumed.
 
 use super::heartbeat;
-use super::kernel::Held;
 use super::report::{self, say};
 use super::road::{self, OWN_RULES};
 use super::sample::{self, Sample};
@@ -9,6 +8,7 @@ use super::status::Findings;
 use super::trial::{Answer, Trial};
 use crate::configuration::{Compiled, Configuration};
 use crate::contact::{Contact, Counted, Moment};
+use crate::engine::kernel_state::KernelState;
 use crate::exception::{self, Plan, Sources};
 use crate::host::agent;
 use crate::nft::{Nftables, comment};
@@ -94,7 +94,7 @@ pub(super) fn tried(findings: &Findings) -> anyhow::Result<Vec<Tried>> {
         }
     }
     if findings.held.is_something() {
-        let held = Held::read(&mut Nftables::open()?)?;
+        let held = KernelState::read(&mut Nftables::open()?)?;
         let now = heartbeat::counted(&held, xdp::counters()?.as_ref());
         Contact::disregard(&now, &own, began)?;
     }

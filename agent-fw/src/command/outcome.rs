@@ -1,5 +1,8 @@
 //! How a command can end.
 
+pub(super) use crate::engine::failure::{Failure, Result};
+
+use crate::engine::apply::OpensMore;
 use std::process::ExitCode;
 
 /// A command ended as it should.
@@ -20,34 +23,13 @@ impl Outcome {
     }
 }
 
-/// A command could not do what it should.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// The input is wrong: the user can put it right.
-    Input(anyhow::Error),
-    /// The system failed.
-    System(anyhow::Error),
-}
-
-impl Failure {
-    pub(super) fn error(&self) -> &anyhow::Error {
-        match self {
-            Self::Input(error) | Self::System(error) => error,
-        }
+/// The exit code of a command that could not do what it should.
+pub(super) fn failed(failure: &Failure) -> ExitCode {
+    if failure.error().is::<OpensMore>() {
+        return ExitCode::from(1);
     }
-
-    pub(super) fn exit_code(&self) -> ExitCode {
-        match self {
-            Self::Input(_) => ExitCode::from(2),
-            Self::System(_) => ExitCode::from(3),
-        }
+    match failure {
+        Failure::Input(_) => ExitCode::from(2),
+        Failure::System(_) => ExitCode::from(3),
     }
 }
-
-impl<E: Into<anyhow::Error>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self::System(error.into())
-    }
-}
-
-pub(super) type Result<T> = std::result::Result<T, Failure>;

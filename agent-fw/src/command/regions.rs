@@ -3,7 +3,7 @@
 use super::Patience;
 use super::outcome::{Failure, Outcome, Result};
 use super::report::{self, say, wrapped};
-use super::words::catalogue;
+use crate::engine::policy::catalogue;
 use crate::host::{self, lock};
 use crate::source::{
     self, Beside, Catalogue, Change, ListFile, OVERRIDES, Region, changes, doubts, merged,
@@ -73,7 +73,7 @@ pub(super) struct FileOfRegions {
 impl FileOfRegions {
     fn read(&self, catalogue: &Catalogue) -> Result<source::Regions> {
         let file = ListFile::from(self.file.clone());
-        let text = file.read().map_err(Failure::Input)?;
+        let text = file.read_once().map_err(Failure::Input)?;
         let source = self.source.clone().unwrap_or_else(|| file.to_string());
         let as_of = self.as_of.unwrap_or_else(today).to_string();
         let beside = Beside { region: self.region.clone(), source, as_of };

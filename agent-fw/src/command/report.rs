@@ -1,6 +1,7 @@
 //! How agent-fw speaks: messages of at most 80 columns, colour only where a terminal shows it.
 
 use crate::configuration::{Backend, Compiled, Configuration};
+use crate::engine::kernel_state::Remedy;
 use crate::nft::Count;
 use crate::outbound::Outbound;
 use crate::policy::{
@@ -93,6 +94,12 @@ pub(super) fn differences(differences: &[String]) {
     for difference in differences {
         say!("{}", wrapped("  ", "    ", difference));
     }
+}
+
+/// What puts right what differs from this configuration.
+pub(super) fn remedy(configuration: &Configuration) -> anyhow::Result<()> {
+    say!("  run `{}` to restore it", Remedy::of(configuration)?);
+    Ok(())
 }
 
 /// A line that begins with a good word.

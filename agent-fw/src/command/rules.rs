@@ -70,7 +70,7 @@ impl Rules {
 impl Check {
     fn run(self) -> Result<Outcome> {
         let file = ListFile::from(self.file.clone());
-        let text = file.read().map_err(Failure::Input)?;
+        let text = file.read_once().map_err(Failure::Input)?;
         let name = file.to_string();
         let read = read_rules(&name, &text, &file.label(), self.lenient);
         let RuleFile { rules, ignored } = read.map_err(Failure::Input)?;

@@ -1,16 +1,15 @@
 //! `agent-fw status`: what is wanted, what the kernel has, and what it has counted.
 
 use super::heartbeat::{self, Check};
-use super::kernel::Held;
 use super::outcome::{Outcome, Result};
 use super::report::{self, say};
-use super::words::installed;
 use crate::configuration::{Compiled, Configuration};
 use crate::contact::Contact;
+use crate::engine::kernel_state::KernelState;
+use crate::engine::policy;
 use crate::host::{self, lock, privilege};
 use crate::nft::{Count, Counter, LEFT, Nftables, REFUSED, REFUSED_EARLY, Stamp};
 use crate::policy::PolicyHash;
-use crate::source::Lists;
 use crate::xdp::{self, Admitted, Counters};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -39,7 +38,7 @@ pub(super) struct Findings {
     pub(super) wanted: Option<(Configuration, Compiled)>,
     /// Why the wanted policy could not be read or compiled.
     fault: Option<String>,
-    pub(super) held: Held,
+    pub(super) held: KernelState,
     pub(super) counters: Option<Counters>,
     differences: Vec<String>,
     /// When admitted sources were heard of, where something counts them.
@@ -58,7 +57,7 @@ impl Status {
             }
             say!("{json:#}");
         } else {
-            findings.print();
+            findings.print()?;
             check.iter().for_each(Check::print);
         }
         let good = findings.agree() && check.is_none_or(|check| check.is_good());
@@ -86,14 +85,14 @@ impl Findings {
     }
 
     fn look() -> Result<Self> {
-        let (wanted, fault) = match wanted() {
+        let (wanted, fault) = match policy::compiled() {
             Ok(wanted) => (wanted, None),
             Err(failure) => (None, Some(format!("{:#}", failure.error()))),
         };
-        let held = Held::read(&mut Nftables::open()?)?;
-        let differences = wanted.as_ref().map_or_else(Vec::new, |(configuration, compiled)| {
-            held.differences(configuration, compiled)
-        });
+        let held = KernelState::read(&mut Nftables::open()?)?;
+        let differences = wanted
+            .as_ref()
+            .map_or(Ok(Vec::new()), |(wanted, compiled)| held.differences(wanted, compiled))?;
         let counters = xdp::counters()?;
         Ok(Self { wanted, fault, held, counters, differences, contact: None })
     }
@@ -122,7 +121,7 @@ impl Findings {
         self.held.table.as_ref()?.stamp()
     }
 
-    fn print(&self) {
+    fn print(&self) -> anyhow::Result<()> {
         match (&self.wanted, &self.fault) {
             (_, Some(fault)) => report::bad("policy:  ", fault),
             (None, None) => say!("policy:   none; `agent-fw install` writes one"),
@@ -133,7 +132,7 @@ impl Findings {
                 say!("          TCP port {port}, {direction}; {}", report::others(policy));
             }
         }
-        self.print_kernel();
+        self.print_kernel()?;
         if let Some((configuration, compiled)) = &self.wanted
             && self.agree()
         {
@@ -161,6 +160,7 @@ impl Findings {
         if let Some(counters) = &self.counters {
             report::program_counters(counters);
         }
+        Ok(())
     }
 
     fn firewall_to_json(&self) -> Value {
@@ -177,28 +177,32 @@ impl Findings {
         counters.collect()
     }
 
-    fn print_kernel(&self) {
+    fn print_kernel(&self) -> anyhow::Result<()> {
         if !self.held.is_something() {
             let what = "has no table inet agent_fw and no XDP program: nothing is enforced";
             report::bad("kernel:  ", what);
-            return;
+            if let Some((configuration, _)) = &self.wanted {
+                report::remedy(configuration)?;
+            }
+            return Ok(());
         }
         if self.agree() {
             report::good("kernel:  ", "enforces this policy");
-            return;
+            return Ok(());
         }
         let held = match self.stamp() {
             Some(stamp) => format!("has policy {}", stamp.policy),
             None if self.held.table.is_none() => "has XDP programs alone".to_owned(),
             None => "has a table inet agent_fw without agent-fw's stamp".to_owned(),
         };
-        if self.wanted.is_some() {
+        if let Some((configuration, _)) = &self.wanted {
             report::bad("kernel:  ", format_args!("{held}, and differs:"));
             report::differences(&self.differences);
-            say!("  `agent-fw apply` puts it right");
+            report::remedy(configuration)?;
         } else {
             report::bad("kernel:  ", held);
         }
+        Ok(())
     }
 
     fn to_json(&self) -> Value {
@@ -296,13 +300,6 @@ impl Findings {
             "undecided": undecided,
         })
     }
-}
-
-pub(super) fn wanted() -> Result<Option<(Configuration, Compiled)>> {
-    let Some((configuration, _)) = installed()? else { return Ok(None) };
-    let catalogue = super::words::catalogue()?;
-    let compiled = configuration.compile(&catalogue, &Lists::default())?;
-    Ok(Some((configuration, compiled)))
 }
 
 fn words(counter: &Counter) -> String {

@@ -4,10 +4,9 @@ use super::outcome::{Failure, Outcome, Result};
 use super::{Patience, exceptions, report};
 use crate::configuration::is_edited;
 use crate::contact::Contact;
+use crate::engine::host::{Host as _, ThisHost};
+use crate::engine::{interfaces, last_good};
 use crate::host::{self, awaited, boot, file, lock, privilege};
-use crate::last_good::LastGood;
-use crate::nft::Nftables;
-use crate::xdp;
 use anyhow::anyhow;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::Path;
@@ -56,7 +55,8 @@ impl Uninstall {
         if let Err(error) = boot::remove() {
             report::caution("note:", format_args!("the boot unit stays enabled: {error:#}"));
         }
-        LastGood::remove()?;
+        last_good::remove()?;
+        interfaces::forget()?;
         Contact::forget()?;
         file::remove(policy)?;
         // What an interrupted installation has left.
@@ -82,8 +82,9 @@ fn conclude(all_closed: bool) -> Outcome {
 }
 
 fn leave_the_kernel() -> anyhow::Result<()> {
-    Nftables::open()?.delete()?;
-    xdp::remove()?;
+    let mut host = ThisHost::open()?;
+    host.replace_tables(&[])?;
+    host.detach()?;
     awaited::set(&[])
 }
 

@@ -1,11 +1,11 @@
 //! `agent-fw verify`: whether the kernel enforces the installed policy on every packet.
 
 use super::Patience;
-use super::kernel::Held;
 use super::outcome::{Outcome, Result};
 use super::report::{self, grouped, say};
-use super::status::wanted;
 use crate::configuration::Configuration;
+use crate::engine::kernel_state::KernelState;
+use crate::engine::policy;
 use crate::host::{interface, lock, privilege};
 use crate::nft::{Live, Nftables};
 use crate::policy::{Policy, PolicyHash, Verdict};
@@ -28,6 +28,7 @@ pub(super) struct Verify {
 
 /// What was found.
 struct Findings {
+    configuration: Configuration,
     policy: PolicyHash,
     read: Vec<String>,
     counterexample: Option<Counterexample>,
@@ -40,7 +41,7 @@ impl Verify {
         privilege::require_net_admin("verify")?;
         // Not in the middle of another agent-fw's work.
         let _lock = lock::acquire("verify", self.patience.duration())?;
-        let Some((configuration, compiled)) = wanted()? else {
+        let Some((configuration, compiled)) = policy::compiled()? else {
             if self.json {
                 say!("{:#}", json!({ "policy": null, "equal": false }));
             } else {
@@ -48,8 +49,8 @@ impl Verify {
             }
             return Ok(Outcome::False);
         };
-        let held = Held::read(&mut Nftables::open()?)?;
-        let mut differences = held.differences(&configuration, &compiled);
+        let held = KernelState::read(&mut Nftables::open()?)?;
+        let mut differences = held.differences(&configuration, &compiled)?;
         let kernel =
             Kernel { table: held.table.as_ref().map(truth::effect), programs: truth::programs()? };
         differences.extend(kernel.programs.iter().flat_map(|program| program.faults.clone()));
@@ -60,11 +61,12 @@ impl Verify {
             counterexample: counterexample(&configuration, policy, &kernel)?,
             differences,
             interfaces: interface::list()?,
+            configuration,
         };
         if self.json {
             say!("{:#}", findings.to_json());
         } else {
-            findings.print();
+            findings.print()?;
         }
         Ok(if findings.are_equal() { Outcome::Done } else { Outcome::False })
     }
@@ -119,7 +121,7 @@ impl Findings {
         self.counterexample.is_none() && self.differences.is_empty()
     }
 
-    fn print(&self) {
+    fn print(&self) -> anyhow::Result<()> {
         if self.are_equal() {
             report::good("true:", format_args!("the kernel enforces policy {}", self.policy));
         } else {
@@ -138,11 +140,12 @@ impl Findings {
         if !self.differences.is_empty() {
             say!("what differs:");
             report::differences(&self.differences);
-            say!("  `agent-fw apply` puts it right");
+            report::remedy(&self.configuration)?;
         }
         for read in &self.read {
             report::remark(&format!("read: {read}"));
         }
+        Ok(())
     }
 
     /// The packet in words.

@@ -3,12 +3,13 @@
 use super::outcome::{Failure, Result};
 use super::report;
 use crate::configuration::{Backend, Compiled, Configuration, Mode, XdpMode, digest};
+use crate::engine::policy;
 use crate::host;
 use crate::outbound::Outbound;
 use crate::policy::{Others, Port};
-use crate::source::{Catalogue, ListFile, Lists, OVERRIDES, Source};
+use crate::source::{ListFile, Lists, Source};
 use anyhow::{Context as _, anyhow};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 
 /// What the policy is.
@@ -96,6 +97,11 @@ pub(super) struct Words {
     /// An interface that gets the XDP program; repeatable. Without it, every physical one that is up
     #[arg(long, value_name = "NAME")]
     interface: Vec<String>,
+    /// Read lists and rule files though others than root can change them
+    ///
+    /// Kept in policy.toml. Whoever can change such a file decides who reaches the port.
+    #[arg(long)]
+    trust_file_modes: bool,
     /// Where the XDP program runs: in the driver, or (slower than nft) in the network stack
     #[arg(long, value_name = "MODE", default_value_t)]
     xdp_mode: XdpMode,
@@ -129,6 +135,7 @@ impl Words {
             (false, false) => Outbound::Untouched,
         };
         let Self { backend, interface: interfaces, xdp_mode, policy, lenient, .. } = self;
+        let trust_file_modes = self.trust_file_modes;
         let mut configuration = Configuration {
             allow_from,
             allow_mac,
@@ -146,6 +153,8 @@ impl Words {
             backend,
             interfaces,
             xdp_mode,
+            trust_file_modes,
+            is_legacy: false,
         };
         configuration.name_everyone();
         configuration.check().map_err(Failure::Input)?;
@@ -188,7 +197,7 @@ impl Configuration {
     /// Keeps lists that the next boot could not read (standard input, pipes) below
     /// [`host::LISTS`], and makes file names absolute.
     pub(super) fn keep_lists(&mut self) -> anyhow::Result<Lists> {
-        let mut lists = Lists::default();
+        let mut lists = Lists::trusting(self.trust());
         for source in &mut self.allow_from {
             let name = source.to_string();
             if let Some(list) = source.list_mut() {
@@ -219,7 +228,7 @@ impl Configuration {
 
 fn make_lasting(list: &mut ListFile, lists: &mut Lists) -> anyhow::Result<()> {
     if !list.is_lasting() {
-        let text = list.read()?;
+        let text = list.read_once()?;
         // Named by its content: the list of the policy in force is not written over.
         let path = Path::new(host::LISTS).join(format!("{}.list", digest(&text)));
         lists.keep(path.clone(), text);
@@ -234,27 +243,9 @@ fn make_lasting(list: &mut ListFile, lists: &mut Lists) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The catalogue with this host's own regions.
-pub(super) fn catalogue() -> Result<Catalogue> {
-    Catalogue::with_overrides(Path::new(OVERRIDES)).map_err(Failure::Input)
-}
-
 /// Compiles, and says what the user should know.
 pub(super) fn compile(configuration: &Configuration, lists: &Lists) -> Result<Compiled> {
-    let compiled = configuration.compile(&catalogue()?, lists).map_err(Failure::Input)?;
+    let compiled = policy::compile(configuration, lists)?;
     compiled.notices.iter().for_each(report::notice);
     Ok(compiled)
-}
-
-/// Whether a policy is installed, readable or not.
-pub(super) fn has_policy() -> bool {
-    Path::new(host::POLICY).exists()
-}
-
-/// The installed configuration and its text, or `None` if there is none.
-pub(super) fn installed() -> Result<Option<(Configuration, String)>> {
-    let path = PathBuf::from(host::POLICY);
-    let Some(text) = host::file::read(&path)? else { return Ok(None) };
-    let configuration = Configuration::parse(host::POLICY, &text).map_err(Failure::Input)?;
-    Ok(Some((configuration, text)))
 }

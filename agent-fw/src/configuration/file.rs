@@ -12,8 +12,9 @@ const DIGEST: &str = "# As written by agent-fw: ";
 impl Configuration {
     /// Reads `policy.toml`. `file` is its name, for errors.
     pub fn parse(file: &str, text: &str) -> anyhow::Result<Self> {
-        let configuration: Self =
+        let mut configuration: Self =
             toml::from_str(text).map_err(|error| crate::source::located(file, text, &error))?;
+        configuration.is_legacy = is_written(text) && !text.contains(CONSENT);
         configuration.check().with_context(|| file.to_owned())?;
         configuration.check_lasting().with_context(|| file.to_owned())?;
         Ok(configuration)
@@ -55,6 +56,7 @@ impl Configuration {
         let relay = list(self.relay.iter().map(ToString::to_string).collect());
         let outbound_to = list(self.outbound_to.iter().map(ToString::to_string).collect());
         let (policy, lenient) = (self.policy, self.lenient);
+        let trust_file_modes = self.trust_file_modes;
         let mut text = format!(
             "# Who may reach the security agent's port. After a change: agent-fw apply\n\
              \n\
@@ -110,12 +112,23 @@ impl Configuration {
              \n\
              # native (in the driver) or generic.\n\
              xdp_mode = \"{xdp_mode}\"\n\
+             \n\
+             # Read lists and rule files though others than root can change them.\n\
+             {CONSENT}{trust_file_modes}\n\
              \n"
         );
         let digest = digest(&text);
         let _ = writeln!(text, "{DIGEST}{digest}");
         text
     }
+}
+
+/// The key that versions write which ask for consent.
+const CONSENT: &str = "trust_file_modes = ";
+
+/// Whether agent-fw has written a `policy.toml`, and its last line is there.
+pub fn is_written(text: &str) -> bool {
+    text.lines().any(|line| line.starts_with(DIGEST))
 }
 
 /// A short digest of a text, in hexadecimal.

@@ -1,8 +1,12 @@
-//! Files that are there whole or not at all.
+//! Files that are there whole or not at all, and are read without waiting for anybody.
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::sys::statfs::{FsType, fstatfs};
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, Read, Write as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{
     DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
 };
@@ -10,32 +14,158 @@ use std::path::{Path, PathBuf};
 
 /// More than any configuration: what is larger is no such file.
 const MAX_BYTES: u64 = 16 << 20;
+/// The largest list that is read: twice a million long lines.
+const MAX_LIST_BYTES: u64 = 128 << 20;
+
+/// Whose files are read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Trust {
+    /// Those that nobody but root, or whoever runs this, can change.
+    #[default]
+    Owned,
+    /// Anybody's.
+    Anybody,
+}
 
 /// Reads a text, or `None` if there is no such file.
 pub fn read(path: &Path) -> anyhow::Result<Option<String>> {
-    match path.metadata() {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        // A pipe or a device could keep us waiting for ever.
-        Ok(metadata) if !metadata.is_file() => bail!("{} is no file", path.display()),
-        Ok(metadata) if metadata.len() > MAX_BYTES => bail!("{} is too large", path.display()),
-        _ => {}
+    read_bounded(path, MAX_BYTES, Trust::Anybody)
+}
+
+/// The same of a file that decides who is admitted.
+pub fn read_trusted(path: &Path, trust: Trust) -> anyhow::Result<Option<String>> {
+    read_bounded(path, MAX_BYTES, trust)
+}
+
+/// The same of one that may be as large as all lists together.
+pub fn read_large(path: &Path) -> anyhow::Result<Option<String>> {
+    read_bounded(path, 4 * MAX_LIST_BYTES, Trust::Anybody)
+}
+
+/// Reads a list that decides who is admitted.
+pub fn read_list(path: &Path, trust: Trust) -> anyhow::Result<Vec<u8>> {
+    let file = open_regular(path, MAX_LIST_BYTES, trust)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    match file {
+        Some(file) => {
+            limited(file, MAX_LIST_BYTES).with_context(|| format!("cannot read {}", path.display()))
+        }
+        None => bail!("cannot read {}: there is no such file", path.display()),
     }
-    fs::read_to_string(path).map(Some).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Reads what comes from a pipe, or from standard input, to its end.
+pub fn read_stream(stream: impl Read) -> anyhow::Result<Vec<u8>> {
+    limited(stream, MAX_LIST_BYTES)
+}
+
+fn read_bounded(path: &Path, most: u64, trust: Trust) -> anyhow::Result<Option<String>> {
+    let read = || -> anyhow::Result<Option<String>> {
+        let Some(file) = open_regular(path, most, trust)? else { return Ok(None) };
+        let text = String::from_utf8(limited(file, most)?).context("it is no text (UTF-8)")?;
+        Ok(Some(text))
+    };
+    read().with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Opens a regular file, or says why not. What it is, is known before it is opened: to open a pipe
+/// or a device, or to read one of the kernel's own files, may wait for ever, and more. `None` if
+/// there is no such file.
+fn open_regular(path: &Path, most: u64, trust: Trust) -> anyhow::Result<Option<File>> {
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let place = match open(path, flags, Mode::empty()) {
+        Err(nix::errno::Errno::ENOENT) => return Ok(None),
+        place => File::from(place?),
+    };
+    let metadata = place.metadata()?;
+    ensure!(!metadata.is_dir(), "it is a directory");
+    ensure!(metadata.is_file() && !is_the_kernels(&place), "it is no regular file");
+    ensure!(metadata.len() <= most, "it is larger than {} MiB", most >> 20);
+    if trust == Trust::Owned {
+        check_owner(&metadata)?;
+    }
+    // The same file, whatever the path leads to by now.
+    let same = format!("/proc/self/fd/{}", place.as_raw_fd());
+    let opened: OwnedFd = open(same.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    Ok(Some(opened.into()))
+}
+
+/// Whether a file is one of the kernel's: procfs and its like call them regular.
+fn is_the_kernels(file: &File) -> bool {
+    // PROC, SYSFS, DEBUGFS, TRACEFS, SECURITYFS, CGROUP, CGROUP2, BPF_FS, PSTOREFS, BINFMTFS and
+    // EFIVARFS of linux/magic.h.
+    const KERNELS: [i64; 11] = [
+        0x9fa0,
+        0x6265_6572,
+        0x6462_6720,
+        0x7472_6163,
+        0x7363_6673,
+        0x0027_e0eb,
+        0x6367_7270,
+        0xcafe_4a11,
+        0x6165_676c,
+        0x4249_4e4d,
+        0xde5e_81e4,
+    ];
+    fstatfs(file).is_ok_and(|found| {
+        let FsType(kind) = found.filesystem_type();
+        KERNELS.contains(&i64::from(kind))
+    })
+}
+
+/// Refuses a file that others can change.
+fn check_owner(metadata: &fs::Metadata) -> anyhow::Result<()> {
+    const ADVICE: &str = "`chown root` and `chmod go-w` make it root's alone, and \
+                          --trust-file-modes takes it as it is";
+    let (owner, me) = (metadata.uid(), nix::unistd::geteuid().as_raw());
+    ensure!(owner == 0 || owner == me, "user {owner} owns it, who could change it; {ADVICE}");
+    let by_group = metadata.mode() & 0o020 != 0 && metadata.gid() != 0;
+    let by_all = metadata.mode() & 0o002 != 0;
+    ensure!(!by_group && !by_all, "others than root can change it; {ADVICE}");
+    Ok(())
+}
+
+/// Reads to the end, but no more than this, and no further than a byte that no text has.
+fn limited(mut source: impl Read, most: u64) -> anyhow::Result<Vec<u8>> {
+    const STEP: u64 = 1 << 20;
+    let mut bytes = Vec::new();
+    loop {
+        let before = bytes.len();
+        source.by_ref().take(STEP).read_to_end(&mut bytes)?;
+        if bytes.len() == before {
+            return Ok(bytes);
+        }
+        ensure!(!bytes[before..].contains(&0), "it is no text");
+        ensure!(bytes.len() as u64 <= most, "it is larger than {} MiB", most >> 20);
+    }
 }
 
 /// Whether a file has this text, and belongs to its writer and may be read by anybody.
 pub fn is_as_written(path: &Path, text: &str) -> bool {
-    let known = |metadata: fs::Metadata| {
-        metadata.mode() & 0o7777 == 0o644 && metadata.uid() == nix::unistd::geteuid().as_raw()
+    has_mode(path, 0o644) && read(path).is_ok_and(|found| found.as_deref() == Some(text))
+}
+
+/// Whether a file belongs to its writer, who alone may read it.
+pub fn is_private(path: &Path) -> bool {
+    has_mode(path, 0o600)
+}
+
+fn has_mode(path: &Path, mode: u32) -> bool {
+    let is = |metadata: fs::Metadata| {
+        metadata.mode() & 0o7777 == mode && metadata.uid() == nix::unistd::geteuid().as_raw()
     };
-    path.symlink_metadata().is_ok_and(known)
-        && read(path).is_ok_and(|found| found.as_deref() == Some(text))
+    path.symlink_metadata().is_ok_and(is)
 }
 
 /// Writes a text so that at every moment, also after a power cut, the file has the old text or
 /// the new one. The file belongs to its writer and anybody may read it (mode 0644).
 pub fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     prepare(path, text)?.commit()
+}
+
+/// The same; nobody but its writer may read it (mode 0600).
+pub fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+    prepare_with(path, text, 0o600)?.commit()
 }
 
 /// A text that is on disk, beside the file that it is to become.
@@ -47,11 +177,15 @@ pub struct Prepared {
 
 /// Writes a text to disk that [`Prepared::commit`] puts in its place.
 pub fn prepare(path: &Path, text: &str) -> anyhow::Result<Prepared> {
+    prepare_with(path, text, 0o644)
+}
+
+fn prepare_with(path: &Path, text: &str, mode: u32) -> anyhow::Result<Prepared> {
     let directory = path.parent().context("a file needs a directory")?;
     make_directory(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     let scratch = path.with_added_extension("new");
     let prepared = Prepared { scratch, path: path.to_owned() };
-    write_new(&prepared.scratch, text)
+    write_new(&prepared.scratch, text, mode)
         .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(prepared)
 }
@@ -82,13 +216,13 @@ pub fn make_directory(directory: &Path) -> std::io::Result<()> {
     fs::set_permissions(directory, fs::Permissions::from_mode(0o755))
 }
 
-fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
+fn write_new(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
     // One that was left behind by a crash; a link that waits there is not followed.
     remove_if_there(path)?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;
     // Whatever the umask is: who may not read the policy cannot know what is enforced.
-    file.set_permissions(fs::Permissions::from_mode(0o644))?;
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
     file.sync_all()
 }
 
@@ -130,5 +264,49 @@ mod tests {
         write(&path, "new").expect("written");
         assert_eq!(fs::read_to_string(&victim).expect("there"), "untouched");
         assert_eq!(fs::read_to_string(&path).expect("there"), "new");
+    }
+    #[test]
+    fn what_could_keep_us_waiting_is_not_opened() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let fifo = directory.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).expect("made");
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink("/proc/kmsg", &link).expect("linked");
+        for path in [&fifo, &link, Path::new("/dev/zero"), Path::new("/proc/self/stat")] {
+            let error = format!("{:#}", read(path).expect_err("no regular file"));
+            assert!(error.contains("no regular file"), "{error}");
+            assert!(read_list(path, Trust::Anybody).is_err());
+        }
+        assert!(format!("{:#}", read(directory.path()).expect_err("none")).contains("directory"));
+        assert_eq!(read(&directory.path().join("none")).expect("no file"), None);
+    }
+
+    #[test]
+    fn a_large_or_sparse_file_is_not_read_to_its_end() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("sparse");
+        let file = File::create(&path).expect("made");
+        file.set_len(MAX_LIST_BYTES).expect("sparse");
+        let error = format!("{:#}", read_list(&path, Trust::Owned).expect_err("zeros"));
+        assert!(error.contains("no text"), "{error}");
+        file.set_len(MAX_LIST_BYTES + 1).expect("sparse");
+        let error = format!("{:#}", read_list(&path, Trust::Owned).expect_err("too large"));
+        assert!(error.contains("larger than 128 MiB"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_others_can_change_is_refused_and_says_how_to_mend_it() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("list");
+        fs::write(&path, "192.0.2.1\n").expect("written");
+        for (mode, is_read) in [(0o644, true), (0o600, true), (0o646, false), (0o666, false)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("changed");
+            let read = read_list(&path, Trust::Owned);
+            assert_eq!(read.is_ok(), is_read, "{mode:o}");
+            if let Err(error) = read {
+                assert!(format!("{error:#}").contains("--trust-file-modes"), "{error:#}");
+            }
+            assert!(read_list(&path, Trust::Anybody).is_ok());
+        }
     }
 }

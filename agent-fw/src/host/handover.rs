@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Where the guard takes connections. The file stays when the guard has gone; nobody answers then.
 const SOCKET: &str = "/run/agent-fw/guard";
@@ -56,13 +56,23 @@ impl AsFd for Door {
 }
 
 impl Guest {
-    /// Tells the command that it may change the table, and waits until it has done so, or has
-    /// ended. `awake` is called every `interval`.
-    pub fn serve(mut self, interval: Option<Duration>, mut awake: impl FnMut()) -> io::Result<()> {
+    /// Tells the command that it may change the table, and waits until it has done so, has ended, or
+    /// has taken too long. `awake` is called every `interval`.
+    pub fn serve(
+        mut self,
+        deadline: Duration,
+        interval: Option<Duration>,
+        mut awake: impl FnMut(),
+    ) -> io::Result<()> {
+        let end = Instant::now() + deadline;
         self.0.set_nonblocking(false)?;
         self.0.write_all(&[LET_GO])?;
-        self.0.set_read_timeout(interval)?;
         loop {
+            let rest = end.saturating_duration_since(Instant::now());
+            if rest.is_zero() {
+                return Err(io::Error::other(format!("not done in {} s", deadline.as_secs())));
+            }
+            self.0.set_read_timeout(Some(interval.map_or(rest, |interval| interval.min(rest))))?;
             match self.0.read(&mut [0]) {
                 Ok(0) => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => awake(),

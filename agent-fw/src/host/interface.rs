@@ -12,8 +12,12 @@ pub struct Interface {
     pub index: u32,
     /// Its name.
     pub name: String,
+    /// Other names that it goes by.
+    pub altnames: Vec<String>,
     /// Its MAC address, where it has one of six bytes.
     pub mac: Option<[u8; 6]>,
+    /// The MAC address that its device was made with, where it has a device of its own.
+    pub permanent_mac: Option<[u8; 6]>,
     /// The most bytes that an IP packet may have.
     pub mtu: u32,
     /// Whether it is up.
@@ -143,6 +147,10 @@ const XDP_DRV_PROG_ID: u16 = 5;
 const XDP_SKB_PROG_ID: u16 = 6;
 /// `IFLA_INFO_KIND` of linux/if_link.h.
 const INFO_KIND: u16 = 1;
+/// `IFLA_PROP_LIST`, `IFLA_ALT_IFNAME` and `IFLA_PERM_ADDRESS` of linux/if_link.h (5.5, 5.6).
+const PROPERTIES: u16 = 52;
+const ALTNAME: u16 = 53;
+const PERMANENT_ADDRESS: u16 = 54;
 
 fn parse(body: &[u8]) -> Option<Interface> {
     let kind = u16::from_ne_bytes(*body.get(2..)?.first_chunk()?);
@@ -165,6 +173,11 @@ fn parse(body: &[u8]) -> Option<Interface> {
                 interface.kind = info.find(|(kind, _)| *kind == INFO_KIND).map(|(_, v)| text(v));
             }
             libc::IFLA_XDP => interface.xdp = xdp(value),
+            PROPERTIES => {
+                let names = attributes(value).filter(|(kind, _)| *kind == ALTNAME);
+                interface.altnames = names.map(|(_, name)| text(name)).collect();
+            }
+            PERMANENT_ADDRESS => interface.permanent_mac = value.try_into().ok(),
             _ => {}
         }
     }

@@ -3,9 +3,9 @@
 use super::handover::{self, Leave};
 use anyhow::Context as _;
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::{Read as _, Seek as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 const LOCK: &str = "/run/agent-fw/lock";
 /// How often a lock that is held is tried again.
 const RETRY: Duration = Duration::from_millis(20);
+/// So long the guard is waited for at least, however long the lock took.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The right to change this host's state, for as long as it lives.
 pub struct Lock {
@@ -34,25 +36,27 @@ pub struct Busy {
 
 /// Takes the lock for a command that changes the table, which the guard lets go of meanwhile.
 pub fn acquire_for_change(command: &str, patience: Duration) -> anyhow::Result<Lock> {
-    // The guard needs the lock for what it may be doing: it is asked before.
-    let leave = handover::ask(patience)?;
-    Ok(Lock { _leave: leave, ..acquire(command, patience)? })
+    let deadline = Instant::now() + patience;
+    let lock = acquire(command, patience)?;
+    // While it waits for the lock, the guard answers.
+    let rest = deadline.saturating_duration_since(Instant::now()).max(LEAST_PATIENCE);
+    Ok(Lock { _leave: handover::ask(rest)?, ..lock })
 }
 
 /// Takes the lock for `command`, waiting for at most `patience`.
 pub fn acquire(command: &str, patience: Duration) -> anyhow::Result<Lock> {
     let deadline = Instant::now() + patience;
-    let mut file = open().with_context(|| format!("cannot open {LOCK}"))?;
     loop {
+        let file = open().with_context(|| format!("cannot open {LOCK}"))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(held) if !is_in_place(&held) => {}
             Ok(mut held) => {
                 inherit(&held).with_context(|| format!("cannot lock {LOCK}"))?;
                 // On a full /run the name is missing; the lock holds all the same.
                 drop(sign(&mut held, command));
                 return Ok(Lock { _held: held, _leave: None });
             }
-            Err((unlocked, nix::errno::Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
-                file = unlocked;
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
                 std::thread::sleep(RETRY);
             }
             Err((unlocked, nix::errno::Errno::EWOULDBLOCK)) => {
@@ -63,11 +67,43 @@ pub fn acquire(command: &str, patience: Duration) -> anyhow::Result<Lock> {
     }
 }
 
+/// Opens the lock's file, which is root's alone: whoever may open it may take it. One that others
+/// may open is replaced, and whoever holds that one holds nothing.
 fn open() -> std::io::Result<File> {
-    if let Some(directory) = Path::new(LOCK).parent() {
+    let path = Path::new(LOCK);
+    if let Some(directory) = path.parent() {
         super::file::make_directory(directory)?;
     }
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).open(LOCK)
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let mut opening = OpenOptions::new();
+    let opening = opening.read(true).write(true).create(true).truncate(false);
+    match opening.mode(0o600).custom_flags(flags).open(path) {
+        Ok(file) if is_private(&file.metadata()?) => Ok(file),
+        _ => replace(path),
+    }
+}
+
+fn is_private(metadata: &Metadata) -> bool {
+    let owner = nix::unistd::geteuid().as_raw();
+    metadata.is_file() && metadata.uid() == owner && metadata.mode() & 0o7777 == 0o600
+}
+
+fn replace(path: &Path) -> std::io::Result<File> {
+    let scratch = path.with_added_extension(std::process::id().to_string());
+    drop(std::fs::remove_file(&scratch));
+    let mut making = OpenOptions::new();
+    let file = making.read(true).write(true).create_new(true).mode(0o600).open(&scratch)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    std::fs::rename(&scratch, path).inspect_err(|_| drop(std::fs::remove_file(&scratch)))?;
+    Ok(file)
+}
+
+/// Whether a file is the one that others lock: it has not been replaced.
+fn is_in_place(file: &File) -> bool {
+    let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
+    let mine = file.metadata().map(identity);
+    let current = std::fs::symlink_metadata(LOCK).map(identity);
+    matches!((mine, current), (Ok(mine), Ok(current)) if mine == current)
 }
 
 /// Programs that are run under the lock hold it, too: what a killed agent-fw has begun is at its end
@@ -82,10 +118,16 @@ fn sign(file: &mut File, command: &str) -> std::io::Result<()> {
     write!(file, "agent-fw {command}, process {}", std::process::id())
 }
 
+/// Whoever holds the lock, as they have signed it; a process that has ended does not.
 fn holder(mut file: File) -> String {
     let mut text = String::new();
-    match file.read_to_string(&mut text) {
-        Ok(_) if !text.is_empty() => text,
-        _ => "unnamed".to_owned(),
+    let signed = file.read_to_string(&mut text).is_ok();
+    let process = text.rsplit(' ').next().unwrap_or_default();
+    let lives =
+        process.parse::<u32>().is_ok_and(|id| Path::new("/proc").join(id.to_string()).exists());
+    if signed && lives {
+        text.escape_debug().to_string()
+    } else {
+        "a process of unknown name".to_owned()
     }
 }

@@ -3,7 +3,7 @@
 //! [`Table`] is generic over what a rule is: statements, as a person reads them, in a
 //! [`Ruleset`](super::Ruleset); expressions, as the kernel keeps them, in an [`Image`].
 
-use super::expression::Program;
+use super::expression::{Expression, Program};
 use super::name::TableName;
 use crate::policy::{MacAddr, Notation, Port, Range};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -66,6 +66,25 @@ impl Image {
             base.priority += 1;
         }
         twin
+    }
+}
+
+impl Image {
+    /// The same gate, admitting nobody: without the sets, which take all the room.
+    #[must_use]
+    pub fn into_closed(mut self) -> Self {
+        let looks_up = |rule: &Program| {
+            rule.expressions.iter().any(|expression| {
+                matches!(expression, Expression::Lookup { .. } | Expression::Goto { .. })
+            })
+        };
+        self.sets.retain(|set| matches!(set.elements, Elements::Port(_)));
+        for chain in &mut self.chains {
+            if chain.base.is_none() {
+                chain.rules.retain(|rule| !looks_up(rule));
+            }
+        }
+        self
     }
 }
 

@@ -1,19 +1,17 @@
 //! Lists of addresses or MAC addresses in files: an item a line, `#` starts a comment.
 
 use super::item::{self, Item};
+use crate::host::file::{self, Trust};
 use crate::policy::{AddressRange, Label, MacAddr, Range, RangeSet};
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
-
-/// The largest list that is read: ten times a million long lines, so that `file:/dev/zero` ends.
-const MAX_BYTES: u64 = 512 << 20;
 
 /// Where a list comes from.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -54,16 +52,29 @@ impl fmt::Display for ListFile {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Lists {
     kept: BTreeMap<PathBuf, String>,
+    trust: Trust,
+    may_wait: bool,
 }
 
 impl Lists {
+    /// Lists on disk, of which those are read that are trusted.
+    pub fn trusting(trust: Trust) -> Self {
+        Self { trust, ..Self::default() }
+    }
+
+    /// Lists of any kind, pipes too, for somebody who waits for them.
+    pub fn of_any_kind() -> Self {
+        Self { trust: Trust::Anybody, may_wait: true, ..Self::default() }
+    }
+
     /// The text of a list.
     pub fn read(&self, file: &ListFile) -> anyhow::Result<Cow<'_, str>> {
         match file {
             ListFile::Path(path) if self.kept.contains_key(path) => {
                 Ok(Cow::Borrowed(&self.kept[path]))
             }
-            file => file.read().map(Cow::Owned),
+            file if self.may_wait => file.read_once().map(Cow::Owned),
+            file => file.read(self.trust).map(Cow::Owned),
         }
     }
 
@@ -103,37 +114,35 @@ impl ListFile {
         }
     }
 
-    /// Reads the whole list as text.
-    pub fn read(&self) -> anyhow::Result<String> {
+    /// Reads the whole list as text. `trust`: whose files are read.
+    pub fn read(&self, trust: Trust) -> anyhow::Result<String> {
         let bytes = match self {
-            Self::Path(path) => {
-                read_limited(path).with_context(|| format!("cannot read {self}"))?
+            Self::Path(path) => file::read_list(path, trust)?,
+            Self::StandardInput => {
+                file::read_stream(io::stdin().lock()).context("cannot read it")?
             }
-            Self::StandardInput => limited(io::stdin().lock()).context("cannot read it")?,
         };
+        self.text(bytes)
+    }
+
+    /// Reads one that may be no regular file but a pipe, while somebody waits for it.
+    pub fn read_once(&self) -> anyhow::Result<String> {
+        let path = match self {
+            Self::Path(path) if !self.is_lasting() => path,
+            _ => return self.read(Trust::Anybody),
+        };
+        let opened = File::open(path).with_context(|| format!("cannot read {self}"))?;
+        let bytes = file::read_stream(opened).with_context(|| format!("cannot read {self}"))?;
+        self.text(bytes)
+    }
+
+    fn text(&self, bytes: Vec<u8>) -> anyhow::Result<String> {
         String::from_utf8(bytes).map_err(|error| {
             let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = valid.split(|&byte| byte == b'\n').count();
             anyhow::anyhow!("{self}:{line}: expected text in UTF-8; is this a list of addresses?")
         })
     }
-}
-
-fn read_limited(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let file = File::open(path)?;
-    if file.metadata()?.is_dir() {
-        bail!("it is a directory");
-    }
-    limited(file)
-}
-
-fn limited(source: impl io::Read) -> anyhow::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    source.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_BYTES {
-        bail!("it is larger than {} MiB", MAX_BYTES >> 20);
-    }
-    Ok(bytes)
 }
 
 /// A line that is not an item.

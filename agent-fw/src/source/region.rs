@@ -1,5 +1,6 @@
 //! Regions of the vendor's cloud: from which subnets each one's manager calls.
 
+use crate::host::file;
 use crate::policy::{AddressRange, AddressSet};
 use anyhow::{Context as _, bail};
 use ipnet::IpNet;
@@ -92,12 +93,8 @@ impl Catalogue {
     /// one as a whole. A missing file changes nothing.
     pub fn with_overrides(path: &Path) -> anyhow::Result<Self> {
         let mut catalogue = Self::published()?;
-        match std::fs::read_to_string(path) {
-            Ok(text) => catalogue.override_with(&path.display().to_string(), &text)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", path.display()));
-            }
+        if let Some(text) = file::read(path)? {
+            catalogue.override_with(&path.display().to_string(), &text)?;
         }
         Ok(catalogue)
     }

@@ -6,6 +6,7 @@ mod state;
 pub use state::{Admitted, Attachment, Counters, Hook, OfInterface, Refusal};
 
 use crate::configuration::XdpMode;
+use crate::host::interface::Interface;
 use crate::policy::PolicyHash;
 use crate::rule::Lowered;
 
@@ -20,17 +21,7 @@ pub enum Targets {}
 
 impl Targets {
     /// Always fails.
-    pub fn find(_: &[String]) -> Result<Self, XdpError> {
-        Err(XdpError)
-    }
-
-    /// Always fails.
-    pub fn present(_: &[String]) -> Result<(Self, Vec<String>), XdpError> {
-        Err(XdpError)
-    }
-
-    /// Always fails.
-    pub fn demand(_: Vec<String>) -> Result<(), XdpError> {
+    pub fn of(_: Vec<Interface>) -> Result<Self, XdpError> {
         Err(XdpError)
     }
 
@@ -42,6 +33,27 @@ impl Targets {
     /// Never called.
     pub fn are_served_by(&self, _: &[Attachment], _: XdpMode, _: PolicyHash, _: bool) -> bool {
         match *self {}
+    }
+}
+
+/// Programs that are loaded: there can be none.
+#[must_use]
+pub enum Prepared {}
+
+impl Prepared {
+    /// Never called.
+    pub fn leaves_a_gap(&self) -> bool {
+        match *self {}
+    }
+
+    /// Never called.
+    pub fn attach(self) -> Result<Change, XdpError> {
+        match self {}
+    }
+
+    /// Never called.
+    pub fn abandon(self) -> Result<(), XdpError> {
+        match self {}
     }
 }
 
@@ -88,7 +100,7 @@ pub const fn object() -> Option<&'static [u8]> {
 }
 
 /// Never called, for want of targets.
-pub fn attach(_: &Lowered, _: bool, targets: Targets, _: XdpMode) -> Result<Change, XdpError> {
+pub fn prepare(_: &Lowered, _: bool, targets: Targets, _: XdpMode) -> Result<Prepared, XdpError> {
     match targets {}
 }
 

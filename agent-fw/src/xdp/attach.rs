@@ -14,6 +14,7 @@ use super::state::{Attachment, Hook};
 use crate::configuration::XdpMode;
 use crate::host::file;
 use crate::host::interface::{self, Interface};
+use crate::host::namespace;
 use crate::policy::PolicyHash;
 use crate::rule::Lowered;
 use agent_fw_ebpf::{Image, LabelTally, LoadError, Mac, Tally, load, load_program};
@@ -21,10 +22,13 @@ use aya::maps::{HashMap, MapInfo, PerCpuArray, PerCpuValues};
 use aya::programs::{ProgramInfo, loaded_programs};
 use aya::{Ebpf, EbpfLoader, Pod};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 
-/// What the numbers stand for under which the programs count.
-const NUMBERING: &str = "/run/agent-fw/xdp-labels.json";
+/// What the numbers stand for under which the programs count, in one network namespace each.
+fn numbering_path() -> Result<PathBuf, XdpError> {
+    let namespace = namespace::current()?;
+    Ok(PathBuf::from(format!("/run/agent-fw/xdp-labels-{namespace}.json")))
+}
 /// XDP's program in the object.
 const XDP: &str = "agent_fw_xdp";
 
@@ -71,33 +75,9 @@ pub struct Targets {
 }
 
 impl Targets {
-    /// The interfaces of these names, all of which must be there; without any name, every physical
-    /// one that is up.
-    pub fn find(names: &[String]) -> Result<Self, XdpError> {
-        let (targets, missing) = Self::present(names)?;
-        Self::demand(missing)?;
-        Ok(targets)
-    }
-
-    /// Those that are there, and the names of the others.
-    pub fn present(names: &[String]) -> Result<(Self, Vec<String>), XdpError> {
-        let all = interface::list()?;
-        let of = |interfaces| Self { interfaces, may_use_tcx: true };
-        if names.is_empty() {
-            let physical = |i: &Interface| i.is_up && i.is_physical();
-            let found: Vec<_> = all.into_iter().filter(physical).collect();
-            let nothing = found.is_empty();
-            return if nothing { Err(XdpError::NoPhysical) } else { Ok((of(found), vec![])) };
-        }
-        let is_missing = |name: &&String| !all.iter().any(|interface| interface.name == **name);
-        let missing = names.iter().filter(is_missing).cloned().collect();
-        let present = all.into_iter().filter(|interface| names.contains(&interface.name));
-        Ok((of(present.collect()), missing))
-    }
-
-    /// Fails if any is missing.
-    pub fn demand(missing: Vec<String>) -> Result<(), XdpError> {
-        if missing.is_empty() { Ok(()) } else { Err(XdpError::NoInterface(missing)) }
+    /// These interfaces.
+    pub fn of(interfaces: Vec<Interface>) -> Result<Self, XdpError> {
+        Ok(Self { interfaces, may_use_tcx: true })
     }
 
     /// The same, to be served as by a kernel that has no TCX.
@@ -161,22 +141,46 @@ impl Site {
     }
 }
 
-/// A change that can be taken back until it is settled.
-#[must_use = "a change is to be settled or taken back"]
-pub struct Change {
+/// A policy's programs in the kernel, on no interface yet.
+#[must_use = "what is prepared is to be attached or abandoned"]
+pub struct Prepared {
     before: Option<Programs>,
     programs: Programs,
     numbering: Numberings,
     sites: Vec<Site>,
+}
+
+/// A change that can be taken back until it is settled.
+#[must_use = "a change is to be settled or taken back"]
+pub struct Change {
+    prepared: Prepared,
     taken: Vec<Step>,
 }
 
 /// A step that was begun. Taking it back is right however far it went.
 enum Step {
-    /// The new program was put in the place of the one of before.
+    /// The new program was put in the place of the previous one.
     Exchange(Site),
     /// It was attached, where another mode's program was or none.
     Attach(Site),
+}
+
+/// Loads a policy's programs for these interfaces, and pins them. No interface is touched.
+pub fn prepare(
+    lowered: &Lowered,
+    gate: bool,
+    targets: Targets,
+    mode: XdpMode,
+) -> Result<Prepared, XdpError> {
+    pin::make_directory()?;
+    let before = Programs::of_before()?;
+    match load_all(lowered, gate, targets, mode) {
+        Ok((programs, numbering, sites)) => Ok(Prepared { before, programs, numbering, sites }),
+        Err(error) => {
+            restore_pins(before, None)?;
+            Err(error)
+        }
+    }
 }
 
 /// Puts the policy's program on these interfaces. If that fails at one of them, it is taken back at
@@ -187,27 +191,36 @@ pub fn attach(
     targets: Targets,
     mode: XdpMode,
 ) -> Result<Change, XdpError> {
-    pin::make_directory()?;
-    let before = Programs::of_before()?;
-    let (programs, numbering, sites) = match prepare(lowered, gate, targets, mode) {
-        Ok(prepared) => prepared,
-        Err(error) => {
-            restore_pins(before, None)?;
-            return Err(error);
+    prepare(lowered, gate, targets, mode)?.attach()
+}
+
+impl Prepared {
+    /// Whether some interface is without a program for a moment: where its mode changes.
+    pub fn leaves_a_gap(&self) -> bool {
+        self.sites.iter().any(|site| site.displaced().is_some())
+    }
+
+    /// Puts the programs on their interfaces. If that fails at one of them, it is taken back at the
+    /// others.
+    pub fn attach(self) -> Result<Change, XdpError> {
+        let mut change = Change { prepared: self, taken: Vec::new() };
+        match change.take() {
+            Ok(()) => Ok(change),
+            Err(error) => {
+                change.undo()?;
+                Err(error)
+            }
         }
-    };
-    let mut change = Change { before, programs, numbering, sites, taken: Vec::new() };
-    match change.take() {
-        Ok(()) => Ok(change),
-        Err(error) => {
-            change.undo()?;
-            Err(error)
-        }
+    }
+
+    /// Lets go of the programs.
+    pub fn abandon(self) -> Result<(), XdpError> {
+        restore_pins(self.before, Some(&self.programs))
     }
 }
 
 /// Loads and pins all that the policy needs; no interface is touched yet.
-fn prepare(
+fn load_all(
     lowered: &Lowered,
     gate: bool,
     targets: Targets,
@@ -255,48 +268,54 @@ fn load_programs(
     Programs::pinned(enforced, xdp, classifier)
 }
 
-/// Puts the pins of the programs of before in the place of the new ones'.
+/// Puts the pins of the previous programs in the place of the new ones'.
 fn restore_pins(before: Option<Programs>, new: Option<&Programs>) -> Result<(), XdpError> {
     if let Some(new) = new {
         new.unpin()?;
     }
     match before {
         Some(mut before) => before.pin(),
-        None => remove(),
+        None => pin::remove_unused(),
     }
 }
 
 impl Change {
     fn take(&mut self) -> Result<(), XdpError> {
-        for site in &self.sites {
+        let Prepared { programs, sites, .. } = &mut self.prepared;
+        for site in sites {
             if site.ours.contains(&site.hook) {
                 self.taken.push(Step::Exchange(site.clone()));
-                hook::exchange(&mut self.programs, &site.interface, site.hook)?;
+                hook::exchange(programs, &site.interface, site.hook)?;
             } else {
                 self.taken.push(Step::Attach(site.clone()));
                 if let Some(displaced) = site.displaced() {
                     hook::release(site.interface.index, displaced)?;
                 }
-                hook::attach(&mut self.programs, &site.interface, site.hook)?;
+                hook::attach(programs, &site.interface, site.hook)?;
             }
         }
         Ok(())
     }
 
-    /// Takes the change back: what was enforced before is enforced again.
+    /// Takes the change back: what was enforced before is enforced again. All steps are tried; the
+    /// first failure is told.
     pub fn undo(mut self) -> Result<(), XdpError> {
+        let mut undone = Ok(());
         for step in std::mem::take(&mut self.taken).into_iter().rev() {
-            self.undo_step(&step)?;
+            undone = undone.and(self.undo_step(&step));
         }
-        restore_pins(self.before, Some(&self.programs))
+        undone.and(self.prepared.abandon())
     }
 
     fn undo_step(&mut self, step: &Step) -> Result<(), XdpError> {
         let (Step::Exchange(site) | Step::Attach(site)) = step;
-        match (step, site.displaced(), &mut self.before) {
+        match (step, site.displaced(), &mut self.prepared.before) {
             (Step::Exchange(_), _, Some(before)) => {
                 hook::exchange(before, &site.interface, site.hook)
             }
+            // What was there has no pin, and cannot be put back: the new one, which is in its place
+            // or not, is more than nothing.
+            (Step::Exchange(_), _, None) => Ok(()),
             (Step::Attach(_), Some(displaced), Some(before)) => {
                 hook::release(site.interface.index, site.hook)?;
                 hook::attach(before, &site.interface, displaced)
@@ -306,31 +325,32 @@ impl Change {
     }
 
     /// Makes the change last: takes the program off hooks that are not to have it, and lets go of
-    /// the one of before, and of maps whose layout was another version's.
+    /// the previous one, and of maps whose layout was another version's.
     pub fn settle(self) -> Result<(), XdpError> {
+        let Prepared { programs, numbering, sites, .. } = self.prepared;
         let of_site = |site: &Site| hook::pins(site.interface.index, site.hook);
-        let mut kept: Vec<Pin> = self.sites.iter().flat_map(of_site).collect();
-        kept.extend(self.programs.pins());
+        let mut kept: Vec<Pin> = sites.iter().flat_map(of_site).collect();
+        kept.extend(programs.pins());
         kept.extend(MapName::ALL.map(Pin::Map));
         for pin in Pin::list()?.iter().filter(|pin| !kept.contains(pin)) {
             pin.release()?;
         }
-        let Numberings { labels, interfaces } = self.numbering;
+        let Numberings { labels, interfaces } = numbering;
         let settled = Numberings { labels: labels.settled(), interfaces: interfaces.settled() };
         let text = serde_json::to_string(&settled).map_err(anyhow::Error::from)?;
-        Ok(file::write(Path::new(NUMBERING), &text)?)
+        Ok(file::write(&numbering_path()?, &text)?)
     }
 }
 
 /// Takes the program off every interface, those that have gone included, and removes every pin.
 pub fn remove() -> Result<(), XdpError> {
     pin::release_all()?;
-    Ok(file::remove(Path::new(NUMBERING))?)
+    Ok(file::remove(&numbering_path()?)?)
 }
 
 /// What stands for what since the last policy. Where that is lost, the counts begin anew.
 pub(super) fn numbering() -> Numberings {
-    let text = file::read(Path::new(NUMBERING)).ok().flatten();
+    let text = numbering_path().ok().and_then(|path| file::read(&path).ok().flatten());
     text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
 }
 

@@ -12,6 +12,7 @@ use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::xdp::{self, XdpLink};
 use aya::programs::{SchedClassifier, TcAttachType};
+use std::path::Path;
 
 /// The tc hook's program in the object: by this name, a filter is ours.
 pub(super) const CLASSIFIER: &str = "agent_fw_tc";
@@ -66,8 +67,23 @@ fn is_ours(filter: &Filter) -> bool {
 
 /// The program that a pinned link has.
 fn linked(pin: &Pin) -> Option<u32> {
-    let link = PinnedLink::from_pin(pin.path()).ok()?;
+    linked_at(&pin.path())
+}
+
+fn linked_at(path: &Path) -> Option<u32> {
+    let link = PinnedLink::from_pin(path).ok()?;
     Some(FdLink::from(link).info().ok()?.program_id())
+}
+
+/// Whether the program of the link that is pinned at `path` is on this interface, or, where it is a
+/// mark, a filter of ours.
+pub(super) fn is_attached(interface: &Interface, path: &Path) -> bool {
+    let Some(program) = linked_at(path) else {
+        return traffic::filters(interface.index).is_ok_and(|filters| filters.iter().any(is_ours));
+    };
+    let tcx = SchedClassifier::query_tcx(&interface.name, TcAttachType::Ingress);
+    interface.xdp.is_some_and(|attached| attached.program == program)
+        || tcx.is_ok_and(|(_, all)| all.iter().any(|info| info.id() == program))
 }
 
 /// Where the program belongs on an interface that has ours at these places. `tcx`: whether the

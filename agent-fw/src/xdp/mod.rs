@@ -15,7 +15,7 @@ mod program;
 mod state;
 mod watch;
 
-pub use attach::{Change, Targets, attach, attachments, remove};
+pub use attach::{Change, Prepared, Targets, attach, attachments, prepare, remove};
 pub use counters::counters;
 pub use error::{Obstacle, XdpError};
 pub use image::{Inexpressible, plan};

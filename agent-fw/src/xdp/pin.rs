@@ -1,9 +1,11 @@
 //! What outlives this process: names below [`DIRECTORY`], each of which holds a link, a program or a
-//! map in the kernel.
+//! map in the kernel. Each network namespace has a directory of its own: interfaces have numbers that
+//! mean something in one namespace alone, and what another one enforces is not ours to take off.
 
 use super::detach::detach;
 use super::error::XdpError;
-use crate::host::traffic;
+use super::hook;
+use crate::host::{interface, namespace, traffic};
 use crate::policy::PolicyHash;
 use aya::maps::MapData;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -14,8 +16,15 @@ use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-/// Where everything is pinned. bpffs takes no dots in names.
+/// Where everything is pinned, by network namespace. bpffs takes no dots in names.
 pub const DIRECTORY: &str = "/sys/fs/bpf/agent-fw";
+
+/// Where this network namespace's pins are.
+pub(super) fn directory() -> PathBuf {
+    // Without /proc there is one namespace as far as anybody can tell.
+    let namespace = namespace::current().unwrap_or_default();
+    Path::new(DIRECTORY).join(format!("netns-{namespace}"))
+}
 
 /// Something that is pinned, by its name.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -118,7 +127,7 @@ impl Pin {
     }
 
     pub(super) fn path(&self) -> PathBuf {
-        Path::new(DIRECTORY).join(self.to_string())
+        directory().join(self.to_string())
     }
 
     /// Makes the pin a mark. What it holds is of no matter: a map that stays anyhow.
@@ -138,9 +147,11 @@ impl Pin {
 
     /// Everything that is pinned. What a filter stands below comes after the filter.
     pub(super) fn list() -> Result<Vec<Self>, XdpError> {
-        let entries = match fs::read_dir(DIRECTORY) {
+        adopt_unsorted();
+        let directory = directory();
+        let entries = match fs::read_dir(&directory) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(failed(Path::new(DIRECTORY), "cannot be listed"))?,
+            entries => entries.map_err(failed(&directory, "cannot be listed"))?,
         };
         let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
         let mut pins: Vec<Self> = names.map(Self::parse).collect();
@@ -206,23 +217,72 @@ pub(super) fn make_directory() -> Result<(), XdpError> {
     if !is_bpffs {
         return Err(XdpError::NoFileSystem);
     }
-    match DirBuilder::new().mode(0o700).create(DIRECTORY) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-            Err(failed(Path::new(DIRECTORY), "cannot be made")(error))
+    for directory in [Path::new(DIRECTORY), &directory()] {
+        match DirBuilder::new().mode(0o700).create(directory) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(failed(directory, "cannot be made")(error));
+            }
+            _ => {}
         }
-        _ => Ok(()),
     }
+    adopt_unsorted();
+    Ok(())
+}
+
+/// Version 0.1.0 pinned everything in one directory, whatever the network namespace. What it has
+/// pinned for this one is moved. If that fails, it is as if another version had pinned it.
+fn adopt_unsorted() {
+    let entries = fs::read_dir(DIRECTORY).into_iter().flatten().flatten();
+    let unsorted: Vec<_> =
+        entries.filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir())).collect();
+    if unsorted.is_empty() || !is_of_this_namespace(&unsorted) {
+        return;
+    }
+    let directory = directory();
+    drop(DirBuilder::new().mode(0o700).create(&directory));
+    for entry in unsorted {
+        drop(fs::rename(entry.path(), directory.join(entry.file_name())));
+    }
+}
+
+/// Whether a link among these has a program that is on the interface of its number here; or no
+/// interface is named by any.
+fn is_of_this_namespace(entries: &[fs::DirEntry]) -> bool {
+    let interfaces = interface::list().unwrap_or_default();
+    let mut names_any = false;
+    for entry in entries {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let (Pin::Link(index) | Pin::Tcx(index) | Pin::Filter(index)) = Pin::parse(name) else {
+            continue;
+        };
+        names_any = true;
+        let here = interfaces.iter().find(|interface| interface.index == index);
+        if here.is_some_and(|interface| hook::is_attached(interface, &entry.path())) {
+            return true;
+        }
+    }
+    !names_any
 }
 
 /// Releases everything, and removes the directory.
 pub(super) fn release_all() -> Result<(), XdpError> {
     Pin::list()?.iter().try_for_each(Pin::release)?;
-    match fs::remove_dir(DIRECTORY) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(failed(Path::new(DIRECTORY), "cannot be removed")(error))
+    remove_unused()
+}
+
+/// Removes the directory if nothing is in it.
+pub(super) fn remove_unused() -> Result<(), XdpError> {
+    for directory in [&directory(), Path::new(DIRECTORY)] {
+        match fs::remove_dir(directory) {
+            Err(error)
+                if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) =>
+            {
+                return Err(failed(directory, "cannot be removed")(error));
+            }
+            _ => {}
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -10,11 +10,11 @@ mod sources;
 mod tls;
 
 use super::Patience;
-use super::kernel::Held;
 use super::outcome::{Failure, Outcome, Result};
 use super::report::say;
-use super::status::wanted;
 use crate::configuration::{Compiled, Configuration};
+use crate::engine::kernel_state::{KernelState, Remedy};
+use crate::engine::policy;
 use crate::host::{lock, privilege};
 use crate::nft::Nftables;
 use crate::policy::Port;
@@ -43,7 +43,7 @@ impl Doctor {
         privilege::require_net_admin("doctor")?;
         let _lock = lock::acquire("doctor", self.patience.duration())?;
         probe::clear();
-        let installed = match wanted() {
+        let installed = match policy::compiled() {
             Ok(installed) => installed,
             Err(Failure::Input(error) | Failure::System(error)) => {
                 return Err(Failure::Input(error.context("the installed policy is faulty")));
@@ -88,12 +88,14 @@ fn enforcement(installed: Option<&(Configuration, Compiled)>) -> Result<Check> {
         let none = check(Health::Bad, "no policy is installed".to_owned());
         return Ok(none.advise("agent-fw install --allow-from region:NAME"));
     };
-    let held = Held::read(&mut Nftables::open()?)?;
-    let differing = held.differences(configuration, compiled);
+    let held = KernelState::read(&mut Nftables::open()?)?;
+    let differing = held.differences(configuration, compiled)?;
     let policy = &compiled.lowered.policy;
     Ok(match differing.first() {
-        Some(first) => check(Health::Bad, format!("the kernel differs: {first}"))
-            .advise("agent-fw verify tells all of it; agent-fw apply puts it right"),
+        Some(first) => check(Health::Bad, format!("the kernel differs: {first}")).advise(format!(
+            "run `agent-fw verify` to see all of it, and `{}` to restore it",
+            Remedy::of(configuration)?
+        )),
         None if !policy.closes() => {
             let seen = "the policy leaves the port to everyone, or to other rules";
             check(Health::Note, seen.to_owned())

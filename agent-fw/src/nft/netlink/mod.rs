@@ -15,6 +15,7 @@ pub use socket::NetlinkError;
 use super::name::TableName;
 use super::table::Image;
 use encode::Transaction;
+use nix::errno::Errno;
 use socket::Socket;
 
 /// What a connection keeps from everybody else's hands.
@@ -25,6 +26,17 @@ pub enum Hold {
     /// A twin of the gate.
     Twin,
     /// Nothing: there is nothing, or the kernel is too old.
+    Nothing,
+}
+
+/// What holds while a table is anybody's to change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cover {
+    /// The same as before.
+    Whole,
+    /// The port is closed to every source: there is no room for more.
+    Closed,
+    /// Nothing: there is nothing to be kept, or the kernel is too old.
     Nothing,
 }
 
@@ -108,6 +120,24 @@ impl Nftables {
         Ok(if self.succeeds(transaction)? { Hold::Twin } else { Hold::Nothing })
     }
 
+    /// Makes a twin of the gate that ends with this connection (Linux 5.12); where that takes more
+    /// memory than there is, one that admits nobody.
+    pub fn cover(&mut self) -> Result<Cover, NetlinkError> {
+        let Some(gate) = self.read()? else { return Ok(Cover::Nothing) };
+        let twin = gate.image.into_twin();
+        let mut whole = Transaction::new();
+        whole.create_for_now(&twin);
+        match self.socket.transact(whole) {
+            Ok(()) => return Ok(Cover::Whole),
+            Err(error) if error.is_unsupported() => return Ok(Cover::Nothing),
+            Err(_) => {}
+        }
+        let closed = twin.into_closed();
+        let mut closing = Transaction::new();
+        closing.create_for_now(&closed);
+        self.socket.transact(closing).map(|()| Cover::Closed)
+    }
+
     fn own_all(&mut self, tables: &[Live]) -> Result<bool, NetlinkError> {
         let mut transaction = Transaction::new();
         for live in tables {
@@ -130,6 +160,22 @@ impl Nftables {
             Ok(()) => Ok(true),
             Err(error) if error.is_unsupported() => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Whether some table of agent-fw's is there.
+    pub fn has_tables(&mut self) -> Result<bool, NetlinkError> {
+        Ok(!self.read_all(decode::Depth::Outline)?.is_empty())
+    }
+
+    /// Makes these tables, where none of them is there; false where somebody has made one of them.
+    /// Nothing that is there is changed.
+    pub fn create(&mut self, images: &[Image]) -> Result<bool, NetlinkError> {
+        let mut transaction = Transaction::new();
+        images.iter().for_each(|image| transaction.create_new(image));
+        match self.socket.transact(transaction) {
+            Err(NetlinkError::Refused { errno: Errno::EEXIST, .. }) => Ok(false),
+            created => created.map(|()| true),
         }
     }
 

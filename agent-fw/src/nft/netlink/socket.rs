@@ -60,6 +60,11 @@ impl NetlinkError {
         matches!(self, Self::NotSupported | Self::Refused { errno: Errno::EOPNOTSUPP, .. })
     }
 
+    /// Whether the kernel may have done what was asked for all the same: its answer was lost.
+    pub fn is_uncertain(&self) -> bool {
+        matches!(self, Self::System { .. } | Self::Unexpected(_))
+    }
+
     pub(super) fn doing(doing: &'static str) -> impl Fn(Errno) -> Self {
         move |errno| match errno {
             Errno::EPERM | Errno::EACCES => Self::NotPermitted,

@@ -86,6 +86,8 @@ pub(super) struct TableMessage<'a> {
     pub(super) table: TableName,
     pub(super) comment: Option<&'a str>,
     pub(super) flags: u32,
+    /// Whether it is an error that there is one.
+    pub(super) is_new: bool,
 }
 
 // SAFETY: a table's message is its name and at most 257 bytes of user data.
@@ -119,7 +121,8 @@ unsafe impl NlMsg for TableMessage<'_> {
                 let flags = attribute(sys::NFTNL_TABLE_FLAGS);
                 sys::nftnl_table_set_u32(table_ptr, flags, self.flags);
             }
-            let header = header(self.table, buffer, kind, 0, sequence);
+            let flags = if self.is_new { libc::NLM_F_CREATE | libc::NLM_F_EXCL } else { 0 };
+            let header = header(self.table, buffer, kind, flags, sequence);
             sys::nftnl_table_nlmsg_build_payload(header, table_ptr);
         }
     }

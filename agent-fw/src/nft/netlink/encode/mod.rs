@@ -42,7 +42,7 @@ impl<'a> Transaction<'a> {
 
     /// Deletes a table, whether or not it is there: deleting what was just added cannot fail.
     pub(super) fn delete(&mut self, table: TableName) {
-        let message = TableMessage { table, comment: None, flags: 0 };
+        let message = TableMessage { table, comment: None, flags: 0, is_new: false };
         self.push_add(Part::Named("table", table.name()), &message);
         self.push_delete(Part::Named("table", table.name()), &message);
     }
@@ -65,14 +65,25 @@ impl<'a> Transaction<'a> {
     /// Makes a table that has outlived its owner the connection's own.
     pub(super) fn adopt(&mut self, image: &'a Image) {
         let (table, comment) = (image.name, Some(image.comment.as_str()));
-        let message = TableMessage { table, comment, flags: TABLE_OWNER | TABLE_PERSIST };
+        let message =
+            TableMessage { table, comment, flags: TABLE_OWNER | TABLE_PERSIST, is_new: false };
         self.push_add(Part::Named("table", table.name()), &message);
+    }
+
+    /// Makes the table, and fails if there is one.
+    pub(super) fn create_new(&mut self, image: &'a Image) {
+        self.create_table(image, 0, true);
     }
 
     fn create_with(&mut self, image: &'a Image, flags: u32) {
         self.delete(image.name);
-        let table = TableMessage { table: image.name, comment: Some(&image.comment), flags };
-        self.push_add(Part::Named("table", image.name.name()), &table);
+        self.create_table(image, flags, false);
+    }
+
+    fn create_table(&mut self, image: &'a Image, flags: u32, is_new: bool) {
+        let (table, comment) = (image.name, Some(image.comment.as_str()));
+        let message = TableMessage { table, comment, flags, is_new };
+        self.push_add(Part::Named("table", image.name.name()), &message);
         for counter in &image.counters {
             let message = CounterMessage(image.name, counter);
             self.push_add(Part::Named("counter", &counter.name), &message);

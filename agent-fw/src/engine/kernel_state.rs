@@ -1,0 +1,188 @@
+//! What is in force in the kernel, tables and programs, beside what should be.
+
+use super::interfaces::Found;
+use super::plan::{interfaces_of, missing_interfaces};
+use crate::configuration::{Compiled, Configuration, XdpMode};
+use crate::host::interface::Interface;
+use crate::nft::{Difference, Live, Nftables, Ruleset, TableName, differences};
+use crate::policy::PolicyHash;
+use crate::xdp::{self, Attachment};
+use std::fmt;
+
+/// What is in force in the kernel.
+pub struct KernelState {
+    /// The gate's table.
+    pub table: Option<Live>,
+    /// The tables of a firewall policy.
+    pub firewall: Vec<Live>,
+    /// The interfaces that have a program.
+    pub programs: Vec<Attachment>,
+}
+
+/// The command that puts right what differs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Remedy {
+    /// `agent-fw apply`.
+    Apply,
+    /// `agent-fw apply --boot`: an interface is missing, and the table is to hold until it comes.
+    ApplyAtBoot,
+}
+
+impl Remedy {
+    /// The one that helps where the kernel differs from this configuration.
+    pub fn of(configuration: &Configuration) -> anyhow::Result<Self> {
+        let is_whole = interfaces_of(configuration)?.missing.is_empty();
+        Ok(if is_whole { Self::Apply } else { Self::ApplyAtBoot })
+    }
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Apply => "agent-fw apply",
+            Self::ApplyAtBoot => "agent-fw apply --boot",
+        })
+    }
+}
+
+impl KernelState {
+    /// Reads it.
+    pub fn read(nftables: &mut Nftables) -> anyhow::Result<Self> {
+        let (mut gate, firewall): (Vec<Live>, Vec<Live>) = nftables
+            .read_tables()?
+            .into_iter()
+            .partition(|live| live.image.name == TableName::Gate);
+        Ok(Self { table: gate.pop(), firewall, programs: xdp::attachments()? })
+    }
+
+    /// Whether the kernel holds anything.
+    pub fn is_something(&self) -> bool {
+        self.table.is_some() || !self.firewall.is_empty() || !self.programs.is_empty()
+    }
+
+    /// Whether a program stands behind another's XDP program that has gone: its place is free.
+    pub fn can_move(&self) -> bool {
+        self.programs.iter().any(|at| at.hook.mode().is_none() && at.behind.is_none())
+    }
+
+    /// What differs from what the configuration asks for, in words.
+    pub fn differences(
+        &self,
+        configuration: &Configuration,
+        compiled: &Compiled,
+    ) -> anyhow::Result<Vec<String>> {
+        let found = interfaces_of(configuration)?;
+        let mut differing = self.table_differences(&found, configuration, compiled);
+        differing.extend(self.firewall_differences(compiled));
+        differing.extend(self.program_differences(&found, configuration, compiled));
+        Ok(differing)
+    }
+
+    fn table_differences(
+        &self,
+        wanted: &Found,
+        configuration: &Configuration,
+        compiled: &Compiled,
+    ) -> Vec<String> {
+        let is_wanted = configuration.backend.has_table();
+        let stands_in = !wanted.missing.is_empty() && self.table.is_some();
+        if is_wanted || stands_in {
+            let image = compiled.ruleset.clone().into_image();
+            let differing = differences(&image, self.table.as_ref());
+            return differing.iter().map(ToString::to_string).collect();
+        }
+        let unexpected = self.table.as_ref().map(|_| {
+            let backend = configuration.backend;
+            format!("unexpected table inet agent_fw (the backend is {backend})")
+        });
+        unexpected.into_iter().collect()
+    }
+
+    fn firewall_differences(&self, compiled: &Compiled) -> Vec<String> {
+        let wanted: Vec<_> =
+            compiled.firewall_tables.iter().cloned().map(Ruleset::into_image).collect();
+        let mut differing = Vec::new();
+        for image in &wanted {
+            let live = self.firewall.iter().find(|live| live.image.name == image.name);
+            // The parts of both tables may have the same names.
+            let named = |difference: &Difference| match difference {
+                Difference::NoTable(_) => difference.to_string(),
+                _ => format!("table {}: {difference}", image.name),
+            };
+            differing.extend(differences(image, live).iter().map(named));
+        }
+        let names = self.firewall.iter().map(|live| live.image.name);
+        let unexpected = names.filter(|name| wanted.iter().all(|image| image.name != *name));
+        differing.extend(unexpected.map(|name| format!("unexpected table {name}")));
+        differing
+    }
+
+    fn program_differences(
+        &self,
+        wanted: &Found,
+        configuration: &Configuration,
+        compiled: &Compiled,
+    ) -> Vec<String> {
+        let Configuration { backend, xdp_mode, .. } = configuration;
+        if !backend.has_programs() {
+            let names: Vec<&str> =
+                self.programs.iter().map(|at| at.interface.name.as_str()).collect();
+            let unexpected = format!("unexpected XDP programs on {}", names.join(", "));
+            return if names.is_empty() { Vec::new() } else { vec![unexpected] };
+        }
+        let mut found = Vec::new();
+        let interfaces = wanted.interfaces();
+        if interfaces.is_empty() && configuration.interfaces.is_empty() {
+            found.push("no physical interface is up".to_owned());
+        }
+        // Where the table holds until it comes, a missing interface opens nothing.
+        if !wanted.missing.is_empty() && self.table.is_none() {
+            found.push(missing_interfaces(&wanted.missing));
+        }
+        let hash = compiled.lowered.policy.hash();
+        let gate = backend.has_table();
+        for interface in &interfaces {
+            found.extend(self.fault_at(interface, *xdp_mode, hash, gate));
+        }
+        let is_wanted = |at: &Attachment| interfaces.iter().any(|i| i.index == at.interface.index);
+        let unexpected = self.programs.iter().filter(|at| !is_wanted(at));
+        let named = |at: &Attachment| format!("unexpected XDP program on {}", at.interface.name);
+        found.extend(unexpected.map(named));
+        if found.is_empty() && self.programs.len() > interfaces.len() {
+            found.push("some interface has several of agent-fw's XDP programs".to_owned());
+        }
+        found
+    }
+
+    /// What is wrong with the program of an interface that should have this one.
+    fn fault_at(
+        &self,
+        interface: &Interface,
+        mode: XdpMode,
+        policy: PolicyHash,
+        gate: bool,
+    ) -> Option<String> {
+        let name = &interface.name;
+        let Some(at) = self.programs.iter().find(|at| at.interface.index == interface.index) else {
+            return Some(format!("{name} has no XDP program of agent-fw's"));
+        };
+        let hook = at.hook;
+        if !hook.serves(mode) {
+            return Some(format!("the program on {name} is {hook}, should be {mode}"));
+        }
+        match at.policy {
+            None => Some(format!("the program on {name} has no pin that tells its policy")),
+            Some(other) if other != policy => {
+                Some(format!("the program on {name} is that of policy {other}"))
+            }
+            Some(_) if at.gate != gate => {
+                let (built, says) = if at.gate { ("both", "xdp") } else { ("xdp", "both") };
+                Some(format!(
+                    "the program on {name} was built for `--backend {built}`, but the policy says \
+                     `{says}`"
+                ))
+            }
+            Some(_) => None,
+        }
+    }
+}

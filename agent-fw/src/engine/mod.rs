@@ -1,0 +1,17 @@
+//! What agent-fw does: observes this host, plans what is to change, enforces it with undo, and falls
+//! back where that fails. It prints nothing: the commands say what it returns.
+
+pub mod apply;
+pub mod enforce;
+pub mod failure;
+#[cfg(test)]
+mod fake;
+pub mod guard;
+pub mod host;
+pub mod interfaces;
+pub mod kernel_state;
+pub mod last_good;
+pub mod opening;
+pub mod plan;
+pub mod policy;
+pub mod sources;

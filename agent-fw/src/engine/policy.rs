@@ -1,0 +1,43 @@
+//! The policy that is installed: `policy.toml`, and what it compiles to.
+
+use super::failure::{Failure, Result};
+use crate::configuration::{Compiled, Configuration};
+use crate::host;
+use crate::source::{Catalogue, Lists, OVERRIDES};
+use anyhow::anyhow;
+use std::path::Path;
+
+/// Whether a policy is installed, readable or not.
+pub fn is_installed() -> bool {
+    Path::new(host::POLICY).symlink_metadata().is_ok()
+}
+
+/// The installed configuration and its text, or `None` if there is none.
+pub fn installed() -> Result<Option<(Configuration, String)>> {
+    let Some(text) = host::file::read(Path::new(host::POLICY))? else { return Ok(None) };
+    let configuration = Configuration::parse(host::POLICY, &text).map_err(Failure::Input)?;
+    Ok(Some((configuration, text)))
+}
+
+/// The installed policy, compiled; `None` if there is none.
+pub fn compiled() -> Result<Option<(Configuration, Compiled)>> {
+    let Some((configuration, _)) = installed()? else { return Ok(None) };
+    let compiled = compile(&configuration, &Lists::trusting(configuration.trust()))?;
+    Ok(Some((configuration, compiled)))
+}
+
+/// The same, where there must be one.
+pub fn required() -> Result<(Configuration, Compiled)> {
+    let missing = || anyhow!("there is no {}; `agent-fw install` writes it", host::POLICY);
+    compiled()?.ok_or_else(|| Failure::Input(missing()))
+}
+
+/// The catalogue with this host's own regions.
+pub fn catalogue() -> Result<Catalogue> {
+    Catalogue::with_overrides(Path::new(OVERRIDES)).map_err(Failure::Input)
+}
+
+/// Compiles a configuration with this host's regions and lists.
+pub fn compile(configuration: &Configuration, lists: &Lists) -> Result<Compiled> {
+    configuration.compile(&catalogue()?, lists).map_err(Failure::Input)
+}
