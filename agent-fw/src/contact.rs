@@ -196,7 +196,7 @@ impl Contact {
 
     /// What was written down; what is damaged is as if nobody had looked.
     fn read() -> Option<Self> {
-        serde_json::from_str(&std::fs::read_to_string(FILE).ok()?).ok()
+        serde_json::from_str(&file::read(Path::new(FILE)).ok()??).ok()
     }
 
     /// Looks, and writes down what was seen for whoever looks next.

@@ -15,6 +15,7 @@ mod explain;
 mod explain_all;
 mod firewall;
 mod guard;
+mod hostile;
 mod lifecycle;
 mod messages;
 mod metrics;
@@ -104,6 +105,7 @@ fn selection() -> Vec<&'static [Test]> {
             boot_unit::TESTS,
             doctor::TESTS,
             exceptions::TESTS,
+            hostile::TESTS,
             explain_all::TESTS,
             lifecycle::TESTS,
             messages::TESTS,

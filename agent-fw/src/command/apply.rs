@@ -77,7 +77,10 @@ pub(super) fn conclude(done: AtBoot) -> Outcome {
             let why = failure.error();
             let said = format!("the policy cannot be enforced, so {substitute}: {why:#}");
             report::bad("error:", &said);
-            tell_systemd(&said);
+            // Anybody may read the unit's status; what is wrong may quote what only root may.
+            tell_systemd(&format!(
+                "the policy cannot be enforced, so {substitute}; see the journal"
+            ));
             Outcome::False
         }
     }

@@ -65,11 +65,24 @@ impl Metrics {
 
 /// The collector's directory is another's: it is not made.
 fn write(path: &Path, text: &str) -> Result<()> {
+    match path.symlink_metadata() {
+        // A file there is replaced by another; a link or a device is somebody's.
+        Ok(found) if !found.is_file() => return Err(no_file(path)),
+        _ => {}
+    }
     let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
     if directory.is_none_or(Path::is_dir) {
         return Ok(file::write(&std::path::absolute(path).context("no directory")?, text)?);
     }
     Err(no_directory(directory.unwrap_or(path)))
+}
+
+fn no_file(path: &Path) -> Failure {
+    let path = path.display();
+    Failure::Input(anyhow!(
+        "{path} is no regular file, and would be replaced; without --output, the metrics go to \
+         standard output"
+    ))
 }
 
 pub(super) fn no_directory(directory: &Path) -> Failure {

@@ -55,8 +55,8 @@ impl Uninstall {
         if let Err(error) = boot::remove() {
             report::caution("note:", format_args!("the boot unit stays enabled: {error:#}"));
         }
-        last_good::remove()?;
         interfaces::forget()?;
+        last_good::remove()?;
         Contact::forget()?;
         file::remove(policy)?;
         // What an interrupted installation has left.

@@ -172,6 +172,9 @@ pub fn enforce_policy((configuration, compiled): Known, missing: Missing) -> Res
         notes.push(format!("a renamed interface will not be recognised: {error:#}"));
     }
     notes.extend(keep(&configuration, &compiled));
+    // Once more: now it is known by which MAC addresses interfaces are recognised.
+    notes.extend(await_interfaces(&configuration));
+    notes.dedup();
     Ok(Applied { configuration, compiled, missing: found.missing, notes })
 }
 
@@ -179,8 +182,8 @@ pub fn enforce_policy((configuration, compiled): Known, missing: Missing) -> Res
 /// reason to leave the port open.
 pub fn await_interfaces(configuration: &Configuration) -> Vec<String> {
     let has_programs = configuration.backend.has_programs();
-    let interfaces: &[String] = if has_programs { &configuration.interfaces } else { &[] };
-    let awaited = awaited::set(interfaces);
+    let names: &[String] = if has_programs { &configuration.interfaces } else { &[] };
+    let awaited = awaited::set(&interfaces::marks(names));
     let note = |error| format!("an interface that comes later gets no XDP program: {error:#}");
     awaited.err().map(note).into_iter().collect()
 }

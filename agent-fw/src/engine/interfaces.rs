@@ -75,6 +75,15 @@ pub fn named(names: &[String]) -> anyhow::Result<Found> {
     Ok(resolve(names, &interface::list()?, &Identities::new(), "", 0))
 }
 
+/// The names of a policy, and the MAC addresses of the devices that they stood for: by either one an
+/// interface that comes is known to be the policy's.
+pub fn marks(names: &[String]) -> Vec<String> {
+    let known = identities();
+    let macs = names.iter().filter_map(|name| known.get(name)?.permanent_mac);
+    let text = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
+    names.iter().cloned().chain(macs.map(text)).collect()
+}
+
 /// Keeps what the policy's names stand for. Those that are missing keep what is known of them.
 pub fn remember(found: &Found) -> anyhow::Result<()> {
     let (boot, namespace) = (boot(), namespace::current()?);

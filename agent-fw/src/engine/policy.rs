@@ -3,6 +3,7 @@
 use super::failure::{Failure, Result};
 use crate::configuration::{Compiled, Configuration};
 use crate::host;
+use crate::host::file::{self, Trust};
 use crate::source::{Catalogue, Lists, OVERRIDES};
 use anyhow::anyhow;
 use std::path::Path;
@@ -14,7 +15,8 @@ pub fn is_installed() -> bool {
 
 /// The installed configuration and its text, or `None` if there is none.
 pub fn installed() -> Result<Option<(Configuration, String)>> {
-    let Some(text) = host::file::read(Path::new(host::POLICY))? else { return Ok(None) };
+    let text = file::read_trusted(Path::new(host::POLICY), Trust::Owned);
+    let Some(text) = text.map_err(Failure::Input)? else { return Ok(None) };
     let configuration = Configuration::parse(host::POLICY, &text).map_err(Failure::Input)?;
     Ok(Some((configuration, text)))
 }

@@ -4,7 +4,7 @@ use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io::Write as _;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
 /// A program with its arguments, as they are handed to it: no shell reads them.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -47,14 +47,8 @@ impl Call {
 
     fn output(&self) -> anyhow::Result<Output> {
         let program = self.argv.first().context("a call without a program")?;
-        let mut path = std::env::var_os("PATH").unwrap_or_default();
-        // What `su` without `-` leaves out.
-        path.push(":/usr/sbin:/sbin");
-        let mut child = Command::new(program)
+        let mut child = crate::host::program::call(program)
             .args(&self.argv[1..])
-            .env("PATH", path)
-            // What they print is read.
-            .env("LC_ALL", "C.UTF-8")
             .stdin(if self.input.is_empty() { Stdio::null() } else { Stdio::piped() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

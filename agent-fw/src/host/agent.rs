@@ -4,7 +4,6 @@ use crate::policy::Port;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
-use std::process::Command;
 
 /// The agent's process.
 const PROCESS: &str = "ds_agent";
@@ -42,9 +41,7 @@ pub fn own_rules(port: Port) -> Vec<(&'static str, String)> {
     ];
     let mut found = Vec::new();
     for program in programs {
-        let saved = ["/usr/sbin", "/sbin"]
-            .iter()
-            .find_map(|directory| Command::new(format!("{directory}/{program}")).output().ok());
+        let saved = super::program::call(program).output().ok();
         let text = saved.map(|saved| String::from_utf8_lossy(&saved.stdout).into_owned());
         let rules = text.iter().flat_map(|text| opening(text, &[port, RELAY]));
         found.extend(rules.map(|rule| (program, rule.to_owned())));

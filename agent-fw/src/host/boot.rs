@@ -1,11 +1,10 @@
 //! What applies the policy at boot, after other firewalls, and when an interface comes: units of
 //! systemd, and a rule of udev.
 
-use crate::host::{awaited, file};
+use crate::host::{awaited, file, program};
 use anyhow::{Context as _, bail};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// The unit's name.
 pub const UNIT: &str = "agent-fw.service";
@@ -27,6 +26,11 @@ const UNITS: &str = "/etc/systemd/system";
 const RULES: &str = "/etc/udev/rules.d";
 /// The rule's name.
 pub const RULE: &str = "99-agent-fw.rules";
+/// Where administrators name modules that are loaded early, and `agent-fw install` where no package
+/// has.
+const MODULES_LOAD: &str = "/etc/modules-load.d";
+/// The name of the file there, and below `/usr/lib/modules-load.d`.
+pub const MODULES: &str = "agent-fw.conf";
 /// The first line of what agent-fw has written.
 const OURS: &str = "# Written by agent-fw";
 
@@ -50,6 +54,7 @@ impl Origin {
 
 /// The files of `data/`, with places for their origin and the path of agent-fw.
 const UDEV: &str = include_str!("../../data/99-agent-fw.rules");
+const MODULES_TEMPLATE: &str = include_str!("../../data/modules-load.conf");
 const SANDBOX: &str = include_str!("../../data/sandbox.conf");
 const IPTABLES: &str = include_str!("../../data/iptables-drop-in.conf");
 const TEMPLATES: [(&str, &str); 8] = [
@@ -76,9 +81,31 @@ pub fn udev_rule(origin: Origin) -> String {
     UDEV.replace("@ORIGIN@", origin.line()).replace("@AWAITED@", awaited::DIRECTORY)
 }
 
+/// The modules that are loaded before the kernel may be forbidden to load any.
+pub fn modules(origin: Origin) -> String {
+    MODULES_TEMPLATE.replace("@ORIGIN@", origin.line())
+}
+
+/// Whether these modules are loaded at boot.
+pub fn loads_modules() -> bool {
+    let directories = [MODULES_LOAD, "/usr/lib/modules-load.d", "/lib/modules-load.d"];
+    directories.iter().any(|directory| Path::new(directory).join(MODULES).exists())
+}
+
+/// Whether the policy is applied at the next boot, as far as the unit's link tells.
+pub fn is_enabled(unit: &str) -> bool {
+    let wants = Path::new(UNITS).join("sysinit.target.wants");
+    wants.join(unit).symlink_metadata().is_ok()
+}
+
+/// Whether metrics are written every minute.
+pub fn writes_metrics() -> bool {
+    metrics().is_ok_and(|timers| !timers.is_empty())
+}
+
 /// Whether this host has systemd, so that a unit can apply the policy at boot.
 pub fn has_systemd() -> bool {
-    ["/usr/bin/systemctl", "/bin/systemctl"].iter().any(|path| Path::new(path).exists())
+    program::exists("systemctl")
 }
 
 /// What is to be on disk so that the policy is applied at boot, each file with its text.
@@ -90,6 +117,7 @@ pub fn files() -> anyhow::Result<Vec<(PathBuf, String)>> {
     let units = units(Origin::Command, &agent_fw);
     let mut files: Vec<_> = units.map(|(name, text)| (Path::new(UNITS).join(name), text)).collect();
     files.push((Path::new(RULES).join(RULE), udev_rule(Origin::Command)));
+    files.push((Path::new(MODULES_LOAD).join(MODULES), modules(Origin::Command)));
     Ok(files)
 }
 
@@ -210,7 +238,8 @@ pub fn remove() -> anyhow::Result<()> {
         }
     }
     let units = TEMPLATES.iter().map(|(name, _)| Path::new(UNITS).join(name));
-    for path in units.chain([Path::new(RULES).join(RULE)]).filter(|path| is_ours(path)) {
+    let others = [Path::new(RULES).join(RULE), Path::new(MODULES_LOAD).join(MODULES)];
+    for path in units.chain(others).filter(|path| is_ours(path)) {
         file::remove(&path)?;
     }
     // Stays when the administrator's own files are in it.
@@ -230,12 +259,12 @@ fn systemctl(arguments: &[&str]) -> anyhow::Result<()> {
     output("systemctl", arguments).map(drop)
 }
 
-fn output(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
-    let output = Command::new(program).args(arguments).output();
-    let output = output.with_context(|| format!("cannot run {program}"))?;
+fn output(name: &str, arguments: &[&str]) -> anyhow::Result<String> {
+    let output = program::call(name).args(arguments).output();
+    let output = output.with_context(|| format!("cannot run {name}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        bail!("`{program} {}` failed: {}", arguments.join(" "), said.trim());
+        bail!("`{name} {}` failed: {}", arguments.join(" "), said.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -83,6 +83,7 @@ fn open_regular(path: &Path, most: u64, trust: Trust) -> anyhow::Result<Option<F
     ensure!(metadata.len() <= most, "it is larger than {} MiB", most >> 20);
     if trust == Trust::Owned {
         check_owner(&metadata)?;
+        check_way(path)?;
     }
     // The same file, whatever the path leads to by now.
     let same = format!("/proc/self/fd/{}", place.as_raw_fd());
@@ -113,16 +114,40 @@ fn is_the_kernels(file: &File) -> bool {
     })
 }
 
+const ADVICE: &str = "`chown root` and `chmod go-w` make it root's alone, and --trust-file-modes \
+                      takes it as it is";
+
 /// Refuses a file that others can change.
 fn check_owner(metadata: &fs::Metadata) -> anyhow::Result<()> {
-    const ADVICE: &str = "`chown root` and `chmod go-w` make it root's alone, and \
-                          --trust-file-modes takes it as it is";
-    let (owner, me) = (metadata.uid(), nix::unistd::geteuid().as_raw());
-    ensure!(owner == 0 || owner == me, "user {owner} owns it, who could change it; {ADVICE}");
-    let by_group = metadata.mode() & 0o020 != 0 && metadata.gid() != 0;
-    let by_all = metadata.mode() & 0o002 != 0;
-    ensure!(!by_group && !by_all, "others than root can change it; {ADVICE}");
+    let owner = metadata.uid();
+    ensure!(is_ours(metadata), "user {owner} owns it, and could change it; {ADVICE}");
+    ensure!(!is_writable_by_others(metadata), "others than root can change it; {ADVICE}");
     Ok(())
+}
+
+/// Refuses a path that others can make lead elsewhere: by a link of theirs, or in a directory of
+/// theirs.
+fn check_way(path: &Path) -> anyhow::Result<()> {
+    const STICKY: u32 = 0o1000;
+    let path = std::path::absolute(path)?;
+    let real = path.canonicalize()?;
+    for part in path.ancestors().chain(real.ancestors()) {
+        let metadata = part.symlink_metadata()?;
+        let (owner, part) = (metadata.uid(), part.display());
+        ensure!(is_ours(&metadata), "user {owner} owns {part}, and could replace it; {ADVICE}");
+        let is_open =
+            metadata.is_dir() && metadata.mode() & STICKY == 0 && is_writable_by_others(&metadata);
+        ensure!(!is_open, "others than root can replace what is in {part}; {ADVICE}");
+    }
+    Ok(())
+}
+
+fn is_ours(metadata: &fs::Metadata) -> bool {
+    [0, nix::unistd::geteuid().as_raw()].contains(&metadata.uid())
+}
+
+fn is_writable_by_others(metadata: &fs::Metadata) -> bool {
+    metadata.mode() & 0o020 != 0 && metadata.gid() != 0 || metadata.mode() & 0o002 != 0
 }
 
 /// Reads to the end, but no more than this, and no further than a byte that no text has.
@@ -135,7 +160,7 @@ fn limited(mut source: impl Read, most: u64) -> anyhow::Result<Vec<u8>> {
         if bytes.len() == before {
             return Ok(bytes);
         }
-        ensure!(!bytes[before..].contains(&0), "it is no text");
+        ensure!(!bytes[before..].contains(&0), "expected text in UTF-8, found a zero byte");
         ensure!(bytes.len() as u64 <= most, "it is larger than {} MiB", most >> 20);
     }
 }
@@ -288,7 +313,7 @@ mod tests {
         let file = File::create(&path).expect("made");
         file.set_len(MAX_LIST_BYTES).expect("sparse");
         let error = format!("{:#}", read_list(&path, Trust::Owned).expect_err("zeros"));
-        assert!(error.contains("no text"), "{error}");
+        assert!(error.contains("zero byte"), "{error}");
         file.set_len(MAX_LIST_BYTES + 1).expect("sparse");
         let error = format!("{:#}", read_list(&path, Trust::Owned).expect_err("too large"));
         assert!(error.contains("larger than 128 MiB"), "{error}");

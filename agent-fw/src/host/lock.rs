@@ -47,7 +47,7 @@ pub fn acquire_for_change(command: &str, patience: Duration) -> anyhow::Result<L
 pub fn acquire(command: &str, patience: Duration) -> anyhow::Result<Lock> {
     let deadline = Instant::now() + patience;
     loop {
-        let file = open().with_context(|| format!("cannot open {LOCK}"))?;
+        let file = open_private(Path::new(LOCK)).with_context(|| format!("cannot open {LOCK}"))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(held) if !is_in_place(&held) => {}
             Ok(mut held) => {
@@ -67,10 +67,9 @@ pub fn acquire(command: &str, patience: Duration) -> anyhow::Result<Lock> {
     }
 }
 
-/// Opens the lock's file, which is root's alone: whoever may open it may take it. One that others
+/// Opens a lock's file, which is root's alone: whoever may open it may take it. One that others
 /// may open is replaced, and whoever holds that one holds nothing.
-fn open() -> std::io::Result<File> {
-    let path = Path::new(LOCK);
+pub(crate) fn open_private(path: &Path) -> std::io::Result<File> {
     if let Some(directory) = path.parent() {
         super::file::make_directory(directory)?;
     }

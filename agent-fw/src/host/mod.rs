@@ -11,6 +11,7 @@ pub mod interface;
 pub mod lock;
 pub(crate) mod namespace;
 pub mod privilege;
+pub(crate) mod program;
 pub(crate) mod route;
 pub mod traffic;
 

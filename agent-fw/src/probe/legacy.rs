@@ -2,8 +2,8 @@
 //! counters grow with each packet that is sent.
 
 use super::road::{Conclusion, Road};
+use crate::host::program;
 use std::path::Path;
-use std::process::Command;
 
 /// So often the packet is sent again: counters that other packets move do not grow each time.
 const ROUNDS: usize = 3;
@@ -28,11 +28,12 @@ pub(super) fn has_tables() -> bool {
 
 /// The rules for a version of IP, as its program writes them; none where that is not there.
 pub(super) fn saved(is_v4: bool, options: &[&str]) -> String {
-    let program = if is_v4 { "iptables-legacy-save" } else { "ip6tables-legacy-save" };
-    let found = ["/usr/sbin", "/sbin"].iter().find_map(|directory| {
-        Command::new(format!("{directory}/{program}")).args(options).output().ok()
-    });
-    found.map_or_else(String::new, |output| String::from_utf8_lossy(&output.stdout).into_owned())
+    let name = if is_v4 { "iptables-legacy-save" } else { "ip6tables-legacy-save" };
+    let found = program::call(name).args(options).output();
+    found.map_or_else(
+        |_| String::new(),
+        |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+    )
 }
 
 /// Names the rules that have ended a packet without a trace, if any did. `send` sends it again.

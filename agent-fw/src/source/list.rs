@@ -3,7 +3,7 @@
 use super::item::{self, Item};
 use crate::host::file::{self, Trust};
 use crate::policy::{AddressRange, Label, MacAddr, Range, RangeSet};
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -131,6 +131,7 @@ impl ListFile {
             Self::Path(path) if !self.is_lasting() => path,
             _ => return self.read(Trust::Anybody),
         };
+        ensure!(!path.is_dir(), "cannot read {self}: it is a directory");
         let opened = File::open(path).with_context(|| format!("cannot read {self}"))?;
         let bytes = file::read_stream(opened).with_context(|| format!("cannot read {self}"))?;
         self.text(bytes)

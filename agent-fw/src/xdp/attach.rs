@@ -275,7 +275,9 @@ fn restore_pins(before: Option<Programs>, new: Option<&Programs>) -> Result<(), 
     }
     match before {
         Some(mut before) => before.pin(),
-        None => pin::remove_unused(),
+        // Links without a program's pin still filter: they stay, and so do their counters.
+        None if Pin::list()?.iter().all(|pin| matches!(pin, Pin::Map(_))) => remove(),
+        None => Ok(()),
     }
 }
 

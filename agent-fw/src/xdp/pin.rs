@@ -264,14 +264,10 @@ fn is_of_this_namespace(entries: &[fs::DirEntry]) -> bool {
     !names_any
 }
 
-/// Releases everything, and removes the directory.
+/// Releases everything of this network namespace, and removes its directory.
 pub(super) fn release_all() -> Result<(), XdpError> {
     Pin::list()?.iter().try_for_each(Pin::release)?;
-    remove_unused()
-}
-
-/// Removes the directory if nothing is in it.
-pub(super) fn remove_unused() -> Result<(), XdpError> {
+    // The one of all namespaces stays while another one's pins are in it.
     for directory in [&directory(), Path::new(DIRECTORY)] {
         match fs::remove_dir(directory) {
             Err(error)

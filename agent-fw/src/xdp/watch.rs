@@ -3,6 +3,7 @@
 use super::error::XdpError;
 use super::pin::{MapName, Pin, failed};
 use super::state::Refusal;
+use crate::host::lock;
 use agent_fw_ebpf::{Mac, Sample};
 use aya::maps::{Map, MapData, RingBuf};
 use nix::errno::Errno;
@@ -68,11 +69,7 @@ impl AsFd for Watch {
 fn lock() -> Result<Flock<File>, XdpError> {
     let failed =
         |error: anyhow::Error| XdpError::Host(error.context(format!("cannot lock {LOCK}")));
-    let path = Path::new(LOCK);
-    if let Some(directory) = path.parent() {
-        crate::host::file::make_directory(directory).map_err(|error| failed(error.into()))?;
-    }
-    let file = File::create(path).map_err(|error| failed(error.into()))?;
+    let file = lock::open_private(Path::new(LOCK)).map_err(|error| failed(error.into()))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
         Errno::EWOULDBLOCK => XdpError::Watched,
         errno => failed(errno.into()),

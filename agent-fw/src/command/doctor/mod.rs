@@ -4,6 +4,7 @@ mod agent;
 mod check;
 mod interfaces;
 mod machine;
+mod modules;
 mod outbound;
 mod path_mtu;
 mod sources;
@@ -64,6 +65,7 @@ impl Doctor {
         checks.extend(path_mtu::path_mtu(installed.as_ref().map(|(_, compiled)| compiled), port));
         checks.extend(interfaces::interfaces(installed.as_ref().map(|(known, _)| known))?);
         checks.push(machine::kernel());
+        checks.push(modules::modules());
         if self.online {
             checks.extend(installed.iter().flat_map(|(_, compiled)| machine::names(compiled)));
         }

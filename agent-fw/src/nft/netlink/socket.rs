@@ -26,7 +26,7 @@ pub enum NetlinkError {
     )]
     Owned,
     /// The kernel has no nf_tables.
-    #[error("this kernel has no nf_tables (CONFIG_NF_TABLES, module nf_tables)")]
+    #[error("this kernel has no nf_tables (CONFIG_NF_TABLES, module nf_tables){}", forbidden())]
     NotSupported,
     /// The kernel refused part of a transaction, and so all of it.
     #[error("the kernel refused {part}: {errno}{}", .explanation.as_ref().map_or_else(String::new, |text| format!(" ({text})")))]
@@ -52,6 +52,17 @@ pub enum NetlinkError {
     /// The kernel's answer makes no sense to us.
     #[error("netlink: unexpected answer of the kernel: {0}")]
     Unexpected(String),
+}
+
+/// Whether the kernel may load no module any more, in words.
+fn forbidden() -> &'static str {
+    let disabled = std::fs::read_to_string("/proc/sys/kernel/modules_disabled");
+    if disabled.is_ok_and(|value| value.trim() == "1") {
+        ", and may load no module (kernel.modules_disabled=1): list nf_tables and nft_fib_inet in \
+         /etc/modules-load.d/agent-fw.conf and reboot"
+    } else {
+        ""
+    }
 }
 
 impl NetlinkError {
@@ -253,6 +264,8 @@ fn finish(message: &[u8], consistent: bool) -> Result<Dump, NetlinkError> {
         0 => Ok(Dump::of(consistent)),
         libc::ENOENT => Ok(Dump::Absent),
         libc::EINTR => Ok(Dump::Torn),
+        // nfnetlink knows nobody who answers for nf_tables.
+        libc::EINVAL => Err(NetlinkError::NotSupported),
         errno => Err(NetlinkError::doing("reading the ruleset")(Errno::from_raw(errno))),
     }
 }

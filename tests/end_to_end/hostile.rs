@@ -1,0 +1,368 @@
+//! A local user, a file, a lock, a half-written policy never open the port.
+
+use crate::scene::{AGENT, expect, install, status};
+use crate::tests;
+use agent_fw_lab::{Finished, Lab, Listener, Outcome, Peer, agent_fw, command, run};
+use anyhow::{Context as _, Result, ensure};
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+tests![
+    a_local_user_cannot_take_the_lock,
+    with_the_lock_held_the_port_is_closed_at_boot_all_the_same,
+    a_file_that_would_never_end_does_not_keep_the_port_open_at_boot,
+    records_of_its_own_that_are_no_files_do_not_keep_the_port_open_at_boot,
+    a_policy_that_was_cut_off_at_any_line_opens_nothing,
+    a_policy_that_opens_more_is_taken_over_when_that_is_said,
+    files_that_others_can_change_are_refused_unless_they_are_trusted,
+    an_older_versions_policy_stays_in_force_whoever_owns_its_lists,
+    metrics_replace_no_link_and_no_device,
+    what_a_list_contains_is_not_shown_to_everybody,
+    programs_are_those_of_the_system_whatever_the_path,
+];
+
+const POLICY: &str = "/etc/agent-fw/policy.toml";
+const LAST_GOOD: &str = "/var/lib/agent-fw/last-good.json";
+/// A user who is nobody in particular.
+const USER: u32 = 65_534;
+
+fn is_closed(peer: &Peer) -> Result<()> {
+    expect(peer, Outcome::Silent, &["198.51.100.7"])?;
+    expect(peer, Outcome::Talked, &["34.205.5.1"])
+}
+
+/// As after a boot: nothing of agent-fw's is in the kernel.
+fn forget() -> Result<()> {
+    run(["nft", "flush", "ruleset"]).map(drop)
+}
+
+fn make_fifo(path: &str) -> Result<()> {
+    run(["mkfifo", path]).map(drop)
+}
+
+/// What ends soon, whichever way.
+fn soon(arguments: &[&str]) -> Result<Finished> {
+    let start = Instant::now();
+    let finished = agent_fw(arguments)?;
+    ensure!(start.elapsed() < Duration::from_secs(15), "it took {:?}", start.elapsed());
+    Ok(finished)
+}
+
+fn a_local_user_cannot_take_the_lock() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        install(&["--allow-from", "region:us-1"])?;
+        let lock = "/run/agent-fw/lock";
+        let mode = fs::metadata(lock)?.mode() & 0o7777;
+        ensure!(mode == 0o600, "anybody may open it: {mode:o}");
+        // As an older version has left it, and a user has taken it: to read it is enough.
+        for (mode, shared) in [(0o644, "--shared"), (0o666, "--exclusive")] {
+            fs::remove_file(lock)?;
+            fs::write(lock, "agent-fw apply, process 1")?;
+            fs::set_permissions(lock, fs::Permissions::from_mode(mode))?;
+            let mut held = command(["setpriv"])
+                .args([&format!("--reuid={USER}"), "--clear-groups", "flock", shared, lock])
+                .args(["sleep", "60"])
+                .stdin(Stdio::null())
+                .spawn()?;
+            std::thread::sleep(Duration::from_millis(300));
+            ensure!(held.try_wait()?.is_none(), "the user did not get the lock");
+            forget()?;
+            let applied = agent_fw(["apply", "--boot", "--wait", "2"]);
+            held.kill()?;
+            held.wait()?;
+            applied?.success()?;
+            is_closed(&manager)?;
+            ensure!(fs::metadata(lock)?.mode() & 0o7777 == 0o600);
+        }
+        Ok(())
+    })
+}
+
+fn with_the_lock_held_the_port_is_closed_at_boot_all_the_same() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        install(&["--allow-from", "region:us-1"])?;
+        let holder = fs::OpenOptions::new().read(true).write(true).open("/run/agent-fw/lock")?;
+        holder.lock()?;
+        forget()?;
+        expect(&manager, Outcome::Talked, &["198.51.100.7"])?;
+        let busy = agent_fw(["apply", "--boot", "--wait", "1"])?;
+        ensure!(busy.code == Some(3) && busy.stderr.contains("another agent-fw"), "{busy}");
+        // The process that signed it last has ended, and does not hold it.
+        ensure!(!busy.stderr.contains("agent-fw install"), "{busy}");
+        is_closed(&manager)?;
+        // What is there is not touched without the lock.
+        let table = run(["nft", "--handle", "list", "ruleset"])?;
+        ensure!(agent_fw(["apply", "--boot", "--wait", "0"])?.code == Some(3));
+        ensure!(run(["nft", "--handle", "list", "ruleset"])? == table);
+        // Without a last good policy, it is closed to everybody.
+        forget()?;
+        fs::remove_file(LAST_GOOD)?;
+        agent_fw(["apply", "--boot", "--wait", "0"])?;
+        expect(&manager, Outcome::Silent, &["198.51.100.7", "34.205.5.1"])
+    })
+}
+
+fn a_file_that_would_never_end_does_not_keep_the_port_open_at_boot() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        let list = "/run/manager.list";
+        fs::write(list, "34.205.5.0/27\n")?;
+        install(&["--allow-from", &format!("file:{list}")])?;
+        let kinds: [&dyn Fn() -> Result<()>; 4] = [
+            &|| make_fifo(list),
+            &|| Ok(symlink("/proc/kmsg", list)?),
+            &|| Ok(symlink("/dev/zero", list)?),
+            &|| Ok(fs::File::create(list)?.set_len(100 << 20)?),
+        ];
+        for (number, make) in kinds.into_iter().enumerate() {
+            fs::remove_file(list)?;
+            make()?;
+            forget()?;
+            let fallen = soon(&["apply", "--boot"])?;
+            ensure!(fallen.code == Some(1), "{number}: {fallen}");
+            ensure!(fallen.stdout.contains("last good"), "{number}: {fallen}");
+            is_closed(&manager).with_context(|| format!("kind {number}"))?;
+            for asked in ["apply", "status", "verify", "doctor"] {
+                let refused = soon(&[asked])?;
+                ensure!(refused.code != Some(0), "{number}, {asked}: {refused}");
+            }
+        }
+        Ok(())
+    })
+}
+
+fn records_of_its_own_that_are_no_files_do_not_keep_the_port_open_at_boot() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        install(&["--allow-from", "region:us-1"])?;
+        status()?;
+        for record in [LAST_GOOD, "/var/lib/agent-fw/interfaces.json", "/run/agent-fw/contact.json"]
+        {
+            for is_fifo in [true, false] {
+                drop(fs::remove_file(record));
+                if is_fifo {
+                    make_fifo(record)?;
+                } else {
+                    symlink("/proc/kmsg", record)?;
+                }
+                forget()?;
+                soon(&["apply", "--boot"])?.success().with_context(|| record.to_owned())?;
+                is_closed(&manager)?;
+                soon(&["status"])?.success().with_context(|| record.to_owned())?;
+            }
+            drop(fs::remove_file(record));
+        }
+        // The policy itself.
+        fs::remove_file(POLICY)?;
+        agent_fw(["apply", "--boot"])?;
+        make_fifo(POLICY)?;
+        forget()?;
+        let fallen = soon(&["apply", "--boot"])?;
+        ensure!(fallen.code == Some(1), "{fallen}");
+        expect(&manager, Outcome::Silent, &["198.51.100.7"])
+    })
+}
+
+/// Ports that a stranger must not reach, whatever is left of the policy.
+fn stays_closed(peer: &Peer, ports: &[u16]) -> Result<()> {
+    for port in ports {
+        let seen = crate::scene::from(peer, "198.51.100.7", *port)?;
+        ensure!(seen == Outcome::Silent, "port {port}: {seen}");
+    }
+    Ok(())
+}
+
+fn a_policy_that_was_cut_off_at_any_line_opens_nothing() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _listening = [4119, 4122].map(Listener::bind);
+        let words = ["--allow-from", "region:us-1", "--port", "4119", "--relay", "10.0.0.0/8"];
+        install(&[&words[..], &["--default-deny-outbound"]].concat())?;
+        let whole = fs::read_to_string(POLICY)?;
+        let (lines, mut refused) = (whole.lines().count(), 0);
+        for left in 0..lines {
+            let cut: String = whole.split_inclusive('\n').take(left).collect();
+            fs::write(POLICY, &cut)?;
+            let applied = agent_fw(["apply"])?;
+            refused += usize::from(applied.code != Some(0));
+            agent_fw(["apply", "--boot"])?;
+            if left % 7 == 0 {
+                stays_closed(&manager, &[4119, 4122]).with_context(|| format!("{left} lines"))?;
+            }
+            // What this host sends out is still refused: its chain is there.
+            let chain = ["nft", "list", "chain", "inet", "agent_fw_policy", "outgoing"];
+            ensure!(run(chain)?.contains("refused_outgoing"), "{left} lines: outbound is open");
+            let gate = run(["nft", "list", "chain", "inet", "agent_fw", "gate"])?;
+            ensure!(gate.contains("4119"), "{left} lines: {gate}");
+        }
+        println!("{refused} of {lines} were refused");
+        ensure!(refused > lines / 2, "{refused} of {lines}");
+        fs::write(POLICY, &whole)?;
+        agent_fw(["apply"])?.success()?;
+        ensure!(status()?.1 == Some(0));
+        Ok(())
+    })
+}
+
+fn a_policy_that_opens_more_is_taken_over_when_that_is_said() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        install(&["--allow-from", "region:us-1"])?;
+        let before = run(["nft", "--handle", "list", "ruleset"])?;
+        fs::write(POLICY, "allow_from = [\"any\"]\n")?;
+        let refused = agent_fw(["apply"])?;
+        ensure!(refused.code == Some(1), "{refused}");
+        for part in ["TCP port 4118", "--accept-opening"] {
+            ensure!(refused.stderr.contains(part), "{refused}");
+        }
+        ensure!(run(["nft", "--handle", "list", "ruleset"])? == before);
+        let fallen = agent_fw(["apply", "--boot"])?;
+        ensure!(fallen.code == Some(1), "{fallen}");
+        is_closed(&manager)?;
+        agent_fw(["apply", "--accept-opening"])?.success()?;
+        expect(&manager, Outcome::Talked, &["198.51.100.7"])?;
+        // From then on it is the policy.
+        forget()?;
+        agent_fw(["apply", "--boot"])?.success()?;
+        // Other addresses are no opening, nor is a second port that is closed besides.
+        fs::write(POLICY, "allow_from = [\"region:us-1\"]\n")?;
+        agent_fw(["apply"])?.success()?;
+        fs::write(POLICY, "allow_from = [\"198.51.100.0/24\"]\nrelay = [\"10.0.0.0/8\"]\n")?;
+        agent_fw(["apply"])?.success()?;
+        Ok(())
+    })
+}
+
+fn files_that_others_can_change_are_refused_unless_they_are_trusted() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        let list = "/run/manager.list";
+        fs::write(list, "34.205.5.0/27\n")?;
+        let from = format!("file:{list}");
+        let spoil: [&dyn Fn() -> Result<()>; 3] = [
+            &|| Ok(fs::set_permissions(list, fs::Permissions::from_mode(0o666))?),
+            &|| Ok(chown(list, Some(USER), None)?),
+            &|| {
+                chown(list, None, Some(USER))?;
+                Ok(fs::set_permissions(list, fs::Permissions::from_mode(0o664))?)
+            },
+        ];
+        for spoil in spoil {
+            chown(list, Some(0), Some(0))?;
+            fs::set_permissions(list, fs::Permissions::from_mode(0o644))?;
+            install(&["--allow-from", &from])?;
+            spoil()?;
+            let refused = crate::scene::try_install(&["--allow-from", &from, "--log"])?;
+            ensure!(refused.code == Some(2), "{refused}");
+            ensure!(refused.stderr.contains("--trust-file-modes"), "{refused}");
+            ensure!(agent_fw(["apply"])?.code == Some(2));
+            forget()?;
+            ensure!(agent_fw(["apply", "--boot"])?.code == Some(1));
+            is_closed(&manager)?;
+            // Consent is kept, and holds at boot.
+            install(&["--allow-from", &from, "--trust-file-modes"])?;
+            forget()?;
+            agent_fw(["apply", "--boot"])?.success()?;
+            is_closed(&manager)?;
+        }
+        // The policy itself: whoever can write it would decide.
+        install(&["--allow-from", "region:us-1"])?;
+        fs::set_permissions(POLICY, fs::Permissions::from_mode(0o666))?;
+        ensure!(agent_fw(["apply"])?.code != Some(0));
+        forget()?;
+        ensure!(agent_fw(["apply", "--boot"])?.code == Some(1));
+        is_closed(&manager)
+    })
+}
+
+fn an_older_versions_policy_stays_in_force_whoever_owns_its_lists() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        let list = "/run/manager.list";
+        fs::write(list, "34.205.5.0/27\n")?;
+        install(&["--allow-from", &format!("file:{list}")])?;
+        // As version 0.1.0 wrote it: without the keys of consent.
+        let text = fs::read_to_string(POLICY)?;
+        let older = text.lines().filter(|line| !line.contains("trust_file_modes"));
+        fs::write(POLICY, older.collect::<Vec<_>>().join("\n") + "\n")?;
+        chown(list, Some(USER), None)?;
+        fs::remove_file(LAST_GOOD)?;
+        forget()?;
+        agent_fw(["apply", "--boot"])?.success()?;
+        is_closed(&manager)
+    })
+}
+
+fn metrics_replace_no_link_and_no_device() -> Result<()> {
+    Lab::run(|_| {
+        install(&["--allow-from", "region:us-1"])?;
+        symlink("/run/elsewhere", "/run/link")?;
+        make_fifo("/run/fifo")?;
+        for path in ["/run/link", "/run/fifo", "/dev/null", "/dev/stdout"] {
+            let before = fs::symlink_metadata(path)?;
+            let refused = soon(&["metrics", "--output", path])?;
+            ensure!(refused.code == Some(2), "{path}: {refused}");
+            ensure!(fs::symlink_metadata(path)?.ino() == before.ino(), "{path} was replaced");
+        }
+        ensure!(!Path::new("/run/elsewhere").exists());
+        agent_fw(["metrics", "--output", "/run/metrics.prom"])?.success()?;
+        agent_fw(["metrics", "--output", "/run/metrics.prom"])?.success()?;
+        Ok(())
+    })
+}
+
+fn what_a_list_contains_is_not_shown_to_everybody() -> Result<()> {
+    Lab::run(|_| {
+        let list = "/run/private.list";
+        fs::write(list, "34.205.5.0/27\n")?;
+        fs::set_permissions(list, fs::Permissions::from_mode(0o600))?;
+        install(&["--allow-from", &format!("file:{list}")])?;
+        let mode = fs::metadata(LAST_GOOD)?.mode() & 0o7777;
+        ensure!(mode == 0o600, "the copy of a private list may be read by all: {mode:o}");
+        // A link to what only root may read, in a list's place, by its owner.
+        fs::write("/run/secret", "root:x:secret\n")?;
+        fs::set_permissions("/run/secret", fs::Permissions::from_mode(0o600))?;
+        fs::remove_file(list)?;
+        symlink("/run/secret", list)?;
+        std::os::unix::fs::lchown(list, Some(USER), Some(USER))?;
+        let fallen = agent_fw(["apply", "--boot"])?;
+        ensure!(fallen.code == Some(1), "{fallen}");
+        ensure!(!fallen.to_string().contains("secret\n"), "{fallen}");
+        ensure!(!fallen.to_string().contains("root:x"), "{fallen}");
+        Ok(())
+    })
+}
+
+fn programs_are_those_of_the_system_whatever_the_path() -> Result<()> {
+    Lab::run(|lab| {
+        lab.overlay("/usr/local/bin")?;
+        fs::create_dir_all("/run/theirs")?;
+        for program in ["systemctl", "systemd-escape", "nft", "iptables-nft-save"] {
+            let path = format!("/run/theirs/{program}");
+            fs::write(&path, "#!/bin/sh\necho run >> /run/was-run\n")?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        }
+        run(["cp", "--", &agent_fw_lab::agent_fw_path().display().to_string(), "/usr/local/bin/"])?;
+        let mut hostile = command(["/usr/local/bin/agent-fw"]);
+        let hostile = hostile.args(["install", "--allow-from", "region:us-1"]);
+        let path = std::env::var("PATH").unwrap_or_default();
+        let output = hostile.env("PATH", format!("/run/theirs:{path}")).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        agent_fw(["doctor"])?;
+        agent_fw(["uninstall"])?.success()?;
+        ensure!(!Path::new("/run/was-run").exists(), "a program of the path's was run");
+        Ok(())
+    })
+}
