@@ -12,7 +12,7 @@ use crate::firewall::Firewall;
 use crate::host::file::Trust;
 use crate::nft::{Extras, Image, Ruleset};
 use crate::outbound::{Destination, Outbound};
-use crate::policy::{Label, Others, Port};
+use crate::policy::{Label, Others, Policy, Port};
 use crate::rule::{
     Addresses, Endpoint, Lowered, Match, Meaning, Rule, Written, closed, hidden_rule, lower,
     read_rules,
@@ -63,6 +63,8 @@ pub struct Configuration {
     pub interfaces: Vec<String>,
     /// How they are put there.
     pub xdp_mode: XdpMode,
+    /// Whether single ranges may be wider than a /8, or a /16 of IPv6.
+    pub allow_wide: bool,
     /// Whether lists and rule files are read though others than root can change them.
     pub trust_file_modes: bool,
     /// Whether a version wrote it that asked for no such consent: it stays in force, with a warning.
@@ -89,6 +91,7 @@ impl Default for Configuration {
             backend: Backend::default(),
             interfaces: Vec::new(),
             xdp_mode: XdpMode::default(),
+            allow_wide: false,
             trust_file_modes: false,
             is_legacy: false,
         }
@@ -188,6 +191,7 @@ impl Configuration {
         let limited = self.limits(&rules);
         notices.extend(firewall.iter().flat_map(beyond::remarks));
         let lowered = if closes { closed(port) } else { lower(rules, port, self.otherwise)? };
+        self.check_breadth(&lowered.policy, &mut notices)?;
         let extras = Extras { early_drop: self.early_drop, log: self.log };
         let ruleset = Ruleset::compile(&lowered, extras);
         let firewall_tables =
@@ -195,6 +199,25 @@ impl Configuration {
         let label = |label: &Label| (label.clone(), provenance(label, catalogue));
         let provenance = lowered.ledger.labels().iter().map(label).collect();
         Ok(Compiled { lowered, ruleset, limited, firewall, firewall_tables, provenance, notices })
+    }
+
+    /// Refuses ranges so wide that they may be a slip, unless somebody has consented.
+    fn check_breadth(&self, policy: &Policy, notices: &mut Vec<Notice>) -> anyhow::Result<()> {
+        if self.allow_wide || policy.admits_everyone() {
+            return Ok(());
+        }
+        let wide = policy.wide_ranges().join(", ");
+        if wide.is_empty() {
+            return Ok(());
+        }
+        if self.is_legacy {
+            notices.push(Notice::Unconfirmed { what: wide, key: "allow_wide" });
+            return Ok(());
+        }
+        bail!(
+            "{wide} is wider than a /8 of IPv4 or a /16 of IPv6, and so may be a slip; if it is \
+             meant, say --allow-wide, or allow_wide = true in policy.toml"
+        )
     }
 
     /// Whether it says nothing about who is admitted.

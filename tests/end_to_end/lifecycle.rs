@@ -454,8 +454,8 @@ fn flags_that_name_nobody_do_not_open_a_closed_port() -> Result<()> {
         ensure!(status()?.0["closed"] == true, "the port was opened");
         install(&["--log", "--allow-from", "any"])?;
         ensure!(status()?.0["closed"] == false);
-        // An open port stays open without a word.
-        install(&[])?;
+        // Nor are they a reason to leave an open port open without a word.
+        ensure!(try_install(&[])?.code == Some(2));
         Ok(())
     })
 }

@@ -6,6 +6,7 @@ mod agent_tls;
 mod boot_unit;
 mod bystanders;
 mod chance;
+mod closed;
 mod disguise;
 mod dispatcher;
 mod doctor;
@@ -103,6 +104,7 @@ fn selection() -> Vec<&'static [Test]> {
         selection.extend([
             agent_tls::TESTS,
             boot_unit::TESTS,
+            closed::TESTS,
             doctor::TESTS,
             exceptions::TESTS,
             hostile::TESTS,

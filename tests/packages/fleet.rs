@@ -141,6 +141,11 @@ fn the_role_brings_a_debian_fleet_to_its_policy_names_who_has_drifted_and_goes()
     let controller = Controller::set_up(&hosts)?;
     let on_all = |work: fn(&Peer) -> Result<()>| hosts.iter().try_for_each(|host| host.run(work));
 
+    // A variable that was forgotten changes nothing, and admits nobody.
+    for nobody in [r#"{"agent_fw_allow_from": []}"#, r#"{"agent_fw_allow_from": null}"#] {
+        let (recaps, said) = controller.play(&["site.yml", "--extra-vars", nobody])?;
+        ensure!(recaps.iter().all(|recap| recap.failed == 1 && recap.changed == 0), "{said}");
+    }
     let would = controller.succeed(&["--check", "site.yml"])?;
     ensure!(would.iter().all(|changed| *changed > 0), "nothing would change: {would:?}");
     on_all(|_| {

@@ -3,7 +3,10 @@
 use super::outcome::{Outcome, Result};
 use super::{Patience, exceptions, report};
 use crate::engine::apply::{self, Applied, AtBoot, Read};
+use crate::engine::judge::{NotClosed, judge};
+use crate::engine::kernel_state::KernelState;
 use crate::host::{lock, privilege};
+use crate::nft::Nftables;
 use sd_notify::NotifyState;
 use std::time::Duration;
 
@@ -97,11 +100,28 @@ fn tell(applied: &Applied) {
     }
     let hash = compiled.lowered.policy.hash();
     report::remark(&format!("the kernel enforces policy {hash}"));
-    if !compiled.lowered.policy.closes() {
-        report::promises(compiled);
-        report::open_is_not_tested(&compiled.lowered);
+    let not_closed = judge_now(applied);
+    match &not_closed {
+        Ok(reasons) if !reasons.is_empty() => {
+            report::promises(compiled, reasons);
+            report::open_is_not_tested(&compiled.lowered);
+        }
+        Ok(_) => {}
+        Err(error) => report::caution("note:", format_args!("not judged: {error:#}")),
     }
-    tell_systemd(&report::promise(compiled));
+    let unmeant = not_closed.iter().flatten().find(|reason| !reason.is_meant());
+    tell_systemd(
+        &unmeant
+            .map_or_else(|| report::promise(compiled), |reason| format!("not closed: {reason}")),
+    );
+}
+
+/// Whether the port is closed now, that the policy is enforced.
+fn judge_now(applied: &Applied) -> anyhow::Result<Vec<NotClosed>> {
+    let Applied { configuration, compiled, .. } = applied;
+    // What was just enforced is not read back: a large list takes seconds.
+    let state = KernelState::outline(&mut Nftables::open()?)?;
+    judge(configuration, compiled, &state, false)
 }
 
 /// The status line of the unit. Without systemd nobody listens.

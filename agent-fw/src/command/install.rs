@@ -9,6 +9,7 @@ use crate::engine::apply;
 use crate::engine::enforce::{EnforceError, enforce};
 use crate::engine::host::ThisHost;
 use crate::engine::interfaces::{self, Found};
+use crate::engine::judge::judge;
 use crate::engine::kernel_state::KernelState;
 use crate::engine::plan::{Missing, plan};
 use crate::engine::policy::installed;
@@ -49,14 +50,16 @@ pub(super) struct Install {
 
 impl Install {
     pub(super) fn run(self) -> Result<Outcome> {
-        let meant = self.words.say_any();
+        let mut words = self.words;
+        let meant = words.say_any();
+        words.ask_for_sources()?;
         self.units.check()?;
         let test = match (self.untested, self.open_host_firewall) {
             (true, _) => Test::None,
             (false, false) => Test::Told,
             (false, true) => Test::Opening,
         };
-        let mut configuration = self.words.configuration()?;
+        let mut configuration = words.configuration()?;
         privilege::require_net_admin("install")?;
         let lists = configuration.keep_lists().map_err(Failure::Input)?;
         name_interfaces(&mut configuration)?;
@@ -158,7 +161,8 @@ fn promises(
     patience: &Patience,
 ) -> Result<Outcome> {
     let _lock = lock::acquire("install", patience.duration())?;
-    report::promises(compiled);
+    let state = KernelState::outline(&mut Nftables::open()?)?;
+    report::promises(compiled, &judge(configuration, compiled, &state, false)?);
     report::promises_beyond(configuration);
     exceptions::refresh(configuration, compiled);
     if test == Test::Opening {

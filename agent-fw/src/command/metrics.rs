@@ -7,7 +7,6 @@ use super::report::say;
 use super::status::Findings;
 use crate::host::{self, file, lock, privilege};
 use crate::nft::{Count, Counter, LEFT, Live, REFUSED, REFUSED_EARLY};
-use crate::policy::Policy;
 use anyhow::{Context as _, anyhow};
 use prometheus::{Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 use std::path::{Path, PathBuf};
@@ -112,7 +111,7 @@ fn truth(registry: &Registry, name: &str, help: &str, value: bool) -> prometheus
 /// What is wanted and what is in force.
 fn state(findings: &Findings, registry: &Registry) -> anyhow::Result<()> {
     let policy = findings.wanted.as_ref().map(|(_, compiled)| &compiled.lowered.policy);
-    let closed = findings.agree() && policy.is_some_and(Policy::closes);
+    let closed = findings.is_closed();
     let drift = findings.is_wanted() && !findings.agree();
     truth(registry, "agent_fw_installed", "Whether a policy is installed.", findings.is_wanted())?;
     let help = "Whether the agent's port is closed to all but the admitted sources.";

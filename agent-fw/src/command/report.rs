@@ -1,6 +1,7 @@
 //! How agent-fw speaks: messages of at most 80 columns, colour only where a terminal shows it.
 
 use crate::configuration::{Backend, Compiled, Configuration};
+use crate::engine::judge::NotClosed;
 use crate::engine::kernel_state::Remedy;
 use crate::nft::Count;
 use crate::outbound::Outbound;
@@ -144,14 +145,14 @@ pub(super) fn programs(
             caution("  note:", format_args!("{word}, and could let packets pass it"));
         }
     }
-    if configuration.backend == Backend::Xdp {
+    if configuration.backend == Backend::Xdp && !attached.is_empty() {
         caution("alone:", "XDP filters neither other interfaces, nor tunnels, nor packets whose");
         say!("  port a NAT rule of this host changes to the agent's; --backend both has the");
         say!("  nftables table behind it, which does");
     }
 }
 
-/// What is promised, in a line.
+/// What is promised, in a line, where the kernel enforces the policy.
 pub(super) fn promise(compiled: &Compiled) -> String {
     let Lowered { policy, ledger } = &compiled.lowered;
     let port = policy.ports();
@@ -159,6 +160,8 @@ pub(super) fn promise(compiled: &Compiled) -> String {
         format!("not closed: every source may reach TCP port {port}, within the rules' limits")
     } else if policy.admits_everyone() {
         format!("not closed: every source may reach TCP port {port}")
+    } else if policy.admits_most() {
+        format!("not closed: most addresses may reach TCP port {port}")
     } else if policy.others() == Others::Continue {
         format!("not closed: other sources of TCP port {port} are left to other rules")
     } else if policy.admissions().is_empty() {
@@ -171,20 +174,21 @@ pub(super) fn promise(compiled: &Compiled) -> String {
     }
 }
 
-/// What is closed, and to whom the port is open as far as agent-fw goes.
-pub(super) fn promises(compiled: &Compiled) {
+/// Whether the port is closed, as the judge says, and to whom it is open as far as agent-fw goes.
+pub(super) fn promises(compiled: &Compiled, not_closed: &[NotClosed]) {
     let lowered = &compiled.lowered;
     let policy = &lowered.policy;
     let port = policy.ports();
-    if policy.admits_everyone() && compiled.limited {
+    if let Some(reason) = not_closed.iter().find(|reason| !reason.is_meant()) {
+        bad("not closed:", format_args!("TCP port {port}: {reason}"));
+    } else if policy.admits_everyone() && compiled.limited {
         caution("not closed:", format_args!("every source may reach TCP port {port}, but only as"));
         say!("  the rules say that admit it: by destination, source port or flags");
     } else if policy.admits_everyone() {
         caution("not closed:", format_args!("every source may reach TCP port {port}, as under"));
         say!("  the agent's hidden rule; --allow-from restricts it");
-    } else if policy.others() == Others::Continue {
-        caution("not closed:", format_args!("other sources of TCP port {port} are left to"));
-        say!("  this host's other rules");
+    } else if let Some(reason) = not_closed.first() {
+        caution("not closed:", format_args!("TCP port {port}: {reason}"));
     } else if policy.admissions().is_empty() {
         good("closed:", format_args!("TCP port {port} is closed to every source"));
         return;

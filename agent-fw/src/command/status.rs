@@ -5,6 +5,7 @@ use super::outcome::{Outcome, Result};
 use super::report::{self, say};
 use crate::configuration::{Compiled, Configuration};
 use crate::contact::Contact;
+use crate::engine::judge::{NotClosed, judge};
 use crate::engine::kernel_state::KernelState;
 use crate::engine::policy;
 use crate::host::{self, lock, privilege};
@@ -41,6 +42,8 @@ pub(super) struct Findings {
     pub(super) held: KernelState,
     pub(super) counters: Option<Counters>,
     differences: Vec<String>,
+    /// Why the port is not closed; nothing, where it is.
+    pub(super) not_closed: Vec<NotClosed>,
     /// When admitted sources were heard of, where something counts them.
     pub(super) contact: Option<Contact>,
 }
@@ -60,7 +63,8 @@ impl Status {
             findings.print()?;
             check.iter().for_each(Check::print);
         }
-        let good = findings.agree() && check.is_none_or(|check| check.is_good());
+        let good =
+            findings.agree() && check.is_none_or(|check| check.is_good() && findings.is_as_meant());
         Ok(if good { Outcome::Done } else { Outcome::False })
     }
 }
@@ -94,7 +98,11 @@ impl Findings {
             .as_ref()
             .map_or(Ok(Vec::new()), |(wanted, compiled)| held.differences(wanted, compiled))?;
         let counters = xdp::counters()?;
-        Ok(Self { wanted, fault, held, counters, differences, contact: None })
+        let not_closed = match &wanted {
+            Some((wanted, compiled)) => judge(wanted, compiled, &held, !differences.is_empty())?,
+            None => vec![NotClosed::NotEnforced],
+        };
+        Ok(Self { wanted, fault, held, counters, differences, not_closed, contact: None })
     }
 
     /// Whether somebody wants a policy, or the kernel has one.
@@ -104,6 +112,21 @@ impl Findings {
 
     pub(super) fn agree(&self) -> bool {
         self.wanted.is_some() && self.held.is_something() && self.differences.is_empty()
+    }
+
+    /// Whether no source but those listed reaches the port.
+    pub(super) fn is_closed(&self) -> bool {
+        self.not_closed.is_empty()
+    }
+
+    /// Whether the port is as open, or as closed, as the policy says.
+    fn is_as_meant(&self) -> bool {
+        self.not_closed.iter().all(NotClosed::is_meant)
+    }
+
+    fn not_closed_to_json(&self) -> Value {
+        let reason = |reason: &NotClosed| json!({ "id": reason.id(), "what": reason.to_string() });
+        self.not_closed.iter().map(reason).collect()
     }
 
     /// Whether somebody wants a policy, readable or not.
@@ -132,11 +155,13 @@ impl Findings {
                 say!("          TCP port {port}, {direction}; {}", report::others(policy));
             }
         }
+        let said = self.wanted.iter().flat_map(|(_, compiled)| &compiled.notices);
+        said.filter(|notice| notice.is_lasting()).for_each(report::notice);
         self.print_kernel()?;
         if let Some((configuration, compiled)) = &self.wanted
             && self.agree()
         {
-            report::promises(compiled);
+            report::promises(compiled, &self.not_closed);
             report::promises_beyond(configuration);
             report::open_is_not_tested(&compiled.lowered);
         }
@@ -240,7 +265,8 @@ impl Findings {
             "kernel_version": self.stamp().map(|stamp| stamp.version),
             "installed": self.held.is_something(),
             "agree": self.agree(),
-            "closed": self.agree() && policy.is_some_and(crate::policy::Policy::closes),
+            "closed": self.is_closed(),
+            "not_closed": self.not_closed_to_json(),
             "port": configuration.map(|configuration| configuration.port),
             "direction": configuration.map(|configuration| configuration.direction.to_string()),
             "relay": configuration.map(|configuration| &configuration.relay),

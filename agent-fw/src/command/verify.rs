@@ -4,6 +4,7 @@ use super::Patience;
 use super::outcome::{Outcome, Result};
 use super::report::{self, grouped, say};
 use crate::configuration::Configuration;
+use crate::engine::judge::{NotClosed, judge};
 use crate::engine::kernel_state::KernelState;
 use crate::engine::policy;
 use crate::host::{interface, lock, privilege};
@@ -34,6 +35,7 @@ struct Findings {
     counterexample: Option<Counterexample>,
     differences: Vec<String>,
     interfaces: Vec<interface::Interface>,
+    not_closed: Vec<NotClosed>,
 }
 
 impl Verify {
@@ -55,12 +57,14 @@ impl Verify {
             Kernel { table: held.table.as_ref().map(truth::effect), programs: truth::programs()? };
         differences.extend(kernel.programs.iter().flat_map(|program| program.faults.clone()));
         let policy = &compiled.lowered.policy;
+        let not_closed = judge(&configuration, &compiled, &held, !differences.is_empty())?;
         let findings = Findings {
             policy: policy.hash(),
             read: read(held.table.as_ref(), &kernel),
             counterexample: counterexample(&configuration, policy, &kernel)?,
             differences,
             interfaces: interface::list()?,
+            not_closed,
             configuration,
         };
         if self.json {
@@ -124,6 +128,9 @@ impl Findings {
     fn print(&self) -> anyhow::Result<()> {
         if self.are_equal() {
             report::good("true:", format_args!("the kernel enforces policy {}", self.policy));
+            for reason in &self.not_closed {
+                report::caution("not closed:", reason);
+            }
         } else {
             let what =
                 format_args!("the kernel does not enforce policy {}", self.policy).to_string();
@@ -195,6 +202,7 @@ impl Findings {
         json!({
             "policy": self.policy.to_string(),
             "equal": self.are_equal(),
+            "closed": self.are_equal() && self.not_closed.is_empty(),
             "counterexample": counterexample,
             "differences": self.differences,
             "read": self.read,

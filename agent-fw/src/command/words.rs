@@ -9,11 +9,12 @@ use crate::outbound::Outbound;
 use crate::policy::{Others, Port};
 use crate::source::{ListFile, Lists, Source};
 use anyhow::{Context as _, anyhow};
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::Path;
 use std::str::FromStr;
 
 /// What the policy is.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Words {
     /// A source that is admitted; repeatable. Without it, any source is
@@ -97,6 +98,11 @@ pub(super) struct Words {
     /// An interface that gets the XDP program; repeatable. Without it, every physical one that is up
     #[arg(long, value_name = "NAME")]
     interface: Vec<String>,
+    /// Admit single ranges that are wider than a /8, or a /16 of IPv6
+    ///
+    /// Kept in policy.toml. More than half of all addresses are not called closed all the same.
+    #[arg(long)]
+    allow_wide: bool,
     /// Read lists and rule files though others than root can change them
     ///
     /// Kept in policy.toml. Whoever can change such a file decides who reaches the port.
@@ -111,6 +117,38 @@ impl Words {
     /// Whether the flags say in so many words that everyone is admitted.
     pub(super) fn say_any(&self) -> bool {
         self.allow_from.iter().any(|source| source == "any")
+    }
+
+    /// Asks who may reach the port where no flag says so, on a terminal; elsewhere, that is refused: a
+    /// flag, or the variable behind it, may have been forgotten.
+    pub(super) fn ask_for_sources(&mut self) -> Result<()> {
+        let Self { allow_from, allow_mac, rules, direction, .. } = self;
+        let says = !allow_from.is_empty() || !allow_mac.is_empty() || !rules.is_empty();
+        if says || *direction == Mode::AgentInitiated {
+            return Ok(());
+        }
+        // What contradicts itself is told before anybody is asked anything.
+        self.clone().configuration()?;
+        let port = self.port;
+        if !std::io::stdin().is_terminal() {
+            return Err(Failure::Input(anyhow!(
+                "nothing says who may reach TCP port {port}: name sources, such as --allow-from \
+                 region:us-1, or say --allow-from any if every source is meant"
+            )));
+        }
+        let mut output = std::io::stdout();
+        write!(
+            output,
+            "Who may reach TCP port {port}? Sources such as region:us-1, `any` for everyone: "
+        )?;
+        output.flush()?;
+        let mut answer = String::new();
+        std::io::stdin().lock().read_line(&mut answer)?;
+        self.allow_from = answer.split_whitespace().map(str::to_owned).collect();
+        if self.allow_from.is_empty() {
+            return Err(Failure::Input(anyhow!("no source was named; nothing was changed")));
+        }
+        Ok(())
     }
 
     /// The configuration that the flags describe.
@@ -135,7 +173,7 @@ impl Words {
             (false, false) => Outbound::Untouched,
         };
         let Self { backend, interface: interfaces, xdp_mode, policy, lenient, .. } = self;
-        let trust_file_modes = self.trust_file_modes;
+        let (allow_wide, trust_file_modes) = (self.allow_wide, self.trust_file_modes);
         let mut configuration = Configuration {
             allow_from,
             allow_mac,
@@ -153,6 +191,7 @@ impl Words {
             backend,
             interfaces,
             xdp_mode,
+            allow_wide,
             trust_file_modes,
             is_legacy: false,
         };

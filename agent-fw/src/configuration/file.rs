@@ -56,7 +56,7 @@ impl Configuration {
         let relay = list(self.relay.iter().map(ToString::to_string).collect());
         let outbound_to = list(self.outbound_to.iter().map(ToString::to_string).collect());
         let (policy, lenient) = (self.policy, self.lenient);
-        let trust_file_modes = self.trust_file_modes;
+        let (allow_wide, trust_file_modes) = (self.allow_wide, self.trust_file_modes);
         let mut text = format!(
             "# Who may reach the security agent's port. After a change: agent-fw apply\n\
              \n\
@@ -112,6 +112,9 @@ impl Configuration {
              \n\
              # native (in the driver) or generic.\n\
              xdp_mode = \"{xdp_mode}\"\n\
+             \n\
+             # Admit single ranges wider than a /8, or a /16 of IPv6.\n\
+             allow_wide = {allow_wide}\n\
              \n\
              # Read lists and rule files though others than root can change them.\n\
              {CONSENT}{trust_file_modes}\n\

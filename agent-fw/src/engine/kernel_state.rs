@@ -48,10 +48,17 @@ impl fmt::Display for Remedy {
 impl KernelState {
     /// Reads it.
     pub fn read(nftables: &mut Nftables) -> anyhow::Result<Self> {
-        let (mut gate, firewall): (Vec<Live>, Vec<Live>) = nftables
-            .read_tables()?
-            .into_iter()
-            .partition(|live| live.image.name == TableName::Gate);
+        Self::of(nftables.read_tables()?)
+    }
+
+    /// The same, without the elements of sets.
+    pub fn outline(nftables: &mut Nftables) -> anyhow::Result<Self> {
+        Self::of(nftables.outline()?)
+    }
+
+    fn of(tables: Vec<Live>) -> anyhow::Result<Self> {
+        let (mut gate, firewall): (Vec<Live>, Vec<Live>) =
+            tables.into_iter().partition(|live| live.image.name == TableName::Gate);
         Ok(Self { table: gate.pop(), firewall, programs: xdp::attachments()? })
     }
 

@@ -9,6 +9,7 @@ mod fake;
 pub mod guard;
 pub mod host;
 pub mod interfaces;
+pub mod judge;
 pub mod kernel_state;
 pub mod last_good;
 pub mod opening;

@@ -71,6 +71,27 @@ impl Interface {
     pub fn is_physical(&self) -> bool {
         Path::new("/sys/class/net").join(&self.name).join("device").exists()
     }
+
+    /// What kind of virtual interface it is, by the kernel's name for that.
+    pub fn kind(&self) -> Option<&str> {
+        self.kind.as_deref()
+    }
+
+    /// The interface that it is a port of.
+    pub fn master(&self) -> Option<u32> {
+        self.master
+    }
+
+    /// The interface that it is made on.
+    pub fn lower(&self) -> Option<u32> {
+        self.lower
+    }
+
+    /// The same, as one of this kind on another.
+    #[cfg(test)]
+    pub(crate) fn standing_on(self, kind: &str, lower: u32) -> Self {
+        Self { kind: Some(kind.to_owned()), lower: Some(lower), ..self }
+    }
 }
 
 /// Every interface there is, by index.

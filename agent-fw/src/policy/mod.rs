@@ -3,6 +3,7 @@
 //! [`Policy::decide`] is the specification. Every backend is tested against it.
 
 mod address;
+mod breadth;
 mod hash;
 mod ledger;
 mod packet;
@@ -119,7 +120,7 @@ impl Policy {
 
     /// Whether no other source reaches the port: the promise "closed".
     pub fn closes(&self) -> bool {
-        self.others == Others::Drop && !self.admits_everyone()
+        self.others == Others::Drop && !self.admits_most()
     }
 
     /// What becomes of `packet`. This is the specification that every backend must meet.

@@ -57,6 +57,9 @@ pub enum Fault {
         /// Eight for each octet that was given.
         max: u8,
     },
+    /// `34.205.5.0/0`: a slip that admits a large part of the Internet.
+    #[error("expected no bits set beyond so short a prefix")]
+    WideHostBits,
     /// The end of a range is of the other family.
     #[error("expected an address of the same family as the start of the range")]
     MixedFamilies,
@@ -143,13 +146,24 @@ fn parse_prefix(network: Part<'_>, length: Part<'_>) -> Result<Item, ItemError> 
         if bits > given {
             return Err(Fault::ShortForm { max: given }.at(length.offset));
         }
-        return ipv4_prefix(address, bits).ok_or(Fault::Length { max: 32 }.at(length.offset));
+        let item = ipv4_prefix(address, bits).ok_or(Fault::Length { max: 32 }.at(length.offset));
+        return not_a_slip(item?, bits < SHORT_V4, length);
     }
     let IpAddr::V6(address) = parse_address(network)? else {
         return Err(Fault::Address.at(network.offset));
     };
     let bits = parse_length(length, 128)?;
-    ipv6_prefix(address, bits).ok_or(Fault::Length { max: 128 }.at(length.offset))
+    let item = ipv6_prefix(address, bits).ok_or(Fault::Length { max: 128 }.at(length.offset));
+    not_a_slip(item?, bits < SHORT_V6, length)
+}
+
+/// Prefixes shorter than these need consent, and host bits under them are no oversight to be mended
+/// in silence.
+const SHORT_V4: u8 = 8;
+const SHORT_V6: u8 = 16;
+
+fn not_a_slip(item: Item, is_short: bool, length: Part<'_>) -> Result<Item, ItemError> {
+    if item.host_bits && is_short { Err(Fault::WideHostBits.at(length.offset)) } else { Ok(item) }
 }
 
 fn ipv4_prefix(address: Ipv4Addr, bits: u8) -> Option<Item> {

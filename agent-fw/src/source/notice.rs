@@ -33,11 +33,25 @@ pub enum Notice {
         /// What.
         said: String,
     },
+    /// A policy of an older version has what a newer one asks for consent to.
+    Unconfirmed {
+        /// What.
+        what: String,
+        /// The key of policy.toml that consents.
+        key: &'static str,
+    },
     /// The vendor's block of before 2019 is admitted.
     Obsolete {
         /// The source.
         source: String,
     },
+}
+
+impl Notice {
+    /// Whether it is said for as long as it is so, not only when the policy is compiled.
+    pub fn is_lasting(&self) -> bool {
+        matches!(self, Self::Unconfirmed { .. })
+    }
 }
 
 impl fmt::Display for Notice {
@@ -54,6 +68,11 @@ impl fmt::Display for Notice {
             Self::IgnoredField { place } => write!(f, "{place}: unknown field, ignored"),
             Self::OtherRule { meaning: said } | Self::FirewallRule { said } => f.write_str(said),
             Self::EmptyList { list } => write!(f, "{list}: the list is empty and admits nobody"),
+            Self::Unconfirmed { what, key } => write!(
+                f,
+                "an older version installed this policy, and {what} would need consent now: it \
+                 stays in force; {key} = true in policy.toml gives it"
+            ),
             Self::Obsolete { source } => write!(
                 f,
                 "{source} admits {OBSOLETE}, the block of \"Deep Security as a Service\" until \

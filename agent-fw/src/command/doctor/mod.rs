@@ -14,6 +14,7 @@ use super::Patience;
 use super::outcome::{Failure, Outcome, Result};
 use super::report::say;
 use crate::configuration::{Compiled, Configuration};
+use crate::engine::judge::judge;
 use crate::engine::kernel_state::{KernelState, Remedy};
 use crate::engine::policy;
 use crate::host::{lock, privilege};
@@ -60,6 +61,7 @@ impl Doctor {
             checks.extend(sources::promises(configuration, compiled)?);
             checks.extend(sources::obsolete(compiled));
             checks.push(machine::versions(compiled));
+            checks.extend(consent(compiled));
         }
         checks.extend(outbound::outbound());
         checks.extend(path_mtu::path_mtu(installed.as_ref().map(|(_, compiled)| compiled), port));
@@ -80,6 +82,13 @@ impl Doctor {
     }
 }
 
+/// What an older version has installed, and would need consent now.
+fn consent(compiled: &Compiled) -> Option<Check> {
+    let notice = compiled.notices.iter().find(|notice| notice.is_lasting())?;
+    let why = "what admits much of the Internet, or is decided by others, may be a slip";
+    Some(Check::new("consent", why, Health::Note, notice.to_string()))
+}
+
 /// Whether the kernel has what was installed.
 fn enforcement(installed: Option<&(Configuration, Compiled)>) -> Result<Check> {
     let check = |health, seen: String| {
@@ -93,15 +102,19 @@ fn enforcement(installed: Option<&(Configuration, Compiled)>) -> Result<Check> {
     let held = KernelState::read(&mut Nftables::open()?)?;
     let differing = held.differences(configuration, compiled)?;
     let policy = &compiled.lowered.policy;
-    Ok(match differing.first() {
-        Some(first) => check(Health::Bad, format!("the kernel differs: {first}")).advise(format!(
+    if let Some(first) = differing.first() {
+        return Ok(check(Health::Bad, format!("the kernel differs: {first}")).advise(format!(
             "run `agent-fw verify` to see all of it, and `{}` to restore it",
             Remedy::of(configuration)?
-        )),
-        None if !policy.closes() => {
-            let seen = "the policy leaves the port to everyone, or to other rules";
-            check(Health::Note, seen.to_owned())
+        )));
+    }
+    let not_closed = judge(configuration, compiled, &held, false)?;
+    Ok(match not_closed.iter().find(|reason| !reason.is_meant()).or(not_closed.first()) {
+        Some(reason) if reason.is_meant() => {
+            check(Health::Note, format!("as the policy says, the port is not closed: {reason}"))
         }
+        Some(reason) => check(Health::Bad, format!("the port is not closed: {reason}"))
+            .advise("install with --backend both"),
         None => check(Health::Good, format!("the kernel has policy {}", policy.hash())),
     })
 }

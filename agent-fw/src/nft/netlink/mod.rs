@@ -56,7 +56,7 @@ impl Nftables {
     /// packet is decided on by anything but the old rules or the new ones, and none is missed;
     /// counters of the same name go on.
     pub fn replace(&mut self, images: &[Image]) -> Result<(), NetlinkError> {
-        let live = self.read_all(decode::Depth::Outline)?;
+        let live = self.outline()?;
         let before = |name| live.iter().find(|live| live.image.name == name);
         let mut created = Vec::new();
         let mut updated = Vec::new();
@@ -165,7 +165,7 @@ impl Nftables {
 
     /// Whether some table of agent-fw's is there.
     pub fn has_tables(&mut self) -> Result<bool, NetlinkError> {
-        Ok(!self.read_all(decode::Depth::Outline)?.is_empty())
+        Ok(!self.outline()?.is_empty())
     }
 
     /// Makes these tables, where none of them is there; false where somebody has made one of them.
@@ -183,7 +183,7 @@ impl Nftables {
     pub fn delete(&mut self) -> Result<(), NetlinkError> {
         let mut transaction = Transaction::new();
         // Not every kernel has tables of the family `arp`: only what is there is deleted.
-        for live in self.read_all(decode::Depth::Outline)? {
+        for live in self.outline()? {
             transaction.delete(live.image.name);
         }
         if transaction.parts.len() > 0 { self.socket.transact(transaction) } else { Ok(()) }
@@ -197,6 +197,11 @@ impl Nftables {
     /// Reads all of agent-fw's tables that are there, each as of one moment.
     pub fn read_tables(&mut self) -> Result<Vec<Live>, NetlinkError> {
         self.read_all(decode::Depth::Everything)
+    }
+
+    /// The same, without the elements of sets.
+    pub fn outline(&mut self) -> Result<Vec<Live>, NetlinkError> {
+        self.read_all(decode::Depth::Outline)
     }
 
     fn read_all(&mut self, depth: decode::Depth) -> Result<Vec<Live>, NetlinkError> {

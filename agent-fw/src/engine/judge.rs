@@ -1,0 +1,150 @@
+//! The one judge of the promise "closed": no source but those listed reaches the agent's port, by any
+//! interface of this host. Whoever shows the promise shows its answer.
+
+use super::kernel_state::KernelState;
+use super::plan::interfaces_of;
+use crate::configuration::{Backend, Compiled, Configuration};
+use crate::host::interface::{self, Interface};
+use crate::policy::Others;
+use std::fmt;
+
+/// Why the port is not closed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NotClosed {
+    /// The policy admits every source.
+    Everyone,
+    /// It admits more than half of all addresses of a version of IP.
+    Most,
+    /// It leaves other sources to the host's other rules.
+    LeftToOthers,
+    /// The kernel does not enforce it.
+    NotEnforced,
+    /// Packets come in by these interfaces, and nothing guards them.
+    Unguarded(Vec<String>),
+}
+
+impl NotClosed {
+    /// An identifier, for programs.
+    pub fn id(&self) -> &'static str {
+        match self {
+            Self::Everyone => "everyone",
+            Self::Most => "most-addresses",
+            Self::LeftToOthers => "left-to-other-rules",
+            Self::NotEnforced => "not-enforced",
+            Self::Unguarded(_) => "unguarded-interfaces",
+        }
+    }
+
+    /// Whether the policy says so: then nothing is wrong.
+    pub fn is_meant(&self) -> bool {
+        matches!(self, Self::Everyone | Self::Most | Self::LeftToOthers)
+    }
+}
+
+impl fmt::Display for NotClosed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Everyone => f.write_str("every source is admitted"),
+            Self::Most => {
+                f.write_str("more than half of all addresses of a version of IP are admitted")
+            }
+            Self::LeftToOthers => f.write_str("other sources are left to the host's other rules"),
+            Self::NotEnforced => f.write_str("the kernel does not enforce the policy"),
+            Self::Unguarded(names) => write!(
+                f,
+                "packets that come in by {} are not filtered: the backend is xdp; --backend both \
+                 filters them, too",
+                names.join(", ")
+            ),
+        }
+    }
+}
+
+/// Why the port is not closed; nothing, where it is. `differs`: whether the kernel differs from the
+/// policy.
+pub fn judge(
+    configuration: &Configuration,
+    compiled: &Compiled,
+    state: &KernelState,
+    differs: bool,
+) -> anyhow::Result<Vec<NotClosed>> {
+    let policy = &compiled.lowered.policy;
+    let mut found = Vec::new();
+    if policy.admits_everyone() {
+        found.push(NotClosed::Everyone);
+    } else if policy.admits_most() {
+        found.push(NotClosed::Most);
+    } else if policy.others() == Others::Continue {
+        found.push(NotClosed::LeftToOthers);
+    }
+    if differs || !state.is_something() {
+        found.push(NotClosed::NotEnforced);
+    }
+    if configuration.backend == Backend::Xdp && state.table.is_none() {
+        let guarded: Vec<u32> =
+            interfaces_of(configuration)?.interfaces().iter().map(|i| i.index).collect();
+        let open = unguarded(&interface::list()?, &guarded);
+        if !open.is_empty() {
+            found.push(NotClosed::Unguarded(open));
+        }
+    }
+    Ok(found)
+}
+
+/// The interfaces by which packets come in that no guarded one has seen.
+fn unguarded(all: &[Interface], guarded: &[u32]) -> Vec<String> {
+    let open = all.iter().filter(|interface| interface.is_up && !is_seen(interface, all, guarded));
+    open.map(|interface| interface.name.clone()).collect()
+}
+
+/// Whether what comes in by an interface has come in by a guarded one before, or never comes from
+/// outside.
+fn is_seen(interface: &Interface, all: &[Interface], guarded: &[u32]) -> bool {
+    if interface.index == LOOPBACK || guarded.contains(&interface.index) {
+        return true;
+    }
+    match interface.kind() {
+        // Nothing ever comes in by it.
+        Some("dummy") => true,
+        // Frames come up from the ports of a bridge, a bond, a VRF; without any, nothing comes.
+        Some("bridge" | "bond" | "vrf" | "team") => {
+            let mut ports = all.iter().filter(|port| port.master() == Some(interface.index));
+            ports.all(|port| is_seen(port, all, guarded))
+        }
+        Some("vlan" | "macvlan" | "macvtap" | "ipvlan") => interface
+            .lower()
+            .and_then(|lower| all.iter().find(|other| other.index == lower))
+            .is_some_and(|lower| is_seen(lower, all, guarded)),
+        _ => false,
+    }
+}
+
+/// The index of loopback, in every network namespace.
+const LOOPBACK: u32 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_on_a_guarded_interface_is_guarded_and_another_is_not() {
+        let up = |index, name: &str| {
+            let mut interface = Interface::default();
+            (interface.index, interface.name, interface.is_up) = (index, name.to_owned(), true);
+            interface
+        };
+        let all = [
+            up(1, "lo"),
+            up(2, "eth0"),
+            up(3, "eth1"),
+            up(4, "eth0.7").standing_on("vlan", 2),
+            up(5, "eth1.7").standing_on("vlan", 3),
+            up(6, "wg0").standing_on("wireguard", 2),
+        ];
+        assert_eq!(unguarded(&all, &[2]), ["eth1", "eth1.7", "wg0"]);
+        assert_eq!(unguarded(&all, &[2, 3]), ["wg0"]);
+        let mut down = up(7, "eth2");
+        down.is_up = false;
+        assert!(unguarded(&[down], &[]).is_empty());
+    }
+}
