@@ -134,7 +134,11 @@ fn has_rules() -> nix::Result<bool> {
 }
 
 fn is_own_rule(body: &[u8]) -> bool {
-    let Some(body) = body.get(RULE_BYTES..) else { return false };
+    let Some((head, body)) = body.split_at_checked(RULE_BYTES) else { return false };
+    // Multicast has rules, too.
+    if ![libc::AF_INET, libc::AF_INET6].contains(&head[0].into()) {
+        return true;
+    }
     let find = |kind| {
         let found = attributes(body).find(|(of, _)| *of == kind);
         found.and_then(|(_, value)| number(value)).unwrap_or_default()
@@ -163,5 +167,24 @@ mod tests {
     fn this_host_can_be_asked() {
         let seen = Surroundings::read().expect("asked");
         assert!(seen.find(1).is_some_and(|loopback| loopback.name == "lo"));
+    }
+
+    /// Of linux/rtnetlink.h: IPv6 multicast.
+    const RTNL_FAMILY_IP6MR: i32 = 129;
+
+    #[test]
+    fn a_routing_rule_is_told_from_the_kernels_own() {
+        let rule = |family: i32, priority: u32, table: u32| {
+            let mut head = [0; RULE_BYTES];
+            head[0] = family as u8;
+            let [priority, table] = [(PRIORITY, priority), (TABLE, table)]
+                .map(|(kind, value)| route::attribute(kind, &value.to_ne_bytes()));
+            [&head[..], &priority, &table].concat()
+        };
+        assert!(is_own_rule(&rule(libc::AF_INET, 32_766, 254)));
+        assert!(is_own_rule(&rule(libc::AF_INET6, 0, 255)));
+        assert!(is_own_rule(&rule(RTNL_FAMILY_IP6MR, 32_767, 254)));
+        assert!(!is_own_rule(&rule(libc::AF_INET, 32_765, 254)));
+        assert!(!is_own_rule(&rule(libc::AF_INET, 0, 7)));
     }
 }
