@@ -51,10 +51,8 @@ pub(crate) fn answered(peer: &Peer, source: IpAddr) -> Result<BTreeSet<u16>> {
     })?;
     let all = COUNTS.len();
     let count = |port: &u16| COUNTS[usize::from(port - FIRST_PORT) % all];
-    let of_all_kinds = |count: &u16| {
-        let at = COUNTS.iter().position(|other| other == count).unwrap_or_default();
-        (0..kinds.len()).all(|kind| ports.contains(&(FIRST_PORT + (kind * all + at) as u16)))
-    };
+    let of_all_kinds =
+        |seen: &u16| ports.iter().filter(|port| count(port) == *seen).count() == kinds.len();
     let seen: BTreeSet<u16> = ports.iter().map(count).collect();
     ensure!(seen.iter().all(of_all_kinds), "kinds of tags differ: {ports:?}");
     Ok(seen)

@@ -89,6 +89,11 @@ fn forwarded(name: &str) -> BTreeSet<IpVersion> {
     IpVersion::ALL.into_iter().filter(is_on).collect()
 }
 
+/// The families of linux/socket.h, as messages have them.
+const AF_INET: u8 = 2;
+const AF_BRIDGE: u8 = 7;
+const AF_INET6: u8 = 10;
+
 /// `struct ndmsg` of linux/neighbour.h.
 const NEIGHBOUR_BYTES: usize = 12;
 /// `NDA_LLADDR` and `NTF_SELF` of the same.
@@ -97,7 +102,7 @@ const SELF: u8 = 2;
 
 fn guests() -> nix::Result<BTreeMap<u32, BTreeSet<[u8; 6]>>> {
     let mut request = [0; NEIGHBOUR_BYTES];
-    request[0] = libc::AF_BRIDGE as u8;
+    request[0] = AF_BRIDGE;
     let mut guests: BTreeMap<u32, BTreeSet<[u8; 6]>> = BTreeMap::new();
     for entry in route::dump(libc::RTM_GETNEIGH, &request)? {
         if let Some((index, mac)) = guest(&entry) {
@@ -136,7 +141,7 @@ fn has_rules() -> nix::Result<bool> {
 fn is_own_rule(body: &[u8]) -> bool {
     let Some((head, body)) = body.split_at_checked(RULE_BYTES) else { return false };
     // Multicast has rules, too.
-    if ![libc::AF_INET, libc::AF_INET6].contains(&head[0].into()) {
+    if ![AF_INET, AF_INET6].contains(&head[0]) {
         return true;
     }
     let find = |kind| {
@@ -170,21 +175,21 @@ mod tests {
     }
 
     /// Of linux/rtnetlink.h: IPv6 multicast.
-    const RTNL_FAMILY_IP6MR: i32 = 129;
+    const RTNL_FAMILY_IP6MR: u8 = 129;
 
     #[test]
     fn a_routing_rule_is_told_from_the_kernels_own() {
-        let rule = |family: i32, priority: u32, table: u32| {
+        let rule = |family: u8, priority: u32, table: u32| {
             let mut head = [0; RULE_BYTES];
-            head[0] = family as u8;
+            head[0] = family;
             let [priority, table] = [(PRIORITY, priority), (TABLE, table)]
                 .map(|(kind, value)| route::attribute(kind, &value.to_ne_bytes()));
             [&head[..], &priority, &table].concat()
         };
-        assert!(is_own_rule(&rule(libc::AF_INET, 32_766, 254)));
-        assert!(is_own_rule(&rule(libc::AF_INET6, 0, 255)));
+        assert!(is_own_rule(&rule(AF_INET, 32_766, 254)));
+        assert!(is_own_rule(&rule(AF_INET6, 0, 255)));
         assert!(is_own_rule(&rule(RTNL_FAMILY_IP6MR, 32_767, 254)));
-        assert!(!is_own_rule(&rule(libc::AF_INET, 32_765, 254)));
-        assert!(!is_own_rule(&rule(libc::AF_INET, 0, 7)));
+        assert!(!is_own_rule(&rule(AF_INET, 32_765, 254)));
+        assert!(!is_own_rule(&rule(AF_INET, 0, 7)));
     }
 }

@@ -112,7 +112,7 @@ mod tests {
         let name = format!("if{index}");
         let kind = (!kind.is_empty()).then(|| kind.to_owned());
         let mac = Some([2, 0, 0, 0, 0, 1]);
-        Interface { index, name, mac, kind, master, lower, ..Interface::default() }
+        Interface { index, name, mac, master, lower, kind, ..Interface::default() }
     }
 
     fn against(seen: &Surroundings) -> Vec<String> {

@@ -10,7 +10,7 @@ use agent_fw_ebpf::{Mac, OwnFrames};
 /// Frames without a VLAN tag are received by the interface or by what it is a port of, at its MAC
 /// address. Some drivers take VLAN tags off before the program can see them, so that what else stands
 /// on the interface may receive such a frame, too: without a VRF there, an address of this host's is
-/// this host's for all of them.
+/// this host's for all of them. Where a guest has the same MAC address, nothing is certain.
 pub fn own_frames(interface: &Interface, seen: &Surroundings) -> Option<OwnFrames> {
     let (receiver, is_bridged) = receiver(interface, seen)?;
     let above = tops(receiver, &seen.interfaces);
@@ -21,8 +21,15 @@ pub fn own_frames(interface: &Interface, seen: &Surroundings) -> Option<OwnFrame
     if vrf.is_some() && above.len() > 1 {
         return None;
     }
-    let has_guests = [interface, receiver].iter().any(|of| seen.guests(of).next().is_some());
-    let is_alone = !is_bridged && !has_guests && above.len() == usize::from(vrf.is_some());
+    let guests: Vec<[u8; 6]> =
+        [interface, receiver].iter().flat_map(|of| seen.guests(of)).collect();
+    // Neither the MAC address nor the lack of a route tells a guest's frames from this host's.
+    if guests.iter().any(|mac| Some(*mac) == receiver.mac)
+        || above.iter().any(|top| shares_mac(top, receiver))
+    {
+        return None;
+    }
+    let is_alone = !is_bridged && guests.is_empty() && above.len() == usize::from(vrf.is_some());
     let flags = if is_alone { OwnFrames::ALONE } else { 0 }
         | if seen.has_rules { OwnFrames::RULES } else { 0 };
     let mac = Mac::new(receiver.mac?).bits();
@@ -38,6 +45,16 @@ impl Surroundings {
 
 fn is_vrf(interface: &Interface) -> bool {
     interface.kind.as_deref() == Some("vrf")
+}
+
+/// Whether what is made on an interface has its MAC address, for somebody else: an ipvlan, or a
+/// macvtap in mode passthru.
+fn shares_mac(top: &Interface, interface: &Interface) -> bool {
+    match top.kind.as_deref() {
+        Some("ipvlan" | "ipvtap") => true,
+        Some("macvlan" | "macvtap") => top.mac == interface.mac,
+        _ => false,
+    }
 }
 
 /// The interface that receives what comes in by a port, and whether a bridge is between them; nothing
@@ -67,7 +84,7 @@ mod tests {
     fn made(index: u32, kind: &str, master: Option<u32>, lower: Option<u32>) -> Interface {
         let kind = (!kind.is_empty()).then(|| kind.to_owned());
         let mac = u8::try_from(index).ok().map(|last| [2, 0, 0, 0, 0, last]);
-        Interface { index, mac, kind, master, lower, ..Interface::default() }
+        Interface { index, mac, master, lower, kind, ..Interface::default() }
     }
 
     /// What is known of the first of these interfaces: MAC address, receiver, flags.
@@ -95,10 +112,18 @@ mod tests {
 
     #[test]
     fn what_stands_on_an_interface_shares_it() {
-        for kind in ["vlan", "macvlan", "ipvlan"] {
+        for (kind, due) in [
+            ("vlan", Some((2, 2, 0))),
+            ("macvlan", Some((2, 2, 0))),
+            ("ipvlan", None),
+            ("ipvtap", None),
+        ] {
             let both = [made(2, "", None, None), made(3, kind, None, Some(2))];
-            assert_eq!(known(&both), Some((2, 2, 0)), "{kind}");
+            assert_eq!(known(&both), due, "{kind}");
         }
+        let passthru =
+            Interface { mac: Some([2, 0, 0, 0, 0, 2]), ..made(3, "macvtap", None, Some(2)) };
+        assert_eq!(known(&[made(2, "", None, None), passthru]), None);
     }
 
     #[test]
@@ -114,9 +139,11 @@ mod tests {
     #[test]
     fn a_guest_in_another_namespace_shares_the_interface() {
         let port = made(2, "", None, None);
-        let guests = [(2, BTreeSet::from([[2, 0, 0, 0, 0, 2]]))].into();
-        let seen =
-            Surroundings { interfaces: vec![port.clone()], guests, ..Surroundings::default() };
-        assert_eq!(own_frames(&port, &seen).map(|own| own.flags), Some(0));
+        for (last, due) in [(2, None), (9, Some(0))] {
+            let guests = [(2, BTreeSet::from([[2, 0, 0, 0, 0, last]]))].into();
+            let interfaces = vec![port.clone()];
+            let seen = Surroundings { interfaces, guests, ..Surroundings::default() };
+            assert_eq!(own_frames(&port, &seen).map(|own| own.flags), due);
+        }
     }
 }
