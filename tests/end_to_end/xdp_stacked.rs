@@ -111,11 +111,14 @@ fn what_the_vrf_of_a_vlan_forwards_to_an_address_that_the_host_has_too_passes() 
         let _agent = Listener::bind(AGENT)?;
         let _other = server.enter(|| Listener::bind(AGENT))??;
         vlan()?;
+        // A VRF comes before the table of local addresses only where that was moved back.
         ip(&format!(
             "link add red type vrf table 55
              link set red up
              link set v5 master red
              link set server0 master red
+             rule add pref 32765 table local
+             rule del pref 0
              -netns server address add 10.99.0.9/32 dev lo
              route add 10.99.0.9/32 via {} dev server0 vrf red
              address add 10.99.0.9/32 dev lo
