@@ -356,3 +356,22 @@ pub(crate) fn constant<T: Copy>(value: &T) -> T {
     // SAFETY: a reference is readable.
     unsafe { ptr::from_ref(value).read_volatile() }
 }
+
+/// The same value, of which the verifier knows nothing any more, so that it need not follow what
+/// comes next for each value anew: it does not look into an atomic addition.
+#[inline(always)]
+pub(crate) fn forgotten(value: usize) -> usize {
+    #[cfg(target_arch = "bpf")]
+    #[expect(unsafe_code, reason = "the verifier must not know the value")]
+    {
+        let mut value = value as u64;
+        let zero = 0_u64;
+        // SAFETY: adds zero to a number on the stack.
+        unsafe {
+            core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) &raw mut value, in(reg) zero, options(nostack));
+        }
+        value as usize
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    value
+}

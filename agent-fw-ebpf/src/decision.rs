@@ -19,7 +19,8 @@ pub enum Verdict {
     Admitted(Label),
     /// Its source is not listed: it is dropped.
     Refused,
-    /// Its port cannot be read, its source is not listed, and there is no gate: it is dropped.
+    /// Its port cannot be read, its source is not listed or cannot be read either, and there is no
+    /// gate: it is dropped.
     RefusedHiddenPort,
     /// Its source is not listed, and others are left to the rest of the host: it passes.
     LeftToOthers,
@@ -37,15 +38,15 @@ pub enum Undecided {
     OtherPort,
     /// It is a fragment without a port; without the first one, nothing comes of it.
     LaterFragment,
-    /// It is for another host's MAC address.
+    /// It is for another MAC address than this host's.
     OtherHost,
-    /// It is to be forwarded, or to be dropped, by the host's routes.
+    /// It may be for another host: by this host's routes, or a virtual network.
     NotForThisHost,
     /// It ends inside a header.
     Truncated,
     /// Its IP header contradicts itself.
     MalformedIp,
-    /// It has more VLAN tags than two.
+    /// It has more VLAN tags than 16.
     TooManyTags,
     /// It has more IPv6 extension headers than eight.
     TooManyExtensions,
@@ -88,10 +89,10 @@ impl fmt::Display for Undecided {
             Self::OtherPort => "another port",
             Self::LaterFragment => "a later fragment",
             Self::OtherHost => "to another host's MAC address",
-            Self::NotForThisHost => "not for this host",
+            Self::NotForThisHost => "perhaps not for this host",
             Self::Truncated => "truncated",
             Self::MalformedIp => "malformed IP header",
-            Self::TooManyTags => "more than two VLAN tags",
+            Self::TooManyTags => "more than 16 VLAN tags",
             Self::TooManyExtensions => "more than eight IPv6 extension headers",
             Self::ShortFirstFragment => "a first fragment too short for the port",
             Self::TableFault => "a fault in the tables",
@@ -115,13 +116,16 @@ pub trait Host {
     /// Takes note of a frame that is admitted under this label.
     fn admit(&self, label: Label);
 
-    /// Asks that a frame be dropped, as `verdict` says. Fails, with the reason, where it is not
-    /// for this host.
+    /// Asks that a frame be dropped, as `verdict` says. Where a gate stands behind, this fails, with
+    /// the reason, for what may not be for this host.
     fn refuse<A: Address>(
         &self,
         recipient: &Recipient<A>,
         verdict: Verdict,
     ) -> Result<(), Undecided>;
+
+    /// Asks that a frame be dropped whose headers cannot be read; only where there is no gate.
+    fn refuse_unread(&self);
 
     /// Asks that the frame, a plain one, be dropped, if it is known that frames to its destination are
     /// for this host. False where it takes [`Host::refuse`].
@@ -167,12 +171,26 @@ pub fn try_decide(
     tables: &impl Tables,
     host: &impl Host,
 ) -> Result<Verdict, Undecided> {
-    let (kind, at) = ethernet::payload(packet)?;
+    let ethernet::Payload { kind, at, is_virtual } = match ethernet::payload(packet) {
+        // The kernel strips them all. Only who wants to slip past sends so many.
+        Err(Undecided::TooManyTags) if !config.gate() && !config.otherwise_continue() => {
+            host.refuse_unread();
+            return Ok(Verdict::RefusedHiddenPort);
+        }
+        found => found?,
+    };
+    let frame = Frame { packet, is_virtual };
     match kind {
-        ethernet::IPV4 => decide_datagram(packet, config, tables, host, ipv4::parse(packet, at)?),
-        ethernet::IPV6 => decide_datagram(packet, config, tables, host, ipv6::parse(packet, at)?),
+        ethernet::IPV4 => decide_datagram(&frame, config, tables, host, ipv4::parse(packet, at)?),
+        ethernet::IPV6 => decide_datagram(&frame, config, tables, host, ipv6::parse(packet, at)?),
         _ => Err(Undecided::NotIp),
     }
+}
+
+/// A frame, and what its tags tell.
+struct Frame<'a, P: ?Sized> {
+    packet: &'a P,
+    is_virtual: bool,
 }
 
 /// Decides on a plain datagram to a port between the agent's lowest and highest.
@@ -200,8 +218,8 @@ pub(crate) fn decide_plain<A: Plain>(
 }
 
 #[inline(always)]
-fn decide_datagram<A: Address>(
-    packet: &(impl Packet + ?Sized),
+fn decide_datagram<A: Address, P: Packet + ?Sized>(
+    frame: &Frame<'_, P>,
     config: &Config,
     tables: &impl Tables,
     host: &impl Host,
@@ -209,13 +227,13 @@ fn decide_datagram<A: Address>(
 ) -> Result<Verdict, Undecided> {
     let Datagram { source, destination, port } = datagram;
     let refusal = concern(config, tables, port)?;
-    decide_source(packet, config, tables, host, [source, destination], refusal)
+    decide_source(frame, config, tables, host, [source, destination], refusal)
 }
 
 /// Decides on a frame that concerns the agent.
 #[inline(always)]
-fn decide_source<A: Address>(
-    packet: &(impl Packet + ?Sized),
+fn decide_source<A: Address, P: Packet + ?Sized>(
+    &Frame { packet, is_virtual }: &Frame<'_, P>,
     config: &Config,
     tables: &impl Tables,
     host: &impl Host,
@@ -230,6 +248,10 @@ fn decide_source<A: Address>(
     }
     if config.otherwise_continue() {
         return Ok(Verdict::LeftToOthers);
+    }
+    // Another interface is to receive it, whose routes and neighbours are not asked here.
+    if is_virtual && config.gate() {
+        return Err(Undecided::NotForThisHost);
     }
     let recipient = Recipient { mac: ethernet::destination(packet)?, source, destination };
     host.refuse(&recipient, refusal)?;

@@ -1,5 +1,6 @@
-//! Ethernet, with up to two VLAN tags (802.1Q, 802.1ad) before the network's header.
+//! Ethernet, with up to 16 VLAN tags (802.1Q, 802.1ad) before the network's header.
 
+use crate::config::forgotten;
 use crate::{Packet, Undecided};
 
 /// The type of a frame that carries IPv4.
@@ -10,11 +11,19 @@ pub const IPV6: u16 = 0x86dd;
 pub(crate) const ARP: u16 = 0x0806;
 pub(crate) const VLAN: u16 = 0x8100; // 802.1Q
 pub(crate) const SERVICE_VLAN: u16 = 0x88a8; // 802.1ad
-const MAX_TAGS: usize = 2;
+/// The stack strips every priority tag that it finds, as many as the frame has room for. Nobody
+/// honest sends more than two or three.
+const MAX_TAGS: usize = 16;
+/// As many as frames have of whom nobody need be wary.
+const HONEST_TAGS: usize = 2;
 
 /// Where a frame's type stands.
 pub(crate) const TYPE_AT: usize = 12;
 const TAG_LEN: usize = 4;
+/// The farthest that the type behind the tags can stand.
+const MOST_AT: usize = TYPE_AT + MAX_TAGS * TAG_LEN;
+/// The bits of a tag that number a virtual network; zero in a priority tag.
+const VLAN_ID: u16 = 0xfff;
 
 /// Where the payload of a frame without tags starts.
 pub(crate) const UNTAGGED_AT: usize = TYPE_AT + 2;
@@ -77,19 +86,69 @@ pub fn source<P: Packet + ?Sized>(packet: &P) -> Result<Mac, Undecided> {
     Mac::load(packet, 6)
 }
 
-/// What the frame carries, and where that starts.
+/// What a frame carries, behind its tags.
+#[derive(Clone, Copy)]
+pub(crate) struct Payload {
+    /// Its type.
+    pub(crate) kind: u16,
+    /// Where it starts.
+    pub(crate) at: usize,
+    /// Whether a tag names a virtual network, so that another interface may receive it.
+    pub(crate) is_virtual: bool,
+}
+
+/// What the frame carries.
 #[inline(always)]
-pub(crate) fn payload<P: Packet + ?Sized>(packet: &P) -> Result<(u16, usize), Undecided> {
-    let mut at = TYPE_AT;
-    let mut kind = u16::from_be(packet.load(at)?);
-    for _ in 0..MAX_TAGS {
-        if !is_tag(kind) {
-            break;
+pub(crate) fn payload<P: Packet + ?Sized>(packet: &P) -> Result<Payload, Undecided> {
+    let mut tags = Tags { at: TYPE_AT, kind: u16::from_be(packet.load(TYPE_AT)?), vlans: 0 };
+    for _ in 0..HONEST_TAGS {
+        if !is_tag(tags.kind) {
+            return Ok(tags.payload(packet));
         }
-        at += TAG_LEN;
-        kind = u16::from_be(packet.load(at)?);
+        tags.strip(packet.load(tags.at + 2)?);
     }
-    if is_tag(kind) { Err(Undecided::TooManyTags) } else { Ok((kind, at + 2)) }
+    if !is_tag(tags.kind) {
+        return Ok(tags.payload(packet));
+    }
+    for _ in HONEST_TAGS..MAX_TAGS {
+        tags.strip(packet.load_far(tags.at + 2)?);
+        if !is_tag(tags.kind) {
+            // The verifier is not to follow what comes next for each number of tags.
+            tags.at = forgotten(tags.at);
+            return if tags.at <= MOST_AT {
+                Ok(tags.payload(packet))
+            } else {
+                Err(Undecided::TooManyTags)
+            };
+        }
+    }
+    Err(Undecided::TooManyTags)
+}
+
+/// The tags up to some place in a frame.
+struct Tags {
+    /// Where the next type stands.
+    at: usize,
+    kind: u16,
+    /// All bits of the numbers of virtual networks.
+    vlans: u16,
+}
+
+impl Tags {
+    /// Goes on behind a tag: its number, and the next type.
+    #[inline(always)]
+    fn strip(&mut self, tag: u32) {
+        let tag = u32::from_be(tag);
+        self.vlans |= (tag >> 16) as u16;
+        self.kind = tag as u16;
+        self.at += TAG_LEN;
+    }
+
+    #[inline(always)]
+    fn payload<P: Packet + ?Sized>(&self, packet: &P) -> Payload {
+        let vlans = (self.vlans | packet.stripped_tag()) & VLAN_ID;
+        Payload { kind: self.kind, at: self.at + 2, is_virtual: vlans != 0 }
+    }
 }
 
 const fn is_tag(kind: u16) -> bool {

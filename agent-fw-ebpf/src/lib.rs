@@ -59,4 +59,4 @@ pub use load::{LoadError, load, load_program, read_table};
 pub use packet::{Packet, Wire};
 #[cfg(not(target_arch = "bpf"))]
 pub use sections::{SECTIONS, Section, SectionError, with_sections};
-pub use tally::{Here, LabelTally, Sample, Tally};
+pub use tally::{Here, LabelTally, OwnFrames, Sample, Tally};

@@ -15,11 +15,11 @@ use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
 use crate::contents::Contents;
 use crate::image::Image;
 use crate::sections::{SectionError, with_sections};
-use crate::tally::{LabelTally, Sample, Tally};
+use crate::tally::{LabelTally, OwnFrames, Sample, Tally};
 
 #[expect(unsafe_code, reason = "promises about layout, for aya")]
 mod pod {
-    use super::{LabelTally, Pod, Sample, Tally};
+    use super::{LabelTally, OwnFrames, Pod, Sample, Tally};
 
     // SAFETY: `repr(C)` integers; its size is asserted to leave no padding.
     unsafe impl Pod for Tally {}
@@ -27,6 +27,8 @@ mod pod {
     unsafe impl Pod for LabelTally {}
     // SAFETY: `repr(C)` integers; its size is asserted to leave no padding.
     unsafe impl Pod for Sample {}
+    // SAFETY: `repr(C)` integers; its size is asserted to leave no padding.
+    unsafe impl Pod for OwnFrames {}
 }
 
 /// Why an image could not be loaded.

@@ -56,7 +56,14 @@ pub trait Packet {
     /// them. What is not looked at is not read.
     fn view<T: Wire>(&self, at: usize) -> Option<&T>;
 
-    /// The same, copied.
+    /// The VLAN tag that was taken off the frame before it came here, where that is known; zero for
+    /// none, or a priority tag.
+    #[inline(always)]
+    fn stripped_tag(&self) -> u16 {
+        0
+    }
+
+    /// The same as `view`, copied.
     #[inline(always)]
     fn load_near<T: Wire>(&self, at: usize) -> Option<T> {
         self.view::<Unaligned<T>>(at).map(|bytes| bytes.0)

@@ -43,6 +43,34 @@ pub struct Here {
     pub reserved: u32,
 }
 
+/// Which frames that come in by an interface are certain to be this host's, as user space has found:
+/// those to this MAC address whose destination the routes do not forward to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct OwnFrames {
+    /// The MAC address.
+    pub mac: u64,
+    /// The index of the interface that receives them, whose routes count: the bond of a port.
+    pub receiver: u32,
+    /// [`OwnFrames::ALONE`] and [`OwnFrames::RULES`].
+    pub flags: u32,
+}
+
+impl OwnFrames {
+    /// Nobody else is behind the interface: where nothing is forwarded, all of them are this host's.
+    /// Otherwise a guest may share the MAC address.
+    pub const ALONE: u32 = 1;
+    /// The host has routing rules of its own, which may ask for more than a destination.
+    pub const RULES: u32 = 2;
+
+    /// Whether it has this flag.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has(self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+}
+
 /// One CPU's counters of one label.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -78,6 +106,7 @@ const _: () = {
     assert!(size_of::<Tally>() == 192 && align_of::<Tally>() == 8);
     assert!(offset_of!(Tally, here) == 128 && offset_of!(Tally, next_sample_ns) == 168);
     assert!(size_of::<Here>() == 40 && offset_of!(Here, ifindex) == 32);
+    assert!(size_of::<OwnFrames>() == 16 && offset_of!(OwnFrames, receiver) == 8);
     assert!(size_of::<LabelTally>() == 24 && offset_of!(LabelTally, last_ns) == 8);
     assert!(size_of::<Sample>() == 56 && offset_of!(Sample, ifindex) == 48);
     assert!(FIRST_REASON + Undecided::ALL.len() <= 16);

@@ -40,6 +40,10 @@ mod verify;
 mod verify_xdp;
 mod watch;
 mod xdp;
+mod xdp_alone;
+mod xdp_others;
+mod xdp_stacked;
+mod xdp_tags;
 
 use agent_fw_lab::{EMULATED, Lab};
 use libtest_mimic::{Arguments, Trial};
@@ -97,9 +101,15 @@ fn selection() -> Vec<&'static [Test]> {
         updates::TESTS,
         verdicts::TESTS,
         xdp::TESTS,
+        xdp_alone::TESTS,
+        xdp_others::TESTS,
+        xdp_tags::TESTS,
     ];
     let tc = if tc::has_tcx() { tc::TESTS } else { tc::WITHOUT_TCX };
     let mut selection = [&kernel[..], &[tc]].concat();
+    if xdp_stacked::is_possible() {
+        selection.push(xdp_stacked::TESTS);
+    }
     if std::env::var_os(EMULATED).is_none() {
         selection.extend([
             agent_tls::TESTS,

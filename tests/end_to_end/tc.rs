@@ -1,8 +1,8 @@
 //! The program at the tc hook, where another program has the interface's XDP.
 
 use crate::scene::{AGENT, LISTED, UNLISTED, expect, install, is_linux, status, try_install};
-use crate::tests;
 use crate::xdp::{PINS, attached, flags, foreign, tagged_syn, under_traffic};
+use crate::{tests, xdp_tags};
 use agent_fw::configuration::Configuration;
 use agent_fw::engine::interfaces;
 use agent_fw::source::{Catalogue, Lists};
@@ -20,6 +20,7 @@ use std::time::Duration;
 tests![
     behind_anothers_xdp_program_the_tc_hook_admits_listed_sources_and_no_others,
     a_vlan_tag_gets_nobody_past_the_tc_hook,
+    no_number_of_priority_tags_gets_an_unlisted_source_past_the_tc_hook,
     updates_at_the_tc_hook_lose_nothing_and_let_nobody_in,
     when_the_other_program_goes_the_next_update_moves_ours_to_xdp_without_a_gap,
     anothers_tc_programs_stay_and_one_in_front_of_ours_is_named,
@@ -36,6 +37,10 @@ pub(crate) const WITHOUT_TCX: &[crate::Test] = &[
         behind_anothers_xdp_program_the_tc_hook_admits_listed_sources_and_no_others,
     ),
     ("a_vlan_tag_gets_nobody_past_the_tc_hook", a_vlan_tag_gets_nobody_past_the_tc_hook),
+    (
+        "no_number_of_priority_tags_gets_an_unlisted_source_past_the_tc_hook",
+        no_number_of_priority_tags_gets_an_unlisted_source_past_the_tc_hook,
+    ),
     (
         "updates_at_the_tc_hook_lose_nothing_and_let_nobody_in",
         updates_at_the_tc_hook_lose_nothing_and_let_nobody_in,
@@ -171,6 +176,24 @@ fn a_vlan_tag_gets_nobody_past_the_tc_hook() -> Result<()> {
                 ensure!(answered == listed, "{road:?}: {source} was answered: {answered}");
             }
             agent_fw(["uninstall"])?.success()?;
+        }
+        Ok(())
+    })
+}
+
+fn no_number_of_priority_tags_gets_an_unlisted_source_past_the_tc_hook() -> Result<()> {
+    Lab::run(|lab| {
+        let peer = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        xdp_tags::prepare(&peer)?;
+        let _theirs = foreign("manager0", XdpMode::Driver)?;
+        for road in Road::all() {
+            for backend in ["xdp", "both"] {
+                road.install(backend, &xdp_tags::LISTED_V6)?;
+                xdp_tags::expect_tags_to_hide_nothing(&peer)
+                    .with_context(|| format!("{road:?}, {backend}"))?;
+                agent_fw(["uninstall"])?.success()?;
+            }
         }
         Ok(())
     })

@@ -9,10 +9,11 @@ use agent_fw::policy::{
 };
 use agent_fw::rule::Lowered;
 use agent_fw::xdp::{Numbering, OBJECT, plan};
-use agent_fw_ebpf::{Image, load};
+use agent_fw_ebpf::{Image, Mac, OwnFrames, load};
 use agent_fw_lab::Lab;
 use agent_fw_lab::packet::{Ethernet, Ipv4, Ipv6, Tcp};
 use anyhow::{Context as _, Result, ensure};
+use aya::maps::HashMap;
 use aya::programs::{TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, TestRun as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -59,6 +60,9 @@ fn compare(random: &mut Random, tally: &mut [u64; 4]) -> Result<()> {
     Ok(())
 }
 
+/// The index of loopback.
+const LOOPBACK: u32 = 1;
+
 struct Program(Ebpf);
 
 impl Program {
@@ -67,6 +71,11 @@ impl Program {
         let mut ebpf = load(&image, OBJECT, EbpfLoader::new())?;
         let program = ebpf.program_mut("agent_fw_xdp").context("no program")?;
         <&mut Xdp>::try_from(program)?.load()?;
+        // A test run comes in by loopback, and this host forwards nothing.
+        let own =
+            OwnFrames { mac: Mac::new([2; 6]).bits(), receiver: LOOPBACK, flags: OwnFrames::ALONE };
+        let map = ebpf.map_mut("INTERFACES").context("no map")?;
+        HashMap::<_, u32, OwnFrames>::try_from(map)?.insert(LOOPBACK, own, 0)?;
         Ok(Self(ebpf))
     }
 

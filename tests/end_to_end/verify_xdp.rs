@@ -10,7 +10,7 @@ use agent_fw::policy::{MacAddr, Packet, Port, Transport, Verdict};
 use agent_fw::source::{Catalogue, Lists};
 use agent_fw::truth::{self, Counterexample, Deed, Kernel, Reach};
 use agent_fw::xdp::OBJECT;
-use agent_fw_ebpf::{Config, Contents, load_program, read_table, with_sections};
+use agent_fw_ebpf::{Config, Contents, OwnFrames, load_program, read_table, with_sections};
 use agent_fw_lab::packet::{Ethernet, Ipv4, Ipv6, Tcp};
 use agent_fw_lab::{Lab, agent_fw, run};
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -62,15 +62,15 @@ struct Installed {
     contents: Contents,
     /// The other maps' sizes.
     sizes: Vec<(String, u32)>,
-    /// The interfaces' MAC addresses.
-    macs: Vec<(u32, u64)>,
+    /// Which frames are this host's, by interface.
+    own: Vec<(u32, OwnFrames)>,
 }
 
 impl Installed {
     fn read(program: &Xdp) -> Result<Self> {
         let numbers = program.info()?.map_ids()?.context("its maps are known")?;
         let mut tables = BTreeMap::new();
-        let (mut sizes, mut macs) = (Vec::new(), Vec::new());
+        let (mut sizes, mut own) = (Vec::new(), Vec::new());
         for number in numbers {
             let info = MapInfo::from_id(number)?;
             let name = info.name_as_str().context("every map has a name")?.to_owned();
@@ -81,8 +81,8 @@ impl Installed {
                 continue;
             }
             if name == "INTERFACES" {
-                let map = HashMap::<_, u32, u64>::try_from(Map::from_map_data(map)?)?;
-                macs = map.iter().collect::<Result<_, _>>()?;
+                let map = HashMap::<_, u32, OwnFrames>::try_from(Map::from_map_data(map)?)?;
+                own = map.iter().collect::<Result<_, _>>()?;
             }
             sizes.push((name, info.max_entries()));
         }
@@ -92,7 +92,7 @@ impl Installed {
         let macs_listed = numbers_of_macs(program)?;
         let config = Config::from_bytes(&constants);
         let contents = Contents::from_tables(config, macs_listed, |name| tables.remove(name));
-        Ok(Self { contents, sizes, macs })
+        Ok(Self { contents, sizes, own })
     }
 
     /// The program with these contents instead.
@@ -109,9 +109,9 @@ impl Installed {
             macs.insert(key, 1_u8, 0)?;
         }
         let map = ebpf.map_mut("INTERFACES").context("the object has it")?;
-        let mut interfaces = HashMap::<_, u32, u64>::try_from(map)?;
-        for (index, mac) in &self.macs {
-            interfaces.insert(index, mac, 0)?;
+        let mut interfaces = HashMap::<_, u32, OwnFrames>::try_from(map)?;
+        for (index, own) in &self.own {
+            interfaces.insert(index, own, 0)?;
         }
         load_program(ebpf.program_mut("agent_fw_xdp").context("the object has it")?)?;
         Ok(ebpf)

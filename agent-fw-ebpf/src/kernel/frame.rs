@@ -224,6 +224,14 @@ impl Packet for TcFrame {
         Ok(unsafe { (from as *const T).read_unaligned() })
     }
 
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "the context's fields")]
+    fn stripped_tag(&self) -> u16 {
+        // SAFETY: the context that the kernel gave.
+        let [present, tag] = unsafe { [(*self.skb).vlan_present, (*self.skb).vlan_tci] };
+        if present == 0 { 0 } else { tag as u16 }
+    }
+
     /// Nothing: where the frame begins takes a call to know.
     #[inline(always)]
     fn view<T: Wire>(&self, _at: usize) -> Option<&T> {

@@ -9,10 +9,9 @@ use aya_ebpf::maps::{HashMap, PerCpuArray, RingBuf};
 
 use super::{CONFIG, Context};
 use crate::config::{Config, constant};
-use crate::ethernet::Mac;
 use crate::label::Label;
 use crate::table::Tables;
-use crate::tally::{LabelTally, Sample, Tally};
+use crate::tally::{LabelTally, OwnFrames, Sample, Tally};
 
 /// A table: a section of its own, which the loader makes as long as the policy's. The kernel has it
 /// as a map of one value, which nobody can write to, and to which the program has the address.
@@ -65,10 +64,10 @@ tables! {
 /// The addresses of all sets, by [`crate::mac_key`].
 #[map]
 static MACS: HashMap<u64, u8> = HashMap::with_max_entries(1, 0);
-/// The MAC addresses of interfaces, by index. An interface that is not here takes all frames for
-/// its own.
+/// Which frames are this host's, by the index of the interface that they come in by. Of an interface
+/// that is not here, that is not known. A program without a gate does not ask.
 #[map]
-static INTERFACES: HashMap<u32, u64> = HashMap::with_max_entries(256, 0);
+static INTERFACES: HashMap<u32, OwnFrames> = HashMap::with_max_entries(256, 0);
 /// Counters, an entry for each interface.
 #[map]
 static TALLY: PerCpuArray<Tally> = PerCpuArray::with_max_entries(1, 0);
@@ -160,13 +159,12 @@ pub(super) fn label_tally<'a>(label: Label) -> Option<&'a mut LabelTally> {
     LABELS.get_ptr_mut(u32::from(label.index())).map(|tally| unsafe { &mut *tally })
 }
 
-/// The interface's own MAC address.
+/// Which frames that come in by an interface are this host's.
 #[inline(always)]
-pub(super) fn interface_mac(ifindex: u32) -> Option<Mac> {
-    // SAFETY: an element that user space replaces meanwhile is a MAC address, the old or the new.
+pub(super) fn own_frames(ifindex: u32) -> Option<OwnFrames> {
+    // SAFETY: an element that user space replaces meanwhile is the old or the new.
     #[expect(unsafe_code, reason = "the map may be written meanwhile")]
-    let bits = unsafe { INTERFACES.get(&ifindex) }.copied()?;
-    Some(Mac::from_bits(bits))
+    unsafe { INTERFACES.get(&ifindex) }.copied()
 }
 
 /// Hands a sample to who watches. False where the ring buffer is full.

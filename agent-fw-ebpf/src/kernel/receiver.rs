@@ -9,7 +9,7 @@ use super::{CONFIG, Context, Parked, maps};
 use crate::address::{Address, V6};
 use crate::decision::{Host, Plain, Recipient, Undecided, Verdict};
 use crate::label::Label;
-use crate::tally::{Here, Sample, Tally};
+use crate::tally::{Here, OwnFrames, Sample, Tally};
 use crate::{ethernet, tcp};
 
 /// How long a destination is known to be this host without asking again, in ticks: between 25 and
@@ -19,12 +19,16 @@ const KNOWN_FOR_TICKS: u64 = 25;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// `bpf_fib_lookup`: the routes do not forward to this destination, it is local or broadcast. IPv6
-/// has this answer, too, where the source is multicast, loopback or link-local, whatever the
-/// destination: the stack drops the first two at its door, and never forwards from the third.
+/// `bpf_fib_lookup`: the routes do not forward to this destination: it is local or broadcast, or
+/// there is no route.
 const NOT_FORWARDED: i64 = 4;
 /// `bpf_fib_lookup`: the interface does not forward at all.
 const FORWARDING_DISABLED: i64 = 5;
+
+/// All rules of the routing policy.
+const BY_RULES: u32 = 0;
+/// `BPF_FIB_LOOKUP_DIRECT`: the main table alone, or that of the interface's VRF.
+const BY_MAIN_TABLE: u32 = 1;
 
 /// This host, at the interface that a frame came in by.
 pub(super) struct Receiver<'a, C> {
@@ -54,7 +58,10 @@ impl<C: Context> Host for Receiver<'_, C> {
     ) -> Result<(), Undecided> {
         let tally = maps::tally(&CONFIG, self.context).ok_or(Undecided::TableFault)?;
         let tick = tick();
-        self.check_here(recipient, &mut tally.here, tick)?;
+        // Alone, the program has nobody behind it who could decide later what is in doubt now.
+        if CONFIG.gate() {
+            self.check_here(recipient, &mut tally.here, tick)?;
+        }
         super::count(tally, verdict);
         if CONFIG.sample_interval_ns() != 0 && tally.sample_tick != tick {
             tally.sample_tick = tick;
@@ -64,12 +71,21 @@ impl<C: Context> Host for Receiver<'_, C> {
     }
 
     #[inline(always)]
+    fn refuse_unread(&self) {
+        super::count_verdict(self.context, Verdict::RefusedHiddenPort);
+    }
+
+    #[inline(always)]
     fn refuse_known<A: Plain>(&self) -> bool {
         let tick = Parked(tick());
         let Some(tally) = maps::tally(&CONFIG, self.context) else { return false };
         let tick = tick.get();
         if CONFIG.sample_interval_ns() != 0 && tally.sample_tick != tick {
             return false;
+        }
+        if !CONFIG.gate() {
+            super::count(tally, Verdict::Refused);
+            return true;
         }
         let frame = self.context.frame();
         let Some([_, destination]) = A::addresses(&frame) else { return false };
@@ -83,6 +99,7 @@ impl<C: Context> Host for Receiver<'_, C> {
 }
 
 impl<C: Context> Receiver<'_, C> {
+    /// Fails unless the frame is certain to be for this host.
     #[inline(always)]
     fn check_here<A: Address>(
         &self,
@@ -94,41 +111,26 @@ impl<C: Context> Receiver<'_, C> {
         if here.is(ifindex, mac, recipient.destination, tick) {
             return Ok(());
         }
-        if let Some(own) = maps::interface_mac(ifindex)
-            && mac != own
-            && !mac.is_group()
-        {
+        let own = maps::own_frames(ifindex).ok_or(Undecided::NotForThisHost)?;
+        if mac.bits() != own.mac {
             return Err(Undecided::OtherHost);
         }
-        if !matches!(self.route(recipient), NOT_FORWARDED | FORWARDING_DISABLED) {
+        let destination = recipient.destination;
+        let is_here = match route(self.context, own.receiver, destination, BY_RULES) {
+            FORWARDING_DISABLED => own.has(OwnFrames::ALONE),
+            // The rules may know of a route for another source or mark. If even the main table has
+            // one, and they do not take it, this is because the local table has the destination.
+            NOT_FORWARDED if own.has(OwnFrames::RULES) => {
+                route(self.context, own.receiver, destination, BY_MAIN_TABLE) != NOT_FORWARDED
+            }
+            NOT_FORWARDED => true,
+            _ => false,
+        };
+        if !is_here {
             return Err(Undecided::NotForThisHost);
         }
-        *here = Here::new(ifindex, mac, recipient.destination, tick + KNOWN_FOR_TICKS);
+        *here = Here::new(ifindex, mac, destination, tick + KNOWN_FOR_TICKS);
         Ok(())
-    }
-
-    /// What the routing table says of the datagram.
-    #[inline(always)]
-    #[expect(unsafe_code, reason = "a helper, and its unions")]
-    fn route<A: Address>(&self, recipient: &Recipient<A>) -> i64 {
-        // SAFETY: integers, for which zero is a value.
-        let mut route: Route = unsafe { mem::zeroed() };
-        let (source, destination) = (recipient.source.to_v6(), recipient.destination.to_v6());
-        route.l4_protocol = tcp::PROTOCOL;
-        route.ifindex = self.context.ifindex();
-        if A::IS_V4 {
-            route.family = AF_INET;
-            route.__bindgen_anon_3.ipv4_src = (source.low as u32).to_be();
-            route.__bindgen_anon_4.ipv4_dst = (destination.low as u32).to_be();
-        } else {
-            route.family = AF_INET6;
-            route.__bindgen_anon_3.ipv6_src = words(source);
-            route.__bindgen_anon_4.ipv6_dst = words(destination);
-        }
-        // SAFETY: the helper reads and writes no more than the struct.
-        unsafe {
-            bpf_fib_lookup(self.context.as_ptr(), &raw mut route, size_of::<Route>() as i32, 0)
-        }
     }
 
     #[inline(always)]
@@ -150,6 +152,27 @@ impl<C: Context> Receiver<'_, C> {
         });
         tally.lost_samples += u64::from(!sent);
     }
+}
+
+/// What the routing table says of a destination. It is not told the source, which whoever sends the
+/// frame chooses, while the answer is kept for others.
+#[inline(always)]
+#[expect(unsafe_code, reason = "a helper, and its unions")]
+fn route<A: Address>(context: &impl Context, receiver: u32, destination: A, flags: u32) -> i64 {
+    // SAFETY: integers, for which zero is a value.
+    let mut route: Route = unsafe { mem::zeroed() };
+    let destination = destination.to_v6();
+    route.l4_protocol = tcp::PROTOCOL;
+    route.ifindex = receiver;
+    if A::IS_V4 {
+        route.family = AF_INET;
+        route.__bindgen_anon_4.ipv4_dst = (destination.low as u32).to_be();
+    } else {
+        route.family = AF_INET6;
+        route.__bindgen_anon_4.ipv6_dst = words(destination);
+    }
+    // SAFETY: the helper reads and writes no more than the struct.
+    unsafe { bpf_fib_lookup(context.as_ptr(), &raw mut route, size_of::<Route>() as i32, flags) }
 }
 
 #[inline(always)]

@@ -29,9 +29,15 @@ impl Frame {
         Self { bytes, next: Next::EtherType(12), lengths: Vec::new() }
     }
 
-    pub(crate) fn tag(mut self, kind: u16) -> Self {
+    /// A tag of virtual network 100.
+    pub(crate) fn tag(self, kind: u16) -> Self {
+        self.tag_with(kind, 100)
+    }
+
+    /// A tag of this number, with priority 5.
+    pub(crate) fn tag_with(mut self, kind: u16, id: u16) -> Self {
         self.announce(kind, 0);
-        self.bytes.extend([0, 100]);
+        self.bytes.extend((5 << 13 | id).to_be_bytes());
         self.next = Next::EtherType(self.bytes.len());
         self.bytes.extend([0, 0]);
         self

@@ -9,6 +9,7 @@ use agent_fw_ebpf::{Label, Mac, Plan, Tally, Undecided, Verdict};
 
 use crate::frame::{Frame, OURS, PEER};
 use crate::program::{Hook, Outcome, Program, enter_network, passes};
+use crate::{ELSEWHERE_V6, HERE_V6};
 
 const FRAMES_PER_POLICY: u64 = 2_000;
 
@@ -151,8 +152,9 @@ impl Random {
     fn frame(&mut self) -> Vec<u8> {
         let to = [OURS, OURS, OURS, [255; 6], [2, 0, 0, 0, 0, 9]][self.below(5) as usize];
         let mut frame = Frame::between(self.mac_bytes(), to);
-        for _ in 0..[0, 0, 0, 1, 2, 3][self.below(6) as usize] {
-            frame = frame.tag([0x8100, 0x88a8][self.below(2) as usize]);
+        for _ in 0..[0, 0, 0, 1, 2, 3, 8, 16, 17][self.below(9) as usize] {
+            let id = [0, 0, 0, 100][self.below(4) as usize];
+            frame = frame.tag_with([0x8100, 0x88a8][self.below(2) as usize], id);
         }
         let frame = if self.below(2) == 0 { self.over_v4(frame) } else { self.over_v6(frame) };
         self.mutate(frame)
@@ -169,7 +171,7 @@ impl Random {
 
     fn over_v6(&mut self, frame: Frame) -> Vec<u8> {
         let source = self.v6();
-        let destination = [1, (0x2001_0db8_ffff << 80) + 7][self.below(2) as usize];
+        let destination = [1, HERE_V6, HERE_V6, ELSEWHERE_V6][self.below(4) as usize];
         let mut frame = frame.ipv6(source, destination);
         for _ in 0..[0, 0, 1, 3, 8, 9][self.below(6) as usize] {
             frame = match self.below(6) {

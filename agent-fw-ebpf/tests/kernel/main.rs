@@ -14,13 +14,13 @@ use std::thread;
 use std::time::Instant;
 
 use agent_fw_ebpf::table::Range;
-use agent_fw_ebpf::{Label, Mac, Plan, Sample, Undecided, Verdict};
+use agent_fw_ebpf::{Label, Mac, OwnFrames, Plan, Sample, Undecided, Verdict};
 use aya::maps::RingBuf;
 use nix::sys::pthread::{pthread_kill, pthread_self};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use frame::{Frame, OURS, PEER};
-use program::{Hook, Outcome, Program, enter_network, passes};
+use program::{Hook, Outcome, Program, enter_network, passes, set_forwarding};
 
 const PORT: u16 = 4118;
 const LISTED: [u8; 4] = [192, 0, 2, 10];
@@ -29,7 +29,7 @@ const HERE: [u8; 4] = [127, 0, 0, 1];
 const ELSEWHERE: [u8; 4] = [198, 51, 100, 7];
 const LISTED_V6: u128 = 0x2001_0db8_0001_0000_0000_0000_0000_0005;
 const UNLISTED_V6: u128 = 0x2001_0db8_0002_0000_0000_0000_0000_0005;
-const HERE_V6: u128 = 1;
+const HERE_V6: u128 = 0x2001_0db8_cccc_0000_0000_0000_0000_0001;
 const ELSEWHERE_V6: u128 = 0x2001_0db8_ffff_0000_0000_0000_0000_0007;
 
 const REFUSED: Outcome = Ok(Verdict::Refused);
@@ -102,21 +102,70 @@ fn vlan_tagged_frames_are_decided_on_like_others() {
             tagged(&[0x88a8, 0x8100]).ipv4(LISTED, HERE).tcp(PORT),
             Ok(Verdict::Admitted(label(0))),
         ),
-        (
-            "three tags",
-            tagged(&[0x88a8, 0x8100, 0x8100]).ipv4(UNLISTED, HERE).tcp(PORT),
-            Err(Undecided::TooManyTags),
-        ),
+        ("three tags", tagged(&[0x88a8, 0x8100, 0x8100]).ipv4(UNLISTED, HERE).tcp(PORT), REFUSED),
     ];
+    check_at_xdp(&plan(), &cases);
+}
+
+/// The stack takes the first tag off before tc, and a test run does not: XDP only.
+fn check_at_xdp(plan: &Plan, cases: &[(&str, Vec<u8>, Outcome)]) {
     if !enter_network() {
         return;
     }
-    // The stack takes the first tag off before tc, and so does a test run: XDP only.
-    let program = Program::new(&plan());
+    let program = Program::new(plan);
     for (name, frame, expected) in cases {
-        assert_eq!(program.model(&frame), expected, "{name}: the model");
-        assert_eq!(program.passes(Hook::Xdp, &frame), passes(expected), "{name}");
+        assert_eq!(program.model(frame), *expected, "{name}: the model");
+        assert_eq!(program.passes(Hook::Xdp, frame), passes(*expected), "{name}");
     }
+}
+
+fn tagged(count: usize, id: u16) -> Frame {
+    let kinds = [0x8100, 0x88a8, 0x88a8, 0x8100, 0x8100];
+    (0..count).fold(Frame::new(), |frame, n| frame.tag_with(kinds[n % 5], id))
+}
+
+#[test]
+fn no_number_of_tags_hides_a_frame_from_a_program_that_stands_alone() {
+    let cases: Vec<_> = (1..=40)
+        .chain([300])
+        .flat_map(|count| {
+            let is_read = count <= 16;
+            let hidden = Ok(Verdict::RefusedHiddenPort);
+            let due = |outcome| if is_read { outcome } else { hidden };
+            let other = due(Err(Undecided::OtherPort));
+            [
+                ("IPv4", tagged(count, 0).ipv4(UNLISTED, HERE).tcp(PORT), due(REFUSED)),
+                ("IPv6", tagged(count, 7).ipv6(UNLISTED_V6, HERE_V6).tcp(PORT), due(REFUSED)),
+                ("another port", tagged(count, 0).ipv4(UNLISTED, HERE).tcp(443), other),
+                (
+                    "listed",
+                    tagged(count, 0).ipv4(LISTED, HERE).tcp(PORT),
+                    due(Ok(Verdict::Admitted(label(0)))),
+                ),
+            ]
+        })
+        .collect();
+    check_at_xdp(&plan(), &cases);
+}
+
+#[test]
+fn behind_a_program_the_gate_decides_on_virtual_networks_and_on_more_tags_than_16() {
+    let here = |frame: Frame| frame.ipv4(UNLISTED, HERE).tcp(PORT);
+    let elsewhere = Err(Undecided::NotForThisHost);
+    let cases = [
+        ("priority", here(tagged(1, 0)), REFUSED),
+        ("16 of priority", here(tagged(16, 0)), REFUSED),
+        ("17", here(tagged(17, 0)), Err(Undecided::TooManyTags)),
+        ("of network 7", here(tagged(1, 7)), elsewhere),
+        ("of network 7, behind priority", here(tagged(3, 0).tag_with(0x8100, 7)), elsewhere),
+        ("of network 7, before priority", here(tagged(1, 7).tag_with(0x8100, 0)), elsewhere),
+        (
+            "of network 7, listed",
+            tagged(1, 7).ipv4(LISTED, HERE).tcp(PORT),
+            Ok(Verdict::Admitted(label(0))),
+        ),
+    ];
+    check_at_xdp(&Plan { gate: true, ..plan() }, &cases);
 }
 
 #[test]
@@ -234,39 +283,119 @@ fn behind_it_the_gate_decides_on_hidden_ports() {
     check(&plan, &cases);
 }
 
-#[test]
-fn what_is_not_for_this_host_passes() {
-    let cases = [
-        (
-            "another host's MAC",
-            Frame::between(PEER, [2, 0, 0, 0, 0, 9]).ipv4(UNLISTED, HERE).tcp(PORT),
-            Err(Undecided::OtherHost),
-        ),
-        ("broadcast MAC", Frame::between(PEER, [255; 6]).ipv4(UNLISTED, HERE).tcp(PORT), REFUSED),
-        (
-            "forwarded",
-            Frame::new().ipv4(UNLISTED, ELSEWHERE).tcp(PORT),
-            Err(Undecided::NotForThisHost),
-        ),
-        (
-            "forwarded, IPv6",
-            Frame::new().ipv6(UNLISTED_V6, ELSEWHERE_V6).tcp(PORT),
-            Err(Undecided::NotForThisHost),
-        ),
+/// Frames to the agent's port from nobody who is listed, and what a program with a gate behind it
+/// makes of them.
+fn for_others_or_not() -> Vec<(&'static str, Vec<u8>, Outcome)> {
+    let elsewhere = Err(Undecided::NotForThisHost);
+    let to = |mac| Frame::between(PEER, mac).ipv4(UNLISTED, HERE).tcp(PORT);
+    let mut cases = vec![
         ("here", v4(UNLISTED).tcp(PORT), REFUSED),
-        // No route forwards from these, and what the stack does not take in may go.
-        (
-            "from multicast, IPv6",
-            Frame::new().ipv6(0xff02 << 112 | 1, ELSEWHERE_V6).tcp(PORT),
-            REFUSED,
-        ),
-        (
-            "from a link-local address",
-            Frame::new().ipv6(0xfe80 << 112 | 1, ELSEWHERE_V6).tcp(PORT),
-            REFUSED,
-        ),
+        ("here, IPv6", v6(UNLISTED_V6).tcp(PORT), REFUSED),
+        ("another host's MAC", to([2, 0, 0, 0, 0, 9]), Err(Undecided::OtherHost)),
+        ("broadcast MAC", to([255; 6]), Err(Undecided::OtherHost)),
+        ("forwarded", Frame::new().ipv4(UNLISTED, ELSEWHERE).tcp(PORT), elsewhere),
+        ("forwarded, IPv6", Frame::new().ipv6(UNLISTED_V6, ELSEWHERE_V6).tcp(PORT), elsewhere),
+        ("without a route", Frame::new().ipv4(UNLISTED, [8, 8, 8, 8]).tcp(PORT), REFUSED),
+        ("without a route, IPv6", Frame::new().ipv6(UNLISTED_V6, 0x2a00 << 112).tcp(PORT), REFUSED),
     ];
-    check(&plan(), &cases);
+    // What is not said of a destination by whoever chooses the source.
+    for source in SOURCES_NOBODY_HAS {
+        cases.push(("forwarded", Frame::new().ipv4(source, ELSEWHERE).tcp(PORT), elsewhere));
+        cases.push(("here", v4(source).tcp(PORT), REFUSED));
+    }
+    for source in SOURCES_NOBODY_HAS_V6 {
+        cases.push(("forwarded", Frame::new().ipv6(source, ELSEWHERE_V6).tcp(PORT), elsewhere));
+        cases.push(("here", v6(source).tcp(PORT), REFUSED));
+    }
+    // Again: what was remembered in between.
+    cases.extend(cases.clone());
+    cases
+}
+
+const SOURCES_NOBODY_HAS: [[u8; 4]; 7] = [
+    [127, 0, 0, 1],
+    [0, 0, 0, 0],
+    [0, 1, 2, 3],
+    [224, 0, 0, 1],
+    [240, 0, 0, 1],
+    [255, 255, 255, 255],
+    [169, 254, 7, 7],
+];
+
+const SOURCES_NOBODY_HAS_V6: [u128; 8] = [
+    0,
+    1,
+    HERE_V6,
+    0xfe80 << 112 | 0xbad,
+    0xff02 << 112 | 1,
+    0xff0e << 112 | 1,
+    0xfec0 << 112 | 1,
+    0xffff_7f00_0001,
+];
+
+#[test]
+fn with_a_gate_behind_it_what_may_be_for_others_passes_whatever_its_source() {
+    check(&Plan { gate: true, ..plan() }, &for_others_or_not());
+}
+
+#[test]
+fn alone_the_program_refuses_whatever_its_mac_address_and_destination() {
+    let cases = for_others_or_not().into_iter().map(|(name, frame, _)| (name, frame, REFUSED));
+    check(&plan(), &cases.collect::<Vec<_>>());
+}
+
+#[test]
+fn a_rule_for_some_sources_only_does_not_make_a_destination_this_hosts() {
+    if !enter_network() {
+        return;
+    }
+    // Without these rules, there is no route at all.
+    for line in [
+        "route add 127.0.0.0/8 dev lo",
+        "rule add from 203.0.113.9 table 7",
+        "route add 10.9.0.0/16 dev lo table 7",
+        "-6 rule add from 2001:db8:2::5 table 7",
+        "-6 route add 2001:db8:9::/48 dev lo table 7",
+    ] {
+        let status = std::process::Command::new("ip").args(line.split(' ')).status();
+        assert!(status.expect("ip starts").success(), "ip {line}");
+    }
+    let flags = OwnFrames::RULES;
+    let own = OwnFrames { mac: Mac::new(OURS).bits(), receiver: 1, flags };
+    let program = Program::with(&Plan { gate: true, ..plan() }, Some(own));
+    for _ in 0..2 {
+        for source in [UNLISTED, [203, 0, 113, 10]] {
+            let frame = Frame::new().ipv4(source, [10, 9, 0, 1]).tcp(PORT);
+            assert!(program.passes(Hook::Xdp, &frame), "{source:?}");
+        }
+        for source in [UNLISTED_V6, UNLISTED_V6 + 1] {
+            let frame = Frame::new().ipv6(source, 0x2001_0db8_0009 << 80 | 1).tcp(PORT);
+            assert!(program.passes(Hook::Xdp, &frame), "{source:x}");
+        }
+        assert!(!program.passes(Hook::Xdp, &v4(UNLISTED).tcp(PORT)));
+        assert!(!program.passes(Hook::Xdp, &v6(UNLISTED_V6).tcp(PORT)));
+    }
+}
+
+#[test]
+fn without_forwarding_only_an_interface_that_nobody_shares_tells_what_is_this_hosts() {
+    if !enter_network() {
+        return;
+    }
+    set_forwarding(false);
+    let plan = Plan { gate: true, ..plan() };
+    let own = |flags| OwnFrames { mac: Mac::new(OURS).bits(), receiver: 1, flags };
+    for (own, due) in [(None, true), (Some(own(0)), true), (Some(own(OwnFrames::ALONE)), false)] {
+        let program = Program::with(&plan, own);
+        for hook in [Hook::Xdp, Hook::Tc] {
+            let frame = v4(UNLISTED).tcp(PORT);
+            assert_eq!(program.passes(hook, &frame), due, "{own:?}, {hook:?}");
+            let frame = v6(UNLISTED_V6).tcp(PORT);
+            assert_eq!(program.passes(hook, &frame), due, "{own:?}, {hook:?}");
+        }
+        let other = Frame::between(PEER, [2, 0, 0, 0, 0, 9]).ipv4(UNLISTED, HERE).tcp(PORT);
+        assert!(program.passes(Hook::Xdp, &other), "{own:?}");
+    }
 }
 
 #[test]
@@ -394,11 +523,13 @@ fn the_program_does_not_grow_unnoticed() {
     let full = Plan { labels: vec![macs, None], v6: deep, sample_interval_ns: 1, ..plan() };
     let none = Plan { v4: Vec::new(), v6: Vec::new(), ..plan() };
     let v4 = Plan { v6: Vec::new(), ..plan() };
+    let gated = Plan { gate: true, ..full.clone() };
     for (name, plan, [xdp, tc]) in [
-        ("no sources", none, [(13_900, 15_300), (8_800, 13_000)]),
-        ("IPv4", v4, [(23_600, 18_900), (10_600, 14_900)]),
-        ("IPv4 and IPv6", plan(), [(50_800, 22_600), (15_600, 16_500)]),
-        ("everything", full, [(91_100, 20_500), (23_700, 19_900)]),
+        ("no sources", none, [(19_200, 17_500), (14_600, 13_400)]),
+        ("IPv4", v4, [(33_700, 21_100), (16_400, 15_200)]),
+        ("IPv4 and IPv6", plan(), [(89_600, 25_300), (21_400, 17_400)]),
+        ("everything", full, [(143_100, 23_200), (29_400, 20_700)]),
+        ("everything, behind it the gate", gated, [(88_400, 25_200), (24_900, 22_700)]),
     ] {
         let program = Program::new(&plan);
         for (hook, (most_verified, most_bytes)) in [(Hook::Xdp, xdp), (Hook::Tc, tc)] {

@@ -5,10 +5,12 @@ use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use agent_fw_ebpf::{
-    Address, Host, Image, Label, LabelTally, Mac, Plain, Plan, Recipient, Tally, Undecided, V6,
-    Verdict, decide_at_a_glance, ethernet, load, load_program, try_decide,
+    Address, Host, Image, Label, LabelTally, Mac, OwnFrames, Plain, Plan, Recipient, Tally,
+    Undecided, V6, Verdict, decide_at_a_glance, ethernet, load, load_program, try_decide,
 };
 use aya::maps::{HashMap, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRunOptions, Xdp};
@@ -16,6 +18,7 @@ use aya::{Ebpf, EbpfLoader, TestRun as _};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::geteuid;
 
+use crate::HERE_V6;
 use crate::frame::OURS;
 
 /// The object under test: `$AGENT_FW_OBJECT`, or the workspace's build.
@@ -36,8 +39,9 @@ pub(crate) enum Hook {
     Tc,
 }
 
-/// Gives the test a network of its own, which forwards to 198.51.100.0/24 and
-/// `2001:db8:ffff::/48` and to nowhere else; false, with the reason, where that cannot be had.
+/// Gives the test a network of its own, which has 127.0.0.0/8 and [`crate::HERE_V6`], and forwards to
+/// 198.51.100.0/24 and `2001:db8:ffff::/48` and to nowhere else; false, with the reason, where that
+/// cannot be had.
 pub(crate) fn enter_network() -> bool {
     if !geteuid().is_root() {
         return skipped("needs root");
@@ -52,15 +56,32 @@ pub(crate) fn enter_network() -> bool {
     for line in [
         "link set lo up",
         "route add 198.51.100.0/24 dev lo",
+        "-6 address add 2001:db8:cccc::1 dev lo",
+        "-6 route add 2001:db8:cccc::/48 dev lo",
         "-6 route add 2001:db8:ffff::/48 dev lo",
     ] {
         let status = Command::new("ip").args(line.split(' ')).status().expect("ip starts");
         assert!(status.success(), "ip {line}");
     }
-    for version in ["ipv4", "ipv6"] {
-        fs::write(format!("/proc/sys/net/{version}/conf/all/forwarding"), "1").expect("forwarding");
+    // The address is there before its route.
+    let local = ["-6", "route", "show", "table", "local"];
+    let has_local = || Command::new("ip").args(local).output().expect("ip starts").stdout;
+    while !String::from_utf8_lossy(&has_local()).contains("2001:db8:cccc::1") {
+        thread::sleep(Duration::from_millis(2));
     }
+    set_forwarding(true);
     true
+}
+
+/// Has the network forward, or not.
+pub(crate) fn set_forwarding(is_on: bool) {
+    for version in ["ipv4", "ipv6"] {
+        fs::write(
+            format!("/proc/sys/net/{version}/conf/all/forwarding"),
+            if is_on { "1" } else { "0" },
+        )
+        .expect("forwarding");
+    }
 }
 
 /// The harness knows no test that skips itself: in CI, where none may be skipped, it fails.
@@ -79,17 +100,25 @@ pub(crate) struct Program {
 
 impl Program {
     pub(crate) fn new(plan: &Plan) -> Self {
-        Self::try_new(plan).unwrap_or_else(|error| panic!("{error:?}"))
+        let guests = OwnFrames { mac: Mac::new(OURS).bits(), receiver: LOOPBACK, flags: 0 };
+        Self::with(plan, Some(guests))
     }
 
-    fn try_new(plan: &Plan) -> Result<Self, Box<dyn Error>> {
+    /// With this to be known of the interface.
+    pub(crate) fn with(plan: &Plan, own: Option<OwnFrames>) -> Self {
+        Self::try_with(plan, own).unwrap_or_else(|error| panic!("{error:?}"))
+    }
+
+    fn try_with(plan: &Plan, own: Option<OwnFrames>) -> Result<Self, Box<dyn Error>> {
         let image = Image::new(plan)?;
         let mut ebpf = load(&image, &fs::read(object())?, EbpfLoader::new())?;
         for name in ["agent_fw_xdp", "agent_fw_tc"] {
             load_program(ebpf.program_mut(name).ok_or("no program")?)?;
         }
-        let interfaces = ebpf.map_mut("INTERFACES").ok_or("no map")?;
-        HashMap::<_, u32, u64>::try_from(interfaces)?.insert(LOOPBACK, Mac::new(OURS).bits(), 0)?;
+        if let Some(own) = own {
+            let interfaces = ebpf.map_mut("INTERFACES").ok_or("no map")?;
+            HashMap::<_, u32, OwnFrames>::try_from(interfaces)?.insert(LOOPBACK, own, 0)?;
+        }
         Ok(Self { image, ebpf })
     }
 
@@ -136,8 +165,9 @@ impl Program {
     /// What the model says of the frame.
     pub(crate) fn model(&self, frame: &[u8]) -> Outcome {
         let contents = self.image.contents();
-        let decided = try_decide(frame, &contents.config, contents, &Model(frame));
-        let glance = decide_at_a_glance(frame, &contents.config, contents, &Model(frame));
+        let host = Model { frame, gate: contents.config.gate != 0 };
+        let decided = try_decide(frame, &contents.config, contents, &host);
+        let glance = decide_at_a_glance(frame, &contents.config, contents, &host);
         assert_eq!(glance.unwrap_or(decided), decided, "at a glance: {frame:02x?}");
         decided
     }
@@ -174,28 +204,39 @@ pub(crate) fn passes(outcome: Outcome) -> bool {
 }
 
 /// The host that [`enter_network`] makes, when a frame comes to it.
-struct Model<'a>(&'a [u8]);
+struct Model<'a> {
+    frame: &'a [u8],
+    gate: bool,
+}
 
 impl Host for Model<'_> {
     fn admit(&self, _: Label) {}
 
     fn refuse<A: Address>(&self, recipient: &Recipient<A>, _: Verdict) -> Result<(), Undecided> {
-        if recipient.mac != Mac::new(OURS) && !recipient.mac.is_group() {
+        if !self.gate {
+            return Ok(());
+        }
+        if recipient.mac != Mac::new(OURS) {
             return Err(Undecided::OtherHost);
         }
         let V6 { high, low } = recipient.destination.to_v6();
-        // From these the kernel does not forward, nor take in what is multicast or loopback.
-        let V6 { high: from, low: from_low } = recipient.source.to_v6();
-        let is_never_forwarded = !A::IS_V4
-            && (from >> 56 == 0xff || from >> 54 == 0xfe80 >> 6 || (from, from_low) == (0, 1));
-        let routed = (high >> 16 == 0x2001_0db8_ffff && !A::IS_V4)
-            || (A::IS_V4 && low as u32 >> 8 == 0x00c6_3364);
-        if routed && !is_never_forwarded { Err(Undecided::NotForThisHost) } else { Ok(()) }
+        // Without a route, the stack drops it.
+        let is_here = if A::IS_V4 {
+            low as u32 >> 8 != 0x00c6_3364
+        } else {
+            !matches!(high >> 16, 0x2001_0db8_ffff | 0x2001_0db8_cccc)
+                || u128::from(high) << 64 | u128::from(low) == HERE_V6
+        };
+        if is_here { Ok(()) } else { Err(Undecided::NotForThisHost) }
+    }
+
+    fn refuse_unread(&self) {
+        assert!(!self.gate, "what cannot be read is the gate's");
     }
 
     fn refuse_known<A: Plain>(&self) -> bool {
-        let mac = ethernet::destination(self.0);
-        let (Ok(mac), Some([source, destination])) = (mac, A::addresses(self.0)) else {
+        let mac = ethernet::destination(self.frame);
+        let (Ok(mac), Some([source, destination])) = (mac, A::addresses(self.frame)) else {
             return false;
         };
         self.refuse(&Recipient { mac, source, destination }, Verdict::Refused).is_ok()

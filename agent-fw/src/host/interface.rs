@@ -2,7 +2,6 @@
 
 use super::route::{self, attributes, number, text};
 use anyhow::Context as _;
-use std::collections::BTreeSet;
 use std::path::Path;
 
 /// A network interface.
@@ -27,10 +26,11 @@ pub struct Interface {
     /// The XDP program that it has.
     pub xdp: Option<AttachedXdp>,
     /// The interface that it is a port of: a bridge, a bond.
-    master: Option<u32>,
+    pub master: Option<u32>,
     /// The interface below it: what a VLAN or a macvlan is made on.
-    lower: Option<u32>,
-    kind: Option<String>,
+    pub lower: Option<u32>,
+    /// What it is: a VLAN, a bridge; nothing for most that have a driver.
+    pub kind: Option<String>,
 }
 
 /// An XDP program on an interface.
@@ -101,26 +101,8 @@ pub fn list() -> anyhow::Result<Vec<Interface>> {
     Ok(interfaces)
 }
 
-/// The one MAC address by which frames that come in at `interface` are for this host, where there
-/// is such.
-///
-/// Behind an interface without others on top of it is only this host: every frame that reaches it
-/// is taken for its own, whatever its MAC address becomes later. A bridge, a macvlan or a macvtap
-/// on top brings frames to others; those to this host then have the interface's MAC address, or
-/// that of an interface on top with an IP address. If these differ, no single one tells.
-pub fn own_mac(interface: &Interface, all: &[Interface]) -> Option<[u8; 6]> {
-    let tops = tops(interface, all);
-    if tops.is_empty() {
-        return None;
-    }
-    let addressed = addressed();
-    let mut macs: BTreeSet<[u8; 6]> = interface.mac.into_iter().collect();
-    macs.extend(tops.iter().filter(|top| addressed.contains(&top.name)).filter_map(|top| top.mac));
-    if macs.len() == 1 { macs.pop_first() } else { None }
-}
-
 /// The interfaces on top of one, at any height.
-fn tops<'a>(interface: &Interface, all: &'a [Interface]) -> Vec<&'a Interface> {
+pub fn tops<'a>(interface: &Interface, all: &'a [Interface]) -> Vec<&'a Interface> {
     let mut found: Vec<&Interface> = Vec::new();
     let mut below = vec![interface.clone()];
     while let Some(low) = below.pop() {
@@ -136,20 +118,6 @@ fn tops<'a>(interface: &Interface, all: &'a [Interface]) -> Vec<&'a Interface> {
         }
     }
     found
-}
-
-/// The names of interfaces that have an address other hosts can reach.
-fn addressed() -> BTreeSet<String> {
-    let Ok(addresses) = nix::ifaddrs::getifaddrs() else { return BTreeSet::new() };
-    let reachable = addresses.filter(|entry| {
-        entry.address.is_some_and(|address| {
-            address.as_sockaddr_in().is_some()
-                || address
-                    .as_sockaddr_in6()
-                    .is_some_and(|address| !address.ip().is_unicast_link_local())
-        })
-    });
-    reachable.map(|entry| entry.interface_name).collect()
 }
 
 /// A request for all links: `struct ifinfomsg` of nothing in particular.
@@ -250,8 +218,6 @@ mod tests {
             |of: &Interface| tops(of, &all).iter().map(|top| top.index).collect::<Vec<_>>();
         assert_eq!(indices(&all[0]), [3, 4]);
         assert!(indices(&all[3]).is_empty());
-        assert_eq!(own_mac(&all[3], &all), None);
-        assert_eq!(own_mac(&all[0], &all), Some([2, 0, 0, 0, 0, 1]));
     }
 
     #[test]

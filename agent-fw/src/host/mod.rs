@@ -13,6 +13,7 @@ pub(crate) mod namespace;
 pub mod privilege;
 pub(crate) mod program;
 pub(crate) mod route;
+pub mod surroundings;
 pub mod traffic;
 
 use std::path::{Path, PathBuf};

@@ -5,11 +5,12 @@ use super::Program;
 use super::instructions::instructions;
 use super::region::{Block, Condition, ETHERNET, LOCAL, Number, TCP, difference, only};
 use super::table::Effect;
-use crate::host::interface::{self, Interface};
+use crate::host::surroundings::Surroundings;
 use crate::policy::{AddressSet, MacAddr, Port, Range, RangeSet};
 use crate::xdp::{self, Attachment, OBJECT};
 use agent_fw_ebpf::{
-    Config, Contents, Decisions, Label, Mac, SECTIONS, load_program, read_table, with_sections,
+    Config, Contents, Decisions, Label, Mac, OwnFrames, SECTIONS, load_program, read_table,
+    with_sections,
 };
 use anyhow::{Context as _, anyhow};
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
@@ -27,7 +28,7 @@ const CLASSIFIER: &str = "agent_fw_tc";
 
 /// Reads the programs that agent-fw has on interfaces, with all of their tables.
 pub fn programs() -> anyhow::Result<Vec<Program>> {
-    let all = interface::list()?;
+    let seen = Surroundings::read()?;
     let mut read: BTreeMap<u32, Reading> = BTreeMap::new();
     let mut programs = Vec::new();
     for attachment in xdp::attachments()? {
@@ -38,7 +39,7 @@ pub fn programs() -> anyhow::Result<Vec<Program>> {
                 Reading::of(number).with_context(|| format!("cannot read program {number}"))?,
             ),
         };
-        programs.push(reading.at(&attachment, &all));
+        programs.push(reading.at(&attachment, &seen));
     }
     Ok(programs)
 }
@@ -47,8 +48,8 @@ pub fn programs() -> anyhow::Result<Vec<Program>> {
 struct Reading {
     /// `None` for a program that is not agent-fw's.
     decisions: Option<Decisions>,
-    /// The MAC addresses of interfaces that it takes frames for.
-    interfaces: BTreeMap<u32, u64>,
+    /// Which frames it takes for this host's, by interface.
+    interfaces: BTreeMap<u32, OwnFrames>,
     faults: Vec<String>,
 }
 
@@ -73,31 +74,40 @@ impl Reading {
         };
         let decisions = contents.decisions();
         faults.extend(decisions.faults.iter().cloned());
-        let interfaces: HashMap<_, u32, u64> = maps.open("INTERFACES")?;
-        let interfaces = interfaces.iter().collect::<Result<_, _>>()?;
+        // A program that stands alone does not ask.
+        let interfaces = if decisions.gate {
+            let interfaces: HashMap<_, u32, OwnFrames> = maps.open("INTERFACES")?;
+            interfaces.iter().collect::<Result<_, _>>()?
+        } else {
+            BTreeMap::new()
+        };
         Ok(Self { decisions: Some(decisions), interfaces, faults })
     }
 
-    fn at(&self, attachment: &Attachment, all: &[Interface]) -> Program {
+    /// What it does at an interface.
+    fn at(&self, attachment: &Attachment, seen: &Surroundings) -> Program {
         let Attachment { interface, hook, ahead, .. } = attachment;
         let interface = interface.clone();
         let mut faults = self.faults.clone();
         if *ahead > 0 {
             faults.push(format!("{ahead} other programs come before it, and may let packets pass"));
         }
-        let due = interface::own_mac(&interface, all).map(|mac| Mac::new(mac).bits());
+        let has_gate = self.decisions.as_ref().is_some_and(|decisions| decisions.gate);
+        let due = xdp::own_frames(&interface, seen);
         let found = self.interfaces.get(&interface.index).copied();
-        let is_misled = found.is_some() && found != due;
-        if found != due {
-            let words = |bits: Option<u64>| {
-                bits.map_or_else(
-                    || "any MAC address".to_owned(),
-                    |bits| Mac::from_bits(bits).to_string(),
-                )
-            };
-            let (due, found) = (words(due), words(found));
-            faults.push(format!("it takes frames to {found} for this host's, should be {due}"));
+        if has_gate && found != due {
+            faults.push(format!(
+                "it takes {} for this host's, should be {}",
+                words(found),
+                words(due)
+            ));
         }
+        if self.decisions.is_some() && !has_gate {
+            let all = xdp::objections(&interface, seen).into_iter();
+            faults.extend(all.map(|why| format!("it cuts others off: {why}; use --backend both")));
+        }
+        // What is not certain to be this host's is the gate's.
+        let is_passed = has_gate && (found.is_none() || found.map(mac) != due.map(mac));
         let here = [
             Condition::Interface(only(Number(interface.index))),
             Condition::Hardware(only(ETHERNET)),
@@ -112,8 +122,7 @@ impl Reading {
                 let unknown = here.into_iter().map(|block| (block, why.clone())).collect();
                 Effect { unknown, ..Effect::default() }
             }
-            // Frames to this host are none of its business, it thinks.
-            Some(_) if is_misled => Effect::default(),
+            Some(_) if is_passed => Effect::default(),
             Some(decisions) => {
                 let dropped = refused(decisions, here);
                 let (v4, v6) = (&decisions.unsure_v4, &decisions.unsure_v6);
@@ -133,6 +142,23 @@ impl Reading {
         let faults = faults.iter().map(on).collect();
         Program { interface, effect, faults, ranges }
     }
+}
+
+fn mac(own: OwnFrames) -> u64 {
+    own.mac
+}
+
+/// What a program takes for this host's, in words.
+fn words(own: Option<OwnFrames>) -> String {
+    let Some(own) = own else { return "no frames".to_owned() };
+    let mut words = format!("frames to {}", Mac::from_bits(own.mac));
+    if own.has(OwnFrames::RULES) {
+        words += " whose destination the main table has";
+    }
+    if !own.has(OwnFrames::ALONE) {
+        words += ", shared with others,";
+    }
+    words
 }
 
 /// What a program that decides so drops of the packets that come to it.

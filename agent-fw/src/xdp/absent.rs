@@ -1,8 +1,11 @@
 //! XDP in a build without the feature `xdp`: there is nothing, and nothing can be attached.
 
+#[path = "alone.rs"]
+mod alone;
 #[path = "state.rs"]
 mod state;
 
+pub use alone::{Objection, objections};
 pub use state::{Admitted, Attachment, Counters, Hook, OfInterface, Refusal};
 
 use crate::configuration::XdpMode;

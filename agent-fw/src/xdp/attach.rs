@@ -4,10 +4,12 @@
 //! step, so that at no moment is an interface without.
 
 use super::OBJECT;
+use super::alone::{Objection, objections};
 use super::error::{Obstacle, XdpError};
 use super::hook::{self, CLASSIFIER, Place};
 use super::image::plan;
 use super::labels::Numberings;
+use super::own_frames::own_frames;
 use super::pin::{self, Enforced, MapName, Pin};
 use super::program::Programs;
 use super::state::{Attachment, Hook};
@@ -15,9 +17,10 @@ use crate::configuration::XdpMode;
 use crate::host::file;
 use crate::host::interface::{self, Interface};
 use crate::host::namespace;
+use crate::host::surroundings::Surroundings;
 use crate::policy::PolicyHash;
 use crate::rule::Lowered;
-use agent_fw_ebpf::{Image, LabelTally, LoadError, Mac, Tally, load, load_program};
+use agent_fw_ebpf::{Image, LabelTally, LoadError, OwnFrames, Tally, load, load_program};
 use aya::maps::{HashMap, MapInfo, PerCpuArray, PerCpuValues};
 use aya::programs::{ProgramInfo, loaded_programs};
 use aya::{Ebpf, EbpfLoader, Pod};
@@ -227,6 +230,10 @@ fn load_all(
     mode: XdpMode,
 ) -> Result<(Programs, Numberings, Vec<Site>), XdpError> {
     let sites = targets.sites(mode)?;
+    let seen = Surroundings::read()?;
+    if !gate {
+        demand_nobody_is_cut_off(&sites, &seen)?;
+    }
     let mut numbering = numbering();
     let mut plan = plan(lowered, gate, &mut numbering.labels)?;
     for Site { interface, .. } in &sites {
@@ -239,7 +246,7 @@ fn load_all(
     let image = Image::new(&plan)?;
     let mut ebpf = load_pinned(&image)?;
     reset(&mut ebpf, &numbering)?;
-    fill_interfaces(&mut ebpf, &sites)?;
+    fill_interfaces(&mut ebpf, &sites, &seen)?;
     let enforced = Enforced { policy: lowered.policy.hash(), gate };
     let programs = load_programs(&mut ebpf, &sites, enforced)?;
     Ok((programs, numbering, sites))
@@ -398,16 +405,22 @@ fn zero<T: Pod + Default>(
     Ok(())
 }
 
-/// Tells the program by which MAC address frames are for this host, where one address tells.
-fn fill_interfaces(ebpf: &mut Ebpf, sites: &[Site]) -> Result<(), XdpError> {
-    let all = interface::list()?;
+/// Tells the program which frames are certain to be this host's.
+fn fill_interfaces(ebpf: &mut Ebpf, sites: &[Site], seen: &Surroundings) -> Result<(), XdpError> {
     let failed = |error| LoadError::Map("INTERFACES", error);
     let map = ebpf.map_mut("INTERFACES").ok_or(LoadError::NoMap("INTERFACES"))?;
-    let mut macs = HashMap::<_, u32, u64>::try_from(map).map_err(failed)?;
+    let mut known = HashMap::<_, u32, OwnFrames>::try_from(map).map_err(failed)?;
     for Site { interface, .. } in sites {
-        if let Some(mac) = interface::own_mac(interface, &all) {
-            macs.insert(interface.index, Mac::new(mac).bits(), 0).map_err(failed)?;
+        if let Some(own) = own_frames(interface, seen) {
+            known.insert(interface.index, own, 0).map_err(failed)?;
         }
     }
     Ok(())
+}
+
+/// Fails where a program that stands alone would drop others' frames.
+fn demand_nobody_is_cut_off(sites: &[Site], seen: &Surroundings) -> Result<(), XdpError> {
+    let all = sites.iter().flat_map(|site| objections(&site.interface, seen));
+    let all: Vec<Objection> = all.collect();
+    if all.is_empty() { Ok(()) } else { Err(XdpError::Alone(all)) }
 }

@@ -1,5 +1,6 @@
 //! What stands in the way of an XDP program, and what to do about it.
 
+use super::alone::Objection;
 use super::image::Inexpressible;
 use super::state::Hook;
 use agent_fw_ebpf::{LoadError, PlanError};
@@ -38,6 +39,13 @@ pub enum XdpError {
     /// No interface is named, and none is found.
     #[error("no physical interface is up; name one with --interface")]
     NoPhysical,
+    /// The program would cut others off if it stood alone.
+    #[error(
+        "--backend xdp would also drop others' packets to that port: {}; choose --backend both, \
+         where the table tells them apart",
+        listed(.0)
+    )]
+    Alone(Vec<Objection>),
     /// There is no bpffs.
     #[error("no BPF file system at /sys/fs/bpf: `mount -t bpf bpf /sys/fs/bpf`")]
     NoFileSystem,
@@ -64,6 +72,10 @@ pub enum XdpError {
     /// The interfaces could not be listed, or a file not be written.
     #[error(transparent)]
     Host(#[from] anyhow::Error),
+}
+
+fn listed(objections: &[Objection]) -> String {
+    objections.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// Why an interface cannot take a program, and what to do.

@@ -242,9 +242,7 @@ mod tests {
 
     fn interface(xdp: Option<u32>) -> Interface {
         let attached = |program| AttachedXdp { place: XdpPlace::Native, program };
-        let mut interface = Interface::default();
-        interface.xdp = xdp.map(attached);
-        interface
+        Interface { xdp: xdp.map(attached), ..Interface::default() }
     }
 
     fn at(hook: Hook) -> [Place; 1] {

@@ -3,6 +3,7 @@
 //! `image` is pure: a policy becomes tables. `attach` is the kernel's side of it: `hook` knows where
 //! on an interface a program goes, `pin` what outlives this process.
 
+mod alone;
 mod attach;
 mod counters;
 mod detach;
@@ -10,16 +11,19 @@ mod error;
 mod hook;
 mod image;
 mod labels;
+mod own_frames;
 mod pin;
 mod program;
 mod state;
 mod watch;
 
+pub use alone::{Objection, objections};
 pub use attach::{Change, Prepared, Targets, attach, attachments, prepare, remove};
 pub use counters::counters;
 pub use error::{Obstacle, XdpError};
 pub use image::{Inexpressible, plan};
 pub use labels::{Numbering, Words};
+pub use own_frames::own_frames;
 pub use pin::DIRECTORY;
 pub use state::{Admitted, Attachment, Counters, Hook, OfInterface, Refusal};
 pub use watch::Watch;

@@ -1,0 +1,199 @@
+//! The program below VLANs, VRFs, bonds and ipvlans, on kernels that have them.
+
+use crate::scene::{AGENT, PATIENCE, expect, install};
+use crate::tests;
+use crate::xdp::flags;
+use crate::xdp_others::{a_guest_on_the_card, ip, refused};
+use agent_fw_lab::{Lab, Listener, Outcome, Peer, agent_fw, connect, output};
+use anyhow::{Result, ensure};
+use std::net::{IpAddr, SocketAddr};
+
+tests![
+    below_a_vlan_with_a_mac_address_of_its_own_unlisted_sources_stay_out,
+    below_a_vlan_in_a_vrf_unlisted_sources_stay_out,
+    what_the_vrf_of_a_vlan_forwards_to_an_address_that_the_host_has_too_passes,
+    a_vlan_that_forwards_on_its_own_is_not_cut_off,
+    on_a_port_of_a_bond_unlisted_sources_are_dropped_by_the_program,
+    guests_of_an_ipvlan_are_reached_and_this_host_is_not,
+];
+
+/// Whether this kernel has all that these tests need.
+pub(crate) fn is_possible() -> bool {
+    let has = |make: &str| {
+        let script = format!("ip link add d0 type veth peer name d1 && ip link add x0 {make}");
+        output(["unshare", "-n", "sh", "-c", &script]).is_ok_and(|seen| seen.code == Some(0))
+    };
+    ["link d0 type vlan id 5", "link d0 type ipvlan", "type vrf table 5", "type bond"]
+        .into_iter()
+        .all(has)
+}
+
+const LISTED: &str = "34.205.5.1";
+const UNLISTED: &str = "198.51.100.7";
+/// This host's address in VLAN 5.
+const VIRTUAL: [u8; 4] = [10, 55, 0, 1];
+
+/// Makes a VLAN between this host and the peer "manager".
+fn vlan() -> Result<()> {
+    ip("link add link manager0 name v5 type vlan id 5
+        address add 10.55.0.1/24 dev v5
+        link set v5 up
+        -netns manager link add link eth0 name v5 type vlan id 5
+        -netns manager address add 10.55.0.2/24 dev v5
+        -netns manager link set v5 up")
+}
+
+/// What becomes of a connection within the VLAN.
+fn within(peer: &Peer, source: &str, to: impl Into<IpAddr>) -> Result<Outcome> {
+    let to = SocketAddr::new(to.into(), AGENT);
+    let source = source.parse()?;
+    let is_own = source == IpAddr::from([10, 55, 0, 2]);
+    if !is_own {
+        peer.add_address(source)?;
+    }
+    let seen = peer.enter(|| connect(source, to, PATIENCE))?;
+    if !is_own {
+        peer.remove_address(source)?;
+    }
+    seen
+}
+
+fn below_a_vlan_with_a_mac_address_of_its_own_unlisted_sources_stay_out() -> Result<()> {
+    Lab::run(|lab| {
+        let peer = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        vlan()?;
+        for mac in ["02:00:00:00:00:55", "02:00:00:00:00:56"] {
+            ip(&format!("link set v5 address {mac}"))?;
+            ip("-netns manager neighbour flush dev v5")?;
+            ensure!(within(&peer, UNLISTED, VIRTUAL)? == Outcome::Talked, "open");
+            for backend in ["xdp", "both"] {
+                install(&flags(backend, "manager0", &[]))?;
+                ensure!(within(&peer, UNLISTED, VIRTUAL)? == Outcome::Silent, "{backend}");
+                ensure!(within(&peer, LISTED, VIRTUAL)? == Outcome::Talked, "{backend}");
+                ip("link set v5 address 02:00:00:00:00:99")?;
+                ip("-netns manager neighbour flush dev v5")?;
+                ensure!(within(&peer, UNLISTED, VIRTUAL)? == Outcome::Silent, "{backend}, later");
+                ensure!(within(&peer, LISTED, VIRTUAL)? == Outcome::Talked, "{backend}, later");
+            }
+            agent_fw(["uninstall"])?.success()?;
+        }
+        Ok(())
+    })
+}
+
+fn below_a_vlan_in_a_vrf_unlisted_sources_stay_out() -> Result<()> {
+    Lab::run(|lab| {
+        let peer = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        lab.host().set_sysctl("net/ipv4/tcp_l3mdev_accept", "1")?;
+        vlan()?;
+        ip("link add red type vrf table 55
+            link set red up
+            link set v5 master red")?;
+        ensure!(within(&peer, "10.55.0.2", VIRTUAL)? == Outcome::Talked, "open");
+        for backend in ["xdp", "both"] {
+            install(&flags(backend, "manager0", &[]))?;
+            ensure!(within(&peer, "10.55.0.2", VIRTUAL)? == Outcome::Silent, "{backend}");
+            expect(&peer, Outcome::Silent, &[UNLISTED])?;
+            expect(&peer, Outcome::Talked, &[LISTED])?;
+            install(&flags(backend, "manager0", &["--allow-from", "10.55.0.2"]))?;
+            ensure!(within(&peer, "10.55.0.2", VIRTUAL)? == Outcome::Talked, "{backend}");
+        }
+        Ok(())
+    })
+}
+
+fn what_the_vrf_of_a_vlan_forwards_to_an_address_that_the_host_has_too_passes() -> Result<()> {
+    Lab::run(|lab| {
+        lab.forward()?;
+        let (peer, server) = (lab.peer("manager")?, lab.peer("server")?);
+        let _agent = Listener::bind(AGENT)?;
+        let _other = server.enter(|| Listener::bind(AGENT))??;
+        vlan()?;
+        // A VRF comes before the table of local addresses only where that was moved back.
+        ip(&format!(
+            "link add red type vrf table 55
+             link set red up
+             link set v5 master red
+             link set server0 master red
+             rule add pref 32765 table local
+             rule del pref 0
+             -netns server address add 10.99.0.9/32 dev lo
+             route add 10.99.0.9/32 via {} dev server0 vrf red
+             address add 10.99.0.9/32 dev lo
+             -netns manager route add 10.99.0.9/32 via 10.55.0.1",
+            server.v4()
+        ))?;
+        let to = [10, 99, 0, 9];
+        ensure!(within(&peer, "10.55.0.2", to)? == Outcome::Talked, "it is forwarded");
+        for mode in ["native", "generic"] {
+            install(&flags("both", "manager0", &["--xdp-mode", mode]))?;
+            ensure!(within(&peer, "10.55.0.2", to)? == Outcome::Talked, "{mode}: cut off");
+        }
+        Ok(())
+    })
+}
+
+fn a_vlan_that_forwards_on_its_own_is_not_cut_off() -> Result<()> {
+    Lab::run(|lab| {
+        let (peer, server) = (lab.peer("manager")?, lab.peer("server")?);
+        let _agent = Listener::bind(AGENT)?;
+        let _other = server.enter(|| Listener::bind(AGENT))??;
+        vlan()?;
+        ip("-netns manager route add 10.118.2.0/24 via 10.55.0.1
+            -netns server route add 10.55.0.0/24 via 10.118.2.1")?;
+        lab.host().set_sysctl("net/ipv4/conf/v5/forwarding", "1")?;
+        lab.host().set_sysctl("net/ipv4/conf/server0/forwarding", "1")?;
+        let to = server.v4();
+        ensure!(within(&peer, "10.55.0.2", to)? == Outcome::Talked, "it is forwarded");
+        for mode in ["native", "generic"] {
+            install(&flags("both", "manager0", &["--xdp-mode", mode]))?;
+            ensure!(within(&peer, "10.55.0.2", to)? == Outcome::Talked, "{mode}: cut off");
+            ensure!(within(&peer, "10.55.0.2", VIRTUAL)? == Outcome::Silent, "{mode}: open");
+        }
+        let tried = crate::scene::try_install(&flags("xdp", "manager0", &[]))?;
+        ensure!(tried.code == Some(3) && tried.stderr.contains("v5 on manager0"), "{tried}");
+        Ok(())
+    })
+}
+
+fn on_a_port_of_a_bond_unlisted_sources_are_dropped_by_the_program() -> Result<()> {
+    Lab::run(|lab| {
+        let peer = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        ip("link add bond0 type bond mode active-backup miimon 10
+            address flush dev manager0
+            link set manager0 down
+            link set manager0 master bond0
+            link set bond0 up
+            address add 10.118.1.1/24 dev bond0
+            route add 198.51.100.7 via 10.118.1.2
+            route add 34.205.5.1 via 10.118.1.2
+            -netns manager address add 198.51.100.7/32 dev lo
+            -netns manager address add 34.205.5.1/32 dev lo")?;
+        let to = [10, 118, 1, 1];
+        let reach = |source: &str| -> Result<Outcome> {
+            let source = source.parse()?;
+            peer.enter(|| connect(source, SocketAddr::new(to.into(), AGENT), PATIENCE))?
+        };
+        let is_up = (0..20).any(|_| reach(UNLISTED).is_ok_and(|seen| seen == Outcome::Talked));
+        ensure!(is_up, "open");
+        for backend in ["both", "xdp"] {
+            install(&flags(backend, "manager0", &[]))?;
+            let before = refused()?;
+            ensure!(reach(UNLISTED)? == Outcome::Silent, "{backend}");
+            ensure!(reach(LISTED)? == Outcome::Talked, "{backend}");
+            ensure!(refused()? > before, "{backend}: not by the program");
+            ip("link set bond0 address 02:00:00:00:00:99")?;
+            ip("-netns manager neighbour flush dev eth0")?;
+            ensure!(reach(UNLISTED)? == Outcome::Silent, "{backend}, later");
+            ensure!(reach(LISTED)? == Outcome::Talked, "{backend}, later");
+        }
+        Ok(())
+    })
+}
+
+fn guests_of_an_ipvlan_are_reached_and_this_host_is_not() -> Result<()> {
+    a_guest_on_the_card("ipvlan", "l2")
+}
