@@ -21,6 +21,9 @@ tests![
     a_guard_that_has_nothing_to_do_takes_no_time_and_little_memory,
     an_interface_that_comes_is_given_its_program_by_the_guard,
     the_guard_keeps_the_tables_of_a_firewall_policy_too,
+    while_commands_come_and_go_and_somebody_flushes_the_port_stays_closed,
+    a_command_that_is_stopped_at_the_guards_door_opens_nothing,
+    a_program_that_is_detached_behind_the_guards_back_is_put_back,
 ];
 
 const SAID: &str = "/run/guard.said";
@@ -248,6 +251,95 @@ fn the_guard_keeps_the_tables_of_a_firewall_policy_too() -> Result<()> {
         // To agent-fw's own commands the guard gives way.
         agent_fw(["uninstall"])?.success()?;
         ensure!(run(["nft", "list", "tables"])?.is_empty(), "something is left");
+        Ok(())
+    })
+}
+
+fn while_commands_come_and_go_and_somebody_flushes_the_port_stays_closed() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        install(&["--allow-from", "region:us-1"])?;
+        let _guard = Guard::start()?;
+        let unlisted = Ipv4Addr::new(198, 51, 100, 7);
+        manager.add_address(unlisted.into())?;
+        let end = Instant::now() + Duration::from_secs(4);
+        let until_then = |arguments: &[&str]| -> Result<u32> {
+            let mut times = 0;
+            while Instant::now() < end {
+                let mut command = command([agent_fw_path()]);
+                let command = command.args(arguments).stdin(Stdio::null());
+                command.stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+                times += 1;
+            }
+            Ok(times)
+        };
+        while_knocking(&manager, unlisted, AGENT, || {
+            // A lab is a thread's: its commands are started by this one.
+            let host = lab.host();
+            std::thread::scope(|scope| {
+                let run = |arguments: &'static [&'static str]| {
+                    scope.spawn(move || host.enter(|| until_then(arguments))?)
+                };
+                let applying = run(&["apply"]);
+                let asking = run(&["explain", "--from", "198.51.100.7"]);
+                let mut flushed = 0;
+                while Instant::now() < end {
+                    host.enter(|| command(["nft", "flush", "ruleset"]).output())??;
+                    flushed += 1;
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                let applied = applying.join().ok().context("panicked")??;
+                let asked = asking.join().ok().context("panicked")??;
+                println!("{flushed} flushes, {applied} times applied, {asked} times asked");
+                ensure!(flushed > 5 && applied > 2, "{flushed}, {applied}");
+                Ok(())
+            })
+        })?;
+        until("put back in the end", is_whole)?;
+        expect(&manager, Outcome::Talked, &["34.205.5.1"])
+    })
+}
+
+fn a_command_that_is_stopped_at_the_guards_door_opens_nothing() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        install(&["--allow-from", "region:us-1"])?;
+        let _guard = Guard::start()?;
+        let unlisted = Ipv4Addr::new(198, 51, 100, 7);
+        manager.add_address(unlisted.into())?;
+        while_knocking(&manager, unlisted, AGENT, || {
+            let mut held_off = UnixStream::connect("/run/agent-fw/guard")?;
+            held_off.read_exact(&mut [0])?;
+            // It stands there, and somebody takes all away.
+            run(["nft", "flush", "ruleset"])?;
+            std::thread::sleep(Duration::from_secs(2));
+            Ok(())
+        })?;
+        until("put back", is_whole)?;
+        expect(&manager, Outcome::Talked, &["34.205.5.1"])?;
+        expect(&manager, Outcome::Silent, &["198.51.100.7"])
+    })
+}
+
+fn a_program_that_is_detached_behind_the_guards_back_is_put_back() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        let flags = ["--allow-from", "region:us-1", "--backend", "xdp", "--interface", "manager0"];
+        install(&flags)?;
+        let _guard = Guard::start()?;
+        for _ in 0..2 {
+            // Whatever holds the program lets go of it. The kernel announces nothing.
+            fs::remove_dir_all(crate::xdp::pins()?)?;
+            let took = until("put back", || {
+                Ok(crate::xdp::attached("manager0")?.is_some() && status()?.1 == Some(0))
+            })?;
+            println!("put back within {} ms", took.as_millis());
+            expect(&manager, Outcome::Silent, &["198.51.100.7"])?;
+            expect(&manager, Outcome::Talked, &["34.205.5.1"])?;
+        }
         Ok(())
     })
 }

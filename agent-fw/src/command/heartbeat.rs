@@ -54,15 +54,19 @@ fn in_words(time: Duration) -> String {
 
 /// What a monitoring system is told.
 pub(super) struct Check {
-    /// `None`: no heartbeat is expected.
+    direction: Option<Mode>,
+    /// `None`: none is expected, or incoming packets do not tell.
     heartbeat: Option<Heartbeat>,
 }
 
 impl Check {
     pub(super) fn of(findings: &Findings) -> Self {
         let (wanted, contact) = (findings.wanted.as_ref(), findings.contact.as_ref());
-        let expected = wanted.filter(|(wanted, _)| wanted.direction != Mode::AgentInitiated);
-        Self { heartbeat: expected.and(contact).map(Contact::heartbeat) }
+        let direction = wanted.map(|(wanted, _)| wanted.direction);
+        // In the other modes the agent opens the heartbeat's connection, always or usually.
+        let is_expected = direction == Some(Mode::ManagerInitiated);
+        let contact = contact.filter(|_| is_expected);
+        Self { direction, heartbeat: contact.map(Contact::heartbeat) }
     }
 
     /// Whether nobody needs to look into it.
@@ -73,6 +77,10 @@ impl Check {
     pub(super) fn print(&self) {
         const WORD: &str = "heartbeat:";
         match self.heartbeat {
+            None if self.direction == Some(Mode::Bidirectional) => report::good(
+                WORD,
+                "not judged: in bidirectional mode the agent usually opens the connection",
+            ),
             None => report::good(WORD, "none is expected: the agent opens its connections"),
             Some(Heartbeat::Heard(time)) => {
                 report::good(WORD, format_args!("an admitted source was heard of {}", ago(time)));
@@ -97,6 +105,7 @@ impl Check {
 
     pub(super) fn to_json(&self) -> Value {
         let (state, seconds) = match self.heartbeat {
+            None if self.direction == Some(Mode::Bidirectional) => ("not-judged", None),
             None => ("not-expected", None),
             Some(Heartbeat::Heard(time)) => ("heard", Some(time)),
             Some(Heartbeat::TooEarly(_)) => ("too-early", None),

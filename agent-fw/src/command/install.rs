@@ -164,6 +164,7 @@ fn promises(
     let state = KernelState::outline(&mut Nftables::open()?)?;
     report::promises(compiled, &judge(configuration, compiled, &state, false)?);
     report::promises_beyond(configuration);
+    report::persistence();
     exceptions::refresh(configuration, compiled);
     if test == Test::Opening {
         exceptions::open(configuration, compiled)?;

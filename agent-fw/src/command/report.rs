@@ -3,6 +3,7 @@
 use crate::configuration::{Backend, Compiled, Configuration};
 use crate::engine::judge::NotClosed;
 use crate::engine::kernel_state::Remedy;
+use crate::host::boot::Persistence;
 use crate::nft::Count;
 use crate::outbound::Outbound;
 use crate::policy::{
@@ -99,7 +100,7 @@ pub(super) fn differences(differences: &[String]) {
 
 /// What puts right what differs from this configuration.
 pub(super) fn remedy(configuration: &Configuration) -> anyhow::Result<()> {
-    say!("  run `{}` to restore it", Remedy::of(configuration)?);
+    remark(&format!("  {}", Remedy::of(configuration)?));
     Ok(())
 }
 
@@ -221,6 +222,16 @@ pub(super) fn promises_beyond(configuration: &Configuration) {
         }
     }
     list("--outbound-to", configuration.outbound_to.iter().map(ToString::to_string));
+}
+
+/// Whether the policy outlives a reboot.
+pub(super) fn persistence() {
+    let persistence = Persistence::look();
+    if persistence.unit {
+        good("boot:", persistence);
+    } else {
+        caution("boot:", persistence);
+    }
 }
 
 /// The other promise, where it is not tested.

@@ -8,7 +8,7 @@ use crate::contact::Contact;
 use crate::engine::judge::{NotClosed, judge};
 use crate::engine::kernel_state::KernelState;
 use crate::engine::policy;
-use crate::host::{self, lock, privilege};
+use crate::host::{self, boot, lock, privilege};
 use crate::nft::{Count, Counter, LEFT, Nftables, REFUSED, REFUSED_EARLY, Stamp};
 use crate::policy::PolicyHash;
 use crate::xdp::{self, Admitted, Counters};
@@ -165,6 +165,9 @@ impl Findings {
             report::promises_beyond(configuration);
             report::open_is_not_tested(&compiled.lowered);
         }
+        if self.wanted.is_some() {
+            report::persistence();
+        }
         if let Some((configuration, _)) = &self.wanted {
             report::programs(configuration, &self.held.programs, self.counters.as_ref());
         }
@@ -267,6 +270,7 @@ impl Findings {
             "agree": self.agree(),
             "closed": self.is_closed(),
             "not_closed": self.not_closed_to_json(),
+            "boot": boot::Persistence::look(),
             "port": configuration.map(|configuration| configuration.port),
             "direction": configuration.map(|configuration| configuration.direction.to_string()),
             "relay": configuration.map(|configuration| &configuration.relay),

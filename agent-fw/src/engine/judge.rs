@@ -77,7 +77,8 @@ pub fn judge(
     } else if policy.others() == Others::Continue {
         found.push(NotClosed::LeftToOthers);
     }
-    if differs || !state.is_something() {
+    let is_enforced = !differs && state.is_something() || state.has_whole_table(compiled);
+    if !is_enforced {
         found.push(NotClosed::NotEnforced);
     }
     if configuration.backend == Backend::Xdp && state.table.is_none() {

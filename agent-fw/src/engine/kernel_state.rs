@@ -1,7 +1,7 @@
 //! What is in force in the kernel, tables and programs, beside what should be.
 
 use super::interfaces::Found;
-use super::plan::{interfaces_of, missing_interfaces};
+use super::plan::{interfaces_of, missing_interfaces, objections_of};
 use crate::configuration::{Compiled, Configuration, XdpMode};
 use crate::host::interface::Interface;
 use crate::nft::{Difference, Live, Nftables, Ruleset, TableName, differences};
@@ -26,21 +26,30 @@ pub enum Remedy {
     Apply,
     /// `agent-fw apply --boot`: an interface is missing, and the table is to hold until it comes.
     ApplyAtBoot,
+    /// Another backend: programs alone cut others off.
+    BothBackends,
 }
 
 impl Remedy {
     /// The one that helps where the kernel differs from this configuration.
     pub fn of(configuration: &Configuration) -> anyhow::Result<Self> {
-        let is_whole = interfaces_of(configuration)?.missing.is_empty();
-        Ok(if is_whole { Self::Apply } else { Self::ApplyAtBoot })
+        let found = interfaces_of(configuration)?;
+        Ok(if !objections_of(configuration, &found)?.is_empty() {
+            Self::BothBackends
+        } else if found.missing.is_empty() {
+            Self::Apply
+        } else {
+            Self::ApplyAtBoot
+        })
     }
 }
 
 impl fmt::Display for Remedy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Apply => "agent-fw apply",
-            Self::ApplyAtBoot => "agent-fw apply --boot",
+            Self::Apply => "run `agent-fw apply` to restore it",
+            Self::ApplyAtBoot => "run `agent-fw apply --boot`: the table then holds until it comes",
+            Self::BothBackends => "install the policy with --backend both, which cuts nobody off",
         })
     }
 }
@@ -82,7 +91,16 @@ impl KernelState {
         let mut differing = self.table_differences(&found, configuration, compiled);
         differing.extend(self.firewall_differences(compiled));
         differing.extend(self.program_differences(&found, configuration, compiled));
+        let objections = objections_of(configuration, &found)?.into_iter();
+        differing
+            .extend(objections.map(|why| format!("an XDP program alone cuts others off: {why}")));
         Ok(differing)
+    }
+
+    /// Whether the table alone enforces the policy, whatever programs there are.
+    pub fn has_whole_table(&self, compiled: &Compiled) -> bool {
+        let image = compiled.ruleset.clone().into_image();
+        self.table.is_some() && differences(&image, self.table.as_ref()).is_empty()
     }
 
     fn table_differences(

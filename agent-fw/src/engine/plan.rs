@@ -3,7 +3,9 @@
 use super::enforce::Plan;
 use super::host::ProgramSpec;
 use super::interfaces::{self, Found};
-use crate::configuration::{Compiled, Configuration};
+use crate::configuration::{Backend, Compiled, Configuration};
+use crate::host::surroundings::Surroundings;
+use crate::xdp::{self, Objection};
 use anyhow::bail;
 
 /// What becomes of a policy of which an interface is missing.
@@ -54,6 +56,20 @@ pub fn interfaces_of(configuration: &Configuration) -> anyhow::Result<Found> {
     } else {
         Ok(Found::default())
     }
+}
+
+/// Whom programs would cut off that stand alone on the interfaces of a configuration; nobody, where
+/// it has a table besides.
+pub fn objections_of(
+    configuration: &Configuration,
+    found: &Found,
+) -> anyhow::Result<Vec<Objection>> {
+    if configuration.backend != Backend::Xdp {
+        return Ok(Vec::new());
+    }
+    let seen = Surroundings::read()?;
+    let interfaces = found.interfaces();
+    Ok(interfaces.iter().flat_map(|interface| xdp::objections(interface, &seen)).collect())
 }
 
 /// That interfaces are missing, in words.

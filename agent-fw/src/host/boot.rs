@@ -92,15 +92,46 @@ pub fn loads_modules() -> bool {
     directories.iter().any(|directory| Path::new(directory).join(MODULES).exists())
 }
 
-/// Whether the policy is applied at the next boot, as far as the unit's link tells.
-pub fn is_enabled(unit: &str) -> bool {
-    let wants = Path::new(UNITS).join("sysinit.target.wants");
-    wants.join(unit).symlink_metadata().is_ok()
+/// What outlives a reboot, as far as systemd's links tell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Persistence {
+    /// The policy is applied at boot.
+    pub unit: bool,
+    /// The guard is started.
+    pub guard: bool,
+    /// Metrics are written every minute.
+    pub metrics: bool,
 }
 
-/// Whether metrics are written every minute.
-pub fn writes_metrics() -> bool {
-    metrics().is_ok_and(|timers| !timers.is_empty())
+impl Persistence {
+    /// Looks at the links.
+    pub fn look() -> Self {
+        let is_linked = |directory: &Path, unit: &str| {
+            std::fs::read_dir(directory).into_iter().flatten().flatten().any(|target| {
+                let is_wanted = target.file_name().to_string_lossy().ends_with(".wants");
+                is_wanted && target.path().join(unit).symlink_metadata().is_ok()
+            })
+        };
+        let is_enabled = |unit| is_linked(Path::new(UNITS), unit);
+        Self {
+            unit: is_enabled(UNIT),
+            guard: is_enabled(GUARD),
+            metrics: metrics().is_ok_and(|timers| !timers.is_empty()),
+        }
+    }
+}
+
+impl std::fmt::Display for Persistence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { unit, guard, metrics } = self;
+        f.write_str(if *unit {
+            "the policy is applied at boot"
+        } else {
+            "the policy is NOT applied at boot"
+        })?;
+        let word = |on: &bool| if *on { "on" } else { "off" };
+        write!(f, "; guard {}, metrics timer {}", word(guard), word(metrics))
+    }
 }
 
 /// Whether this host has systemd, so that a unit can apply the policy at boot.

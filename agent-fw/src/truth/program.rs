@@ -102,10 +102,6 @@ impl Reading {
                 words(due)
             ));
         }
-        if self.decisions.is_some() && !has_gate {
-            let all = xdp::objections(&interface, seen).into_iter();
-            faults.extend(all.map(|why| format!("it cuts others off: {why}; use --backend both")));
-        }
         // What is not certain to be this host's is the gate's.
         let is_passed = has_gate && (found.is_none() || found.map(mac) != due.map(mac));
         let here = [

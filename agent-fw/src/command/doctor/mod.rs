@@ -17,6 +17,7 @@ use crate::configuration::{Compiled, Configuration};
 use crate::engine::judge::judge;
 use crate::engine::kernel_state::{KernelState, Remedy};
 use crate::engine::policy;
+use crate::host::boot::Persistence;
 use crate::host::{lock, privilege};
 use crate::nft::Nftables;
 use crate::policy::Port;
@@ -62,6 +63,7 @@ impl Doctor {
             checks.extend(sources::obsolete(compiled));
             checks.push(machine::versions(compiled));
             checks.extend(consent(compiled));
+            checks.push(persistence());
         }
         checks.extend(outbound::outbound());
         checks.extend(path_mtu::path_mtu(installed.as_ref().map(|(_, compiled)| compiled), port));
@@ -80,6 +82,15 @@ impl Doctor {
         }
         Ok(if is_well { Outcome::Done } else { Outcome::False })
     }
+}
+
+/// Whether the policy outlives a reboot.
+fn persistence() -> Check {
+    let why = "a policy that is not applied at boot leaves the port open from then on";
+    let found = Persistence::look();
+    let health = if found.unit { Health::Good } else { Health::Note };
+    let check = Check::new("the next boot", why, health, found.to_string());
+    if found.unit { check } else { check.advise("agent-fw install without --no-boot enables it") }
 }
 
 /// What an older version has installed, and would need consent now.
@@ -104,7 +115,7 @@ fn enforcement(installed: Option<&(Configuration, Compiled)>) -> Result<Check> {
     let policy = &compiled.lowered.policy;
     if let Some(first) = differing.first() {
         return Ok(check(Health::Bad, format!("the kernel differs: {first}")).advise(format!(
-            "run `agent-fw verify` to see all of it, and `{}` to restore it",
+            "{}; `agent-fw verify` shows all that differs",
             Remedy::of(configuration)?
         )));
     }
