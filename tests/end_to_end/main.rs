@@ -17,7 +17,10 @@ mod explain_all;
 mod firewall;
 mod guard;
 mod hostile;
+mod kernel_features;
+mod late_gate;
 mod lifecycle;
+mod loopback;
 mod messages;
 mod metrics;
 mod mutation;
@@ -45,7 +48,8 @@ mod xdp_others;
 mod xdp_stacked;
 mod xdp_tags;
 
-use agent_fw_lab::{EMULATED, Lab};
+use agent_fw_lab::{EMULATED, Lab, RARE};
+use kernel_features::Feature;
 use libtest_mimic::{Arguments, Trial};
 use std::path::Path;
 
@@ -86,6 +90,19 @@ fn main() {
 /// thousands of random cases, nor what is about messages and files, nor other firewalls, which the
 /// machine does not have.
 fn selection() -> Vec<&'static [Test]> {
+    let rare = [
+        (Feature::Vrf, loopback::WITH_VRF),
+        (Feature::Mpls, loopback::WITH_MPLS),
+        (Feature::Ipvs, late_gate::WITH_IPVS),
+    ];
+    let rare = rare.into_iter().filter(|(feature, _)| feature.is_here()).map(|(_, tests)| tests);
+    let mut rare: Vec<_> = rare.collect();
+    if xdp_stacked::is_possible() {
+        rare.push(xdp_stacked::TESTS);
+    }
+    if std::env::var_os(RARE).is_some() {
+        return rare;
+    }
     let kernel = [
         admission::TESTS,
         bystanders::TESTS,
@@ -95,6 +112,8 @@ fn selection() -> Vec<&'static [Test]> {
         explain::TESTS,
         firewall::TRAFFIC,
         guard::TESTS,
+        late_gate::TESTS,
+        loopback::TESTS,
         outbound::TESTS,
         relay::TESTS,
         ruleset::TESTS,
@@ -107,9 +126,7 @@ fn selection() -> Vec<&'static [Test]> {
     ];
     let tc = if tc::has_tcx() { tc::TESTS } else { tc::WITHOUT_TCX };
     let mut selection = [&kernel[..], &[tc]].concat();
-    if xdp_stacked::is_possible() {
-        selection.push(xdp_stacked::TESTS);
-    }
+    selection.extend(rare);
     if std::env::var_os(EMULATED).is_none() {
         selection.extend([
             agent_tls::TESTS,

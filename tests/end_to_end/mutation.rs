@@ -88,7 +88,9 @@ const KINDS: usize = 22;
 pub(crate) fn draw(chance: &mut Chance, listing: &Listing) -> Result<Mutation> {
     let rules = listing.rules();
     let chains = listing.named("chain");
-    let sets = listing.named("set");
+    // Of what rules learn, nothing stays.
+    let mut sets = listing.named("set");
+    sets.retain(|set| !set.starts_with("own_"));
     let rule = chance.pick(&rules).clone();
     let chain = chance.pick(&chains).clone();
     let set = chance.pick(&sets).clone();

@@ -8,7 +8,7 @@ use agent_fw::configuration::{Compiled, Configuration};
 use agent_fw::nft::{Nftables, differences};
 use agent_fw::policy::{MacAddr, Packet, Policy, Port, Transport, Verdict};
 use agent_fw::source::{Catalogue, Lists};
-use agent_fw::truth::{self, Counterexample, Deed, Kernel, Reach, Sample};
+use agent_fw::truth::{self, Counterexample, Deed, Kernel, Reach, Sample, Sender};
 use agent_fw_lab::packet::{Ethernet, Ipv4, Ipv6, Tcp, Udp};
 use agent_fw_lab::{Finished, Lab, Peer, Wire, agent_fw, run};
 use anyhow::{Context as _, Result, ensure};
@@ -36,6 +36,7 @@ impl Probe {
     pub(crate) fn of(sample: &Sample) -> Option<Self> {
         let is_sendable = matches!(sample.protocol, 6 | 17)
             && !sample.is_without_mac
+            && sample.sender == Sender::Other
             && sample.interface != Some(1);
         is_sendable.then_some(Self {
             source: sample.source,
@@ -167,6 +168,8 @@ fn agree(
     };
     let said = match found.deed {
         Deed::Unknown(_) => return Ok(Claim::Unknown),
+        // No rule here gives packets another port.
+        Deed::PassesRewritten => return Ok(Claim::None),
         Deed::Passes => true,
         Deed::Drops => false,
     };

@@ -2,6 +2,9 @@
 
 /// Set in virtual machines, where everything takes ten times as long.
 pub const EMULATED: &str = "AGENT_FW_EMULATED";
+/// Says, in the environment, that only tests are wanted which need what many a kernel lacks: VRF,
+/// MPLS, IPVS.
+pub const RARE: &str = "AGENT_FW_RARE";
 
 /// Whether this is such a machine.
 #[must_use]

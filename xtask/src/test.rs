@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow};
 
 use crate::process::{cargo, find, is_root};
 use crate::setup::{self, Group};
-use crate::vm::{self, Suite, Workshop};
+use crate::vm::{self, Suite, UserModeSuite, Workshop};
 use crate::{dist, product};
 
 /// The packages whose tests need root: they build network namespaces and load BPF programs.
@@ -49,6 +49,10 @@ enum Where {
     /// Debian 13's, in a virtual machine
     #[value(name = "6.12")]
     V6_12,
+    /// One with VRF, MPLS, IPVS and more, in user mode: an ordinary program. Without --kernel, it
+    /// runs the tests that this machine's own kernel may lack something for
+    #[value(name = "user-mode", alias = "uml")]
+    UserMode,
 }
 
 impl Options {
@@ -69,12 +73,19 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
     setup::ensure(&[Group::Test])?;
     let binary = product::build()?;
     let mut count = Count::default();
-    let packages = packages(&binary, &mut count)?;
+    let kernels = options.kernels();
+    let needs_packages = options.includes(Where::Host) || !kernels.is_empty();
+    let packages = if needs_packages { packages(&binary, &mut count)? } else { None };
     let mut succeeded = true;
     if options.includes(Where::Host) {
         succeeded &= on_this_kernel(options, &binary, packages.as_deref(), &mut count)?;
     }
-    let kernels = options.kernels();
+    if options.includes(Where::UserMode) {
+        match vm::missing() {
+            Some(reason) => count.skip(format!("all tests on a kernel in user mode: {reason}")),
+            None => succeeded &= in_user_mode(options, &binary, &mut count)?,
+        }
+    }
     if let Some(reason) = vm::missing() {
         for kernel in kernels {
             count.skip(format!("all tests on kernel {kernel}: {reason}"));
@@ -125,6 +136,16 @@ fn packages(binary: &Path, count: &mut Count) -> Result<Option<PathBuf>> {
         return Ok(None);
     }
     dist::for_tests(&product::beside(binary, LOADER)?).map(Some)
+}
+
+fn in_user_mode(options: &Options, binary: &Path, count: &mut Count) -> Result<bool> {
+    println!("\nxtask: what kernels often lack (VRF, MPLS, IPVS), on a kernel in user mode");
+    let all = options.kernel.contains(&Where::UserMode);
+    let suite = UserModeSuite::build(binary, options.filter.as_deref(), all)?;
+    suite.run(|line| {
+        println!("user mode: {line}");
+        count.read(line);
+    })
 }
 
 fn in_machines(

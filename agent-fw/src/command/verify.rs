@@ -10,7 +10,7 @@ use crate::engine::policy;
 use crate::host::{interface, lock, privilege};
 use crate::nft::{Live, Nftables};
 use crate::policy::{Policy, PolicyHash, Verdict};
-use crate::truth::{self, Counterexample, Deed, Kernel, Reach, Sample};
+use crate::truth::{self, Counterexample, Deed, Kernel, Reach, Sample, Sender};
 use serde_json::{Value, json};
 
 /// Proves that the kernel enforces the policy on every packet, or shows one that it decides otherwise
@@ -165,6 +165,10 @@ impl Findings {
         };
         let mac = match packet.mac {
             Some(mac) => format!(", MAC address {mac}"),
+            None if packet.sender == Sender::Own => ", from this host itself".to_owned(),
+            None if packet.sender == Sender::OtherAfterOwn => {
+                ", right after a packet of this host's own from there".to_owned()
+            }
             None if packet.is_without_mac => ", without a MAC address".to_owned(),
             None => String::new(),
         };
@@ -194,7 +198,7 @@ impl Findings {
                 "kernel": deed_in_words(deed),
                 "kernel_drops": match deed {
                     Deed::Drops => Some(true),
-                    Deed::Passes => Some(false),
+                    Deed::Passes | Deed::PassesRewritten => Some(false),
                     Deed::Unknown(_) => None,
                 },
             })
@@ -223,6 +227,9 @@ fn deed_in_words(deed: &Deed) -> String {
     match deed {
         Deed::Drops => "drops it".to_owned(),
         Deed::Passes => "lets it pass".to_owned(),
+        Deed::PassesRewritten => {
+            "lets it pass, where another rule at `input` has given it this port".to_owned()
+        }
         Deed::Unknown(what) => format!("not known: it comes to {what}"),
     }
 }

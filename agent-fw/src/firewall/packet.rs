@@ -9,7 +9,7 @@ use std::net::IpAddr;
 pub struct Packet {
     /// Which way it goes.
     pub direction: Direction,
-    /// Whether it goes over the loopback interface.
+    /// Whether it goes over the loopback interface, and comes from an address of this host.
     pub loopback: bool,
     /// The MAC addresses of a frame that came in by Ethernet: its source, its destination. What
     /// goes out has none yet.

@@ -99,11 +99,11 @@ impl<'a> Compiler<'a> {
 
     /// The chain that sees all packets of a direction.
     fn base(&mut self, direction: Direction) -> Chain<nft::Rule> {
-        let (hook, loopback) = match direction {
-            Direction::Incoming => (Hook::Input, Statement::FromLoopback),
-            Direction::Outgoing => (Hook::Output, Statement::ToLoopback),
+        let hook = match direction {
+            Direction::Incoming => Hook::Input,
+            Direction::Outgoing => Hook::Output,
         };
-        let mut rules = vec![rule([loopback, Statement::Accept])];
+        let mut rules = self.loopback(direction);
         let firewall = self.firewall;
         for of in firewall.rules.iter().filter(|rule| rule.direction == direction) {
             let ways = if self.is_arp() { self.arp(&of.criteria) } else { self.ip(&of.criteria) };
@@ -120,6 +120,26 @@ impl<'a> Compiler<'a> {
             name: direction.to_string(),
             base: Some(BaseChain { hook, priority: PRIORITY }),
             rules,
+        }
+    }
+
+    /// What this host sends to itself is not filtered. What comes in by the loopback interface may
+    /// be somebody else's, sent there by MPLS: it has to be from an address of this host, too.
+    fn loopback(&self, direction: Direction) -> Vec<nft::Rule> {
+        let accepted =
+            |statements: &[Statement]| rule(statements.iter().cloned().chain([Statement::Accept]));
+        match direction {
+            Direction::Outgoing => vec![accepted(&[Statement::ToLoopback])],
+            // ARP goes no further than a link.
+            Direction::Incoming if self.is_arp() => vec![accepted(&[Statement::FromLoopback])],
+            Direction::Incoming => vec![
+                accepted(&[Statement::FromLoopback, Statement::FromThisHost]),
+                accepted(&[
+                    Statement::FromLoopback,
+                    Statement::Is(Family::V6),
+                    Statement::FromLinkLocal,
+                ]),
+            ],
         }
     }
 

@@ -52,6 +52,11 @@ pub enum Expression {
         /// The set.
         set: String,
     },
+    /// Adds the register to the set, or makes it last longer there.
+    Learn {
+        /// The set.
+        set: String,
+    },
     /// Adds the packet to a counter.
     Count {
         /// The counter.
@@ -59,6 +64,8 @@ pub enum Expression {
     },
     /// Loads the type of the packet's destination address into the register.
     FibDestinationType,
+    /// Loads the type of the packet's source address into the register.
+    FibSourceType,
     /// Ends the rule when packets come faster than this.
     Limit {
         /// Packets a second.
@@ -98,6 +105,8 @@ pub enum MetaKey {
     OutputInterface,
     /// The type of the hardware of the interface that it came in through.
     InputInterfaceType,
+    /// What kind of device that interface is, in sixteen bytes: "vrf", "vlan".
+    InputInterfaceKind,
     /// The network protocol's family.
     NetworkProtocol,
     /// The transport protocol's number.
@@ -155,8 +164,10 @@ impl fmt::Display for Expression {
             Self::CompareDifferent(data) => write_bytes(f, "cmp neq", data),
             Self::CompareAtMost(data) => write_bytes(f, "cmp lte", data),
             Self::Lookup { set } => write!(f, "lookup set {set}"),
+            Self::Learn { set } => write!(f, "dynset update set {set}"),
             Self::Count { counter } => write!(f, "objref counter {counter}"),
             Self::FibDestinationType => write!(f, "fib daddr type"),
+            Self::FibSourceType => write!(f, "fib saddr type"),
             Self::Limit { rate, burst } => write!(f, "limit {rate}/second burst {burst}"),
             Self::Log { prefix, level } => write!(f, "log prefix \"{prefix}\" level {level}"),
             Self::Accept => write!(f, "accept"),
@@ -189,6 +200,7 @@ impl fmt::Display for MetaKey {
             Self::InputInterface => "iif",
             Self::OutputInterface => "oif",
             Self::InputInterfaceType => "iiftype",
+            Self::InputInterfaceKind => "iifkind",
             Self::NetworkProtocol => "nfproto",
             Self::TransportProtocol => "l4proto",
         })

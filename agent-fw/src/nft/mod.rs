@@ -24,9 +24,13 @@ pub(crate) use ruleset::{COMMENT, LOG_BURST};
 pub use ruleset::{Extras, LOG_RATE, Ruleset};
 pub use stamp::Stamp;
 pub use statement::{ConnectionState, End, Family, OPENED_BY_BYPASS, Rule, Statement};
-pub use table::{BaseChain, Chain, Count, Counter, Elements, Hook, Image, Set, Table};
+pub use table::{BaseChain, Chain, Count, Counter, Elements, Hook, Image, Key, Set, Table};
 pub use text::Document;
 
 /// The priority of the gate, "raw" in nftables' words: before every usual filter (0) and mangle
 /// (-150) chain, so that no other rule answers or rewrites what is to be dropped.
 pub const GATE_PRIORITY: i32 = -300;
+
+/// The priority of the chains that come last: behind every usual chain, IPVS, and NAT; before those
+/// that catch a packet of `explain`, and before connection tracking confirms.
+pub const LATE_PRIORITY: i32 = i32::MAX - 2;

@@ -3,9 +3,9 @@
 use super::counters::{self, LEFT, LabelCounters, REFUSED, REFUSED_EARLY};
 use super::sources::{Sources, Stage};
 use super::stamp::Stamp;
-use super::statement::{Rule, Statement};
-use super::table::{BaseChain, Chain, Elements, Hook, Set, Table};
-use super::{GATE_PRIORITY, Image, TableName};
+use super::statement::{End, Family, Rule, Statement};
+use super::table::{BaseChain, Chain, Elements, Hook, Key, Set, Table};
+use super::{GATE_PRIORITY, Image, LATE_PRIORITY, TableName};
 use crate::policy::{Others, Policy};
 use crate::rule::Lowered;
 
@@ -25,12 +25,28 @@ pub struct Extras {
 
 /// The base chain at `input`: the authoritative check.
 pub(super) const GATE: &str = "gate";
+/// The base chain at the end of `input`: it sees the packets that somebody has made into ones to the
+/// agent's port behind the gate (IPVS, a rule that sets the port).
+const LATE: &str = "late";
+/// The base chain at the end of `output`, which learns what this host itself sends to the port.
+const SENT: &str = "sent";
+/// The chain that admits that, where it comes in.
+const OWN: &str = "own";
 /// The base chain at `prerouting`, with `early_drop`.
 const EARLY: &str = "early";
 /// The chain for packets to the agent's port.
 const AGENT_PORT: &str = "agent_port";
 /// The set of the agent's ports, where there are several.
 const PORTS: &str = "agent_ports";
+
+/// Where this host itself talks to the port from, just now: what [`SENT`] has learned.
+const OWN_V4: &str = "own_v4";
+const OWN_V6: &str = "own_v6";
+const OWN_PORTS: &str = "own_ports";
+/// TCP's flags.
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
 
 /// The comment of agent-fw's tables.
 pub(crate) const COMMENT: &str = "made by agent-fw, which replaces it whole";
@@ -46,15 +62,20 @@ impl Ruleset {
         let Lowered { policy, ledger } = lowered;
         let labels = LabelCounters::new(ledger);
         let mut sets = ports(policy);
+        sets.extend(own_sets());
         let admissions = policy.admissions().iter().enumerate();
         let sources: Vec<Sources> = admissions
             .map(|(index, admission)| Sources::new(index, admission, ledger, &labels, &mut sets))
             .collect();
         let mut chains = gate(policy, &sources, extras);
+        chains.extend(own(policy));
+        if policy.closes() {
+            chains.extend(closed(Stage::Late, policy, &sources, extras));
+        }
         let mut counters = labels.counters;
         counters.extend(counters::of_others(policy));
         if extras.early_drop && policy.closes() {
-            chains.extend(early(policy, &sources, extras));
+            chains.extend(closed(Stage::Early, policy, &sources, extras));
             counters.push(counters::of_early_drops());
         }
         Self { name: TableName::Gate, comment: COMMENT.to_owned(), counters, sets, chains }
@@ -89,14 +110,11 @@ fn gate(policy: &Policy, sources: &[Sources], extras: Extras) -> Vec<Chain<Rule>
     let base = Chain {
         name: GATE.to_owned(),
         base: Some(BaseChain { hook: Hook::Input, priority: GATE_PRIORITY }),
-        rules: vec![
-            Rule::new([Statement::FromLoopback, Statement::Accept]).with_comment(stamp),
-            Rule::new([to_agent_port(policy), jump]),
-        ],
+        rules: vec![Rule::new([to_agent_port(policy), jump]).with_comment(stamp)],
     };
     let mut branches = Vec::new();
     let admit = sources.iter().flat_map(|sources| sources.rules(Stage::Gate, &mut branches));
-    let rules = admit.chain(others(policy, extras)).collect();
+    let rules = exempt().into_iter().chain(admit).chain(others(policy, extras)).collect();
     let decide = Chain { name: Stage::Gate.chain(AGENT_PORT), base: None, rules };
     [base, decide].into_iter().chain(branches).collect()
 }
@@ -121,21 +139,76 @@ fn others(policy: &Policy, extras: Extras) -> Vec<Rule> {
     }
 }
 
-fn early(policy: &Policy, sources: &[Sources], extras: Extras) -> Vec<Chain<Rule>> {
-    let jump = Statement::Jump(Stage::Early.chain(AGENT_PORT));
+/// Another chain that decides as the gate does, elsewhere: what it drops, the gate has not seen as a
+/// packet to the port, or will not see.
+fn closed(stage: Stage, policy: &Policy, sources: &[Sources], extras: Extras) -> Vec<Chain<Rule>> {
+    let to_port = to_agent_port(policy);
+    let jump = Statement::Jump(stage.chain(AGENT_PORT));
+    let (name, hook, priority, counter, to_port) = match stage {
+        Stage::Early => {
+            let here = vec![to_port, Statement::ToThisHost];
+            (EARLY, Hook::Prerouting, GATE_PRIORITY, REFUSED_EARLY, here)
+        }
+        Stage::Gate | Stage::Late => (LATE, Hook::Input, LATE_PRIORITY, REFUSED, vec![to_port]),
+    };
     let base = Chain {
-        name: EARLY.to_owned(),
-        base: Some(BaseChain { hook: Hook::Prerouting, priority: GATE_PRIORITY }),
-        rules: vec![
-            Rule::new([Statement::FromLoopback, Statement::Accept]),
-            Rule::new([to_agent_port(policy), Statement::ToThisHost, jump]),
-        ],
+        name: name.to_owned(),
+        base: Some(BaseChain { hook, priority }),
+        rules: vec![Rule::new(to_port.into_iter().chain([jump]))],
     };
     let mut branches = Vec::new();
-    let admit = sources.iter().flat_map(|sources| sources.rules(Stage::Early, &mut branches));
-    let refuse = Rule::new([Statement::Count(REFUSED_EARLY.to_owned()), Statement::Drop]);
+    let admit = sources.iter().flat_map(|sources| sources.rules(stage, &mut branches));
+    let refuse = Rule::new([Statement::Count(counter.to_owned()), Statement::Drop]);
     let log = extras.log.then(log);
-    let rules = admit.chain(log).chain([refuse]).collect();
-    let decide = Chain { name: Stage::Early.chain(AGENT_PORT), base: None, rules };
+    let rules = exempt().into_iter().chain(admit).chain(log).chain([refuse]).collect();
+    let decide = Chain { name: stage.chain(AGENT_PORT), base: None, rules };
     [base, decide].into_iter().chain(branches).collect()
+}
+
+/// What this host sends to itself is not filtered. It comes in by loopback, or by a VRF's own
+/// device; but so does what others send by MPLS, or to an interface of the VRF, and they can forge
+/// this host's addresses. So it has to have been sent just now.
+fn exempt() -> [Rule; 2] {
+    [Statement::FromLoopback, Statement::FromVrf]
+        .map(|by| Rule::new([by, Statement::Jump(OWN.to_owned())]))
+}
+
+fn own_sets() -> [Set; 3] {
+    [(OWN_V4, Key::V4), (OWN_V6, Key::V6), (OWN_PORTS, Key::Port)]
+        .map(|(name, key)| Set { name: name.to_owned(), elements: Elements::Learned(key) })
+}
+
+/// The chains that learn what this host sends to the port, and admit it.
+///
+/// Nothing that a packet carries tells a host's own from a forged one, nor does the kernel keep
+/// where it came from: `fib` knows no addresses of a VRF before Linux 6.16 and no link-local ones,
+/// `meta sdif` of an own packet in a VRF is the VRF only for IPv4, and connection tracking is not
+/// switched on by us.
+fn own(policy: &Policy) -> [Chain<Rule>; 2] {
+    let families = [(Family::V4, OWN_V4), (Family::V6, OWN_V6)];
+    // A stranger can have this host send from a port of his choice to the agent's: answers to
+    // forged packets. Those teach nothing.
+    let flags = |mask, value, not| Statement::TcpFlags { mask, value, not };
+    let begins_or_goes_on = [flags(SYN | ACK, SYN | ACK, true), flags(RST, 0, false)];
+    let learn = families.map(|(family, set)| {
+        let learn = [
+            Statement::Is(family),
+            Statement::LearnSource(family, set.to_owned()),
+            Statement::LearnSourcePort(OWN_PORTS.to_owned()),
+        ];
+        Rule::new([to_agent_port(policy)].into_iter().chain(begins_or_goes_on.clone()).chain(learn))
+    });
+    let admit = families.map(|(family, set)| {
+        Rule::new([
+            Statement::Is(family),
+            Statement::FromAnyOf(family, set.to_owned()),
+            Statement::PortIn(End::Source, OWN_PORTS.to_owned()),
+            Statement::Accept,
+        ])
+    });
+    let base = Some(BaseChain { hook: Hook::Output, priority: LATE_PRIORITY });
+    [
+        Chain { name: SENT.to_owned(), base, rules: learn.into() },
+        Chain { name: OWN.to_owned(), base: None, rules: admit.into() },
+    ]
 }

@@ -46,6 +46,8 @@ pub(super) enum Stage {
     Gate,
     /// At `prerouting`: they will be counted later.
     Early,
+    /// At the end of `input`: they have been counted.
+    Late,
 }
 
 impl Stage {
@@ -54,6 +56,7 @@ impl Stage {
         match self {
             Self::Gate => name.to_owned(),
             Self::Early => format!("early_{name}"),
+            Self::Late => format!("late_{name}"),
         }
     }
 

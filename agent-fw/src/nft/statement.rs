@@ -61,6 +61,17 @@ pub enum Family {
 pub enum Statement {
     /// The packet came in through loopback.
     FromLoopback,
+    /// The packet came in through a VRF's own device.
+    FromVrf,
+    /// The packet's source is an address of this host.
+    FromThisHost,
+    /// The packet's source is a link-local address, which is not looked up as this host's. Follows
+    /// [`Statement::Is`] with IPv6.
+    FromLinkLocal,
+    /// Adds the packet's source address to this set. Follows [`Statement::Is`].
+    LearnSource(Family, String),
+    /// Adds the packet's source port to this set. Follows [`Statement::TcpTo`].
+    LearnSourcePort(String),
     /// The packet is TCP to this port.
     TcpTo(Port),
     /// The packet is TCP to a port of this set.
@@ -197,6 +208,13 @@ impl fmt::Display for Statement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::FromLoopback => write!(f, "iif \"lo\""),
+            Self::FromVrf => write!(f, "meta iifkind \"vrf\""),
+            Self::FromThisHost => write!(f, "fib saddr type local"),
+            Self::FromLinkLocal => write!(f, "ip6 saddr fe80::/10"),
+            Self::LearnSource(family, set) => {
+                write!(f, "update @{set} {{ {} saddr }}", family.header())
+            }
+            Self::LearnSourcePort(set) => write!(f, "update @{set} {{ tcp sport }}"),
             Self::TcpTo(port) => write!(f, "tcp dport {port}"),
             Self::TcpToAnyOf(set) => write!(f, "tcp dport @{set}"),
             Self::ToThisHost => write!(f, "fib daddr type local"),

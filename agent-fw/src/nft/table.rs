@@ -7,6 +7,7 @@ use super::expression::{Expression, Program};
 use super::name::TableName;
 use crate::policy::{MacAddr, Notation, Port, Range};
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 /// A table.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -119,7 +120,7 @@ impl std::ops::Add for Count {
     }
 }
 
-/// A named set of intervals.
+/// A named set: of intervals, or of what rules learn.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Set {
     /// Its name.
@@ -139,6 +140,26 @@ pub enum Elements {
     Mac(Vec<Range<MacAddr>>),
     /// TCP ports.
     Port(Vec<Range<Port>>),
+    /// Values that rules themselves add while packets pass, and that are forgotten after
+    /// [`MEMORY`].
+    Learned(Key),
+}
+
+/// How long a set remembers what a rule has added to it. The packet that it is about is on its way
+/// over loopback, which takes microseconds.
+pub(super) const MEMORY: Duration = Duration::from_secs(1);
+/// How many values such a set holds: every port.
+pub(super) const MEMORIES: u32 = 65536;
+
+/// What the values of a set are.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Key {
+    /// IPv4 addresses.
+    V4,
+    /// IPv6 addresses.
+    V6,
+    /// TCP ports.
+    Port,
 }
 
 impl Elements {
@@ -149,6 +170,7 @@ impl Elements {
             Self::V6(ranges) => ranges.len(),
             Self::Mac(ranges) => ranges.len(),
             Self::Port(ranges) => ranges.len(),
+            Self::Learned(_) => 0,
         }
     }
 
@@ -164,6 +186,7 @@ impl Elements {
             Self::V6(ranges) => ranges.get(index).map(Notation::notation),
             Self::Mac(ranges) => ranges.get(index).map(Notation::notation),
             Self::Port(ranges) => ranges.get(index).map(Notation::notation),
+            Self::Learned(_) => None,
         }
     }
 }

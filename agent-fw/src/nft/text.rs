@@ -1,7 +1,7 @@
 //! The ruleset as text: what `nft -f` loads and a person reviews.
 
 use super::ruleset::Ruleset;
-use super::table::{Chain, Elements, Set};
+use super::table::{Chain, Elements, Key, MEMORIES, MEMORY, Set};
 use crate::policy::Notation;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -42,12 +42,16 @@ impl fmt::Display for Document<'_> {
 impl Document<'_> {
     fn write_set(&self, f: &mut fmt::Formatter<'_>, set: &Set) -> fmt::Result {
         let key = match &set.elements {
-            Elements::V4(_) => "ipv4_addr",
-            Elements::V6(_) => "ipv6_addr",
+            Elements::V4(_) | Elements::Learned(Key::V4) => "ipv4_addr",
+            Elements::V6(_) | Elements::Learned(Key::V6) => "ipv6_addr",
             Elements::Mac(_) => "ether_addr",
-            Elements::Port(_) => "inet_service",
+            Elements::Port(_) | Elements::Learned(Key::Port) => "inet_service",
         };
         writeln!(f, "\n\tset {} {{", set.name)?;
+        if matches!(set.elements, Elements::Learned(_)) {
+            writeln!(f, "\t\ttype {key}\n\t\tsize {MEMORIES}\n\t\tflags dynamic,timeout")?;
+            return writeln!(f, "\t\ttimeout {}s\n\t}}", MEMORY.as_secs());
+        }
         writeln!(f, "\t\ttype {key}\n\t\tflags interval\n\t\telements = {{")?;
         if let Some(provenance) = self.provenance_of(set) {
             write_remark(f, &harmless(provenance))?;
@@ -57,6 +61,7 @@ impl Document<'_> {
             Elements::V6(ranges) => write_ranges(f, ranges)?,
             Elements::Mac(ranges) => write_ranges(f, ranges)?,
             Elements::Port(ranges) => write_ranges(f, ranges)?,
+            Elements::Learned(_) => {}
         }
         writeln!(f, "\t\t}}\n\t}}")
     }

@@ -63,7 +63,7 @@ pub struct Admission {
 /// What a policy says of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Verdict {
-    /// Not to the agent's port, or over loopback: none of our business.
+    /// Not to the agent's port, or from this host itself: none of our business.
     Untouched,
     /// From an admitted source. This ends our own evaluation; other firewalls still have their say.
     Accept,

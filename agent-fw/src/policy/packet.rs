@@ -46,7 +46,8 @@ impl fmt::Debug for Port {
 /// An IP packet that has arrived for this host, whole (reassembled), as the hook `input` sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Packet {
-    /// Whether it came in through the loopback interface.
+    /// Whether this host itself has sent it: it came in through the loopback interface, or through a
+    /// VRF's own device, and this host has just sent such a packet.
     pub loopback: bool,
     /// The sender's address.
     pub source: IpAddr,

@@ -5,6 +5,7 @@
 
 mod base;
 mod classifier;
+mod detour;
 mod driver;
 mod firewall;
 mod frame;
@@ -24,6 +25,7 @@ mod way;
 
 pub use base::Base;
 pub use classifier::tc_programs;
+pub use detour::{Detour, detours};
 pub use driver::Action;
 pub use firewall::Firewall;
 pub use frame::Syn;

@@ -24,18 +24,23 @@ pub(super) fn rule_text(connection: &mut Connection, at: &Place, handle: u64) ->
         rule.find(RULE_HANDLE).and_then(long) == Some(handle)
             && rule.text(RULE_CHAIN).as_deref() == Some(at.chain.as_str())
     })?;
-    let expressions = attributes(rule.find(RULE_EXPRESSIONS)?);
+    Some(words_of(connection, at, rule))
+}
+
+/// The text of a rule.
+pub(super) fn words_of(connection: &mut Connection, at: &Place, rule: &Message) -> String {
+    let expressions = attributes(rule.find(RULE_EXPRESSIONS).unwrap_or_default());
     let mut sentence = Sentence::default();
     for (_, expression) in expressions {
         let name = find(expression, 1).map(text).unwrap_or_default();
         let data = find(expression, 2).unwrap_or_default();
-        sentence.add(&name, data, |set| elements(connection, at, set));
+        sentence.add(&name, data, |set| few_elements(connection, at, set));
     }
     let mut words = sentence.words.join(" ");
     if let Some(comment) = rule.find(RULE_USERDATA).and_then(comment) {
         words = format!("{words} comment \"{}\"", comment.escape_debug());
     }
-    Some(words)
+    words
 }
 
 /// The handles of the rules in a chain that have this comment; none where there is no such chain.
@@ -63,13 +68,15 @@ fn comment(data: &[u8]) -> Option<String> {
     Some(text(rest.get(..usize::from(*length))?))
 }
 
-/// The elements of a set without a name of its own.
-fn elements(connection: &mut Connection, at: &Place, set: &str) -> Option<Vec<Key>> {
-    /// More are not written out.
+/// The elements of a set without a name of its own, if they are few: more are not written out.
+fn few_elements(connection: &mut Connection, at: &Place, set: &str) -> Option<Vec<Key>> {
     const MOST: usize = 9;
-    if !set.starts_with("__set") {
-        return None;
-    }
+    let is_nameless = set.starts_with("__set");
+    is_nameless.then(|| elements(connection, at, set)).flatten().filter(|keys| keys.len() <= MOST)
+}
+
+/// The elements of a set.
+pub(super) fn elements(connection: &mut Connection, at: &Place, set: &str) -> Option<Vec<Key>> {
     let ask = [named(1, &at.table), named(2, set)].concat();
     let lists = connection.dump(Kind::GetSetElements, at.family, &ask).ok()?;
     let mut keys = Vec::new();
@@ -81,7 +88,7 @@ fn elements(connection: &mut Connection, at: &Place, set: &str) -> Option<Vec<Ke
         }
     }
     keys.sort();
-    (keys.len() <= MOST).then_some(keys)
+    Some(keys)
 }
 
 /// Words in the making.

@@ -1,8 +1,8 @@
 //! What a rule reads of a packet, and what comparing it says of the packet.
 
-use super::region::{Condition, ETHERNET, Number, only};
+use super::region::{Condition, ETHERNET, NO, Number, YES, only, truth};
 use super::table::Members;
-use crate::nft::{Comparison, MetaKey, Payload, PayloadBase};
+use crate::nft::{Comparison, Key, MetaKey, Payload, PayloadBase};
 use crate::policy::{AddressSet, MacAddr, Port, Range, RangeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -19,6 +19,8 @@ pub(super) struct Field {
 enum What {
     Interface,
     Hardware,
+    /// What kind of device the interface is.
+    Kind,
     Family,
     Protocol,
     Destination,
@@ -27,6 +29,7 @@ enum What {
     SourceV6(usize),
     Mac,
     Port,
+    SourcePort,
     Other(Payload),
 }
 
@@ -45,6 +48,8 @@ impl fmt::Display for Field {
         match self.what {
             What::Interface => f.write_str("the interface"),
             What::Hardware => f.write_str("the interface's type"),
+            What::Kind => f.write_str("the interface's kind"),
+            What::SourcePort => f.write_str("the source port"),
             What::Family => f.write_str("the version of IP"),
             What::Protocol => f.write_str("the protocol"),
             What::Destination => f.write_str("the destination's type"),
@@ -68,6 +73,7 @@ impl Field {
             MetaKey::OutputInterface => return None,
             MetaKey::InputInterface => What::Interface,
             MetaKey::InputInterfaceType => What::Hardware,
+            MetaKey::InputInterfaceKind => What::Kind,
             MetaKey::NetworkProtocol => What::Family,
             MetaKey::TransportProtocol => What::Protocol,
         };
@@ -79,6 +85,7 @@ impl Field {
         let what = match (payload.base, payload.offset) {
             (PayloadBase::Link, 6) if length == 6 => What::Mac,
             (PayloadBase::Transport, 2) if length == 2 => What::Port,
+            (PayloadBase::Transport, 0) if length == 2 => What::SourcePort,
             (PayloadBase::Network, 12) if length <= 4 => What::SourceV4(length),
             (PayloadBase::Network, 8) if length <= 16 => What::SourceV6(length),
             _ => What::Other(payload),
@@ -111,6 +118,17 @@ impl Field {
             (What::Interface, _) => Ok(Condition::Interface(number(4)?)),
             (What::Hardware, _) => Ok(Condition::Hardware(number(2)?)),
             (What::Destination, _) => Ok(Condition::Destination(number(4)?)),
+            (What::Kind, Test::Equal(kind)) if kind == VRF => Ok(Condition::Vrf(only(YES))),
+            (What::Kind, Test::Compare(Comparison::Different, kind)) if kind == VRF => {
+                Ok(Condition::Vrf(only(NO)))
+            }
+            (What::SourcePort, Test::In(Members::Learned(Key::Port), is_in)) => {
+                Ok(Condition::OwnPort(only(truth(*is_in))))
+            }
+            (What::SourceV4(4), Test::In(Members::Learned(Key::V4), is_in))
+            | (What::SourceV6(16), Test::In(Members::Learned(Key::V6), is_in)) => {
+                Ok(Condition::OwnSource(only(truth(*is_in))))
+            }
             (What::Protocol, _) => Ok(Condition::Protocol(number(1)?)),
             (What::Family, _) => {
                 let families = number(1)?;
@@ -155,6 +173,7 @@ impl Field {
                 let v6 = set.ranges().iter().filter_map(v6_range).collect();
                 Ok(Condition::Source(AddressSet { v4: RangeSet::default(), v6 }))
             }
+            (What::Kind | What::SourcePort, _) => Err(unknown()),
             (What::Other(_), _) => Err(format!("it looks at {self}")),
         }
     }
@@ -223,6 +242,9 @@ impl Field {
         Some(of(set))
     }
 }
+
+/// The kind of a VRF's device, as `meta iifkind` has it.
+const VRF: &[u8] = b"vrf\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
 fn family(is_v4: bool) -> Condition {
     let (mut v4, mut v6) = (RangeSet::default(), RangeSet::default());

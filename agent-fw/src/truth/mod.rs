@@ -14,12 +14,12 @@ mod table;
 
 #[cfg(feature = "xdp")]
 pub use program::programs;
-pub use region::{Block, Number, Sample};
+pub use region::{Block, Number, Sample, Sender};
 pub use table::{Effect, effect};
 
 use crate::host::interface::Interface;
 use crate::policy::{Policy, Range, RangeSet, Verdict};
-use region::{Condition, ETHERNET, difference, only, refused};
+use region::{Condition, ETHERNET, NO, difference, only, refused};
 
 /// What the kernel does with packets, by all that agent-fw has put there.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -65,6 +65,8 @@ pub enum Deed {
     Drops,
     /// It lets it pass.
     Passes,
+    /// It lets it pass where a rule at the hook `input`, or IPVS, has given it this port.
+    PassesRewritten,
     /// That is not known: it comes to something that agent-fw has not put there.
     Unknown(String),
 }
@@ -82,7 +84,9 @@ pub struct Counterexample {
 
 /// A packet that the kernel decides otherwise than the policy; `None` if there is no such packet.
 pub fn counterexample(policy: &Policy, reach: &Reach, kernel: &Kernel) -> Option<Counterexample> {
-    let effects = || kernel.table.iter().chain(kernel.programs.iter().map(|p| &p.effect));
+    let at_interfaces: Vec<Effect> =
+        kernel.programs.iter().map(|program| program.effect.clone().before_any_vrf()).collect();
+    let effects = || kernel.table.iter().chain(&at_interfaces);
     let dropped: Vec<Block> = effects().flat_map(|effect| effect.dropped.clone()).collect();
     let unknown: Vec<(Block, String)> =
         effects().flat_map(|effect| effect.unknown.clone()).collect();
@@ -95,10 +99,13 @@ pub fn counterexample(policy: &Policy, reach: &Reach, kernel: &Kernel) -> Option
     if let Some(found) = of(&too_many, Deed::Drops) {
         return Some(found);
     }
+    let late = kernel.table.as_ref().and_then(|effect| effect.late.as_ref());
+    let rewritten =
+        late.and_then(|late| of(&difference(refused.clone(), late), Deed::PassesRewritten));
     let missing = difference(within(refused.clone(), reach), &dropped);
     let uncertain: Vec<Block> = unknown.iter().map(|(block, _)| block.clone()).collect();
     let found = of(&difference(missing, &uncertain), Deed::Passes);
-    found.or_else(|| {
+    found.or(rewritten).or_else(|| {
         // Rather a packet that must not pass than one that nobody cares for.
         let feared = |(block, why): &(Block, String)| {
             let rest = difference(refused.clone(), std::slice::from_ref(block));
@@ -116,5 +123,6 @@ fn within(blocks: Vec<Block>, reach: &Reach) -> Vec<Block> {
     let Reach::Interfaces(indices) = reach else { return blocks };
     let numbers: RangeSet<Number> = indices.iter().map(|i| Range::single(Number(*i))).collect();
     let (at, by) = (Condition::Interface(numbers), Condition::Hardware(only(ETHERNET)));
-    blocks.into_iter().filter_map(|block| block.met(&at)?.met(&by)).collect()
+    let frame = Condition::Vrf(only(NO));
+    blocks.into_iter().filter_map(|block| block.met(&at)?.met(&by)?.met(&frame)).collect()
 }

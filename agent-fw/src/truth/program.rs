@@ -130,6 +130,7 @@ impl Reading {
                 Effect {
                     dropped: dropped.into_iter().flatten().collect(),
                     unknown: unknown.into_iter().flatten().map(|b| (b, why.clone())).collect(),
+                    late: None,
                 }
             }
         };

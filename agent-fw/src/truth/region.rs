@@ -42,6 +42,14 @@ const ELSEWHERE: Number = Number(1);
 /// `IPPROTO_TCP`.
 pub(super) const TCP: Number = Number(6);
 
+/// Whether something is so, as a number.
+pub(super) const NO: Number = Number(0);
+pub(super) const YES: Number = Number(1);
+
+pub(super) fn truth(is_so: bool) -> Number {
+    if is_so { YES } else { NO }
+}
+
 /// All packets whose every property is in the set for it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Block {
@@ -59,6 +67,12 @@ pub struct Block {
     pub mac: RangeSet<MacAddr>,
     /// Its source, and with it the version of IP.
     pub source: AddressSet,
+    /// Whether that interface is a VRF's own device.
+    pub vrf: RangeSet<Number>,
+    /// Whether its source port is one that this host has just sent to the agent's port from.
+    pub own_port: RangeSet<Number>,
+    /// Whether its source is an address that this host has just done so from.
+    pub own_source: RangeSet<Number>,
 }
 
 /// One property of a packet, and a set that it is to be in.
@@ -71,6 +85,9 @@ pub(super) enum Condition {
     Port(RangeSet<Port>),
     Mac(RangeSet<MacAddr>),
     Source(AddressSet),
+    Vrf(RangeSet<Number>),
+    OwnPort(RangeSet<Number>),
+    OwnSource(RangeSet<Number>),
 }
 
 pub(super) fn only(number: Number) -> RangeSet<Number> {
@@ -98,7 +115,16 @@ impl Block {
             port: RangeSet::all(),
             mac: RangeSet::all(),
             source: AddressSet::all(),
+            vrf: number(YES.0),
+            own_port: number(YES.0),
+            own_source: number(YES.0),
         }
+    }
+
+    /// Those that this host itself sends to itself: over loopback, and inside a VRF.
+    fn own() -> [Self; 2] {
+        let own = Self { own_port: only(YES), own_source: only(YES), ..Self::everything() };
+        [Self { interface: only(LOOPBACK), ..own.clone() }, Self { vrf: only(YES), ..own }]
     }
 
     fn is_empty(&self) -> bool {
@@ -109,6 +135,9 @@ impl Block {
             || self.port.is_empty()
             || self.mac.is_empty()
             || self.source.is_empty()
+            || self.vrf.is_empty()
+            || self.own_port.is_empty()
+            || self.own_source.is_empty()
     }
 
     /// The packets that meet the condition, and the others.
@@ -129,6 +158,11 @@ impl Block {
                 (met.source.v4, other.source.v4) = cut(&met.source.v4, &set.v4);
                 (met.source.v6, other.source.v6) = cut(&met.source.v6, &set.v6);
             }
+            Condition::Vrf(set) => (met.vrf, other.vrf) = cut(&met.vrf, set),
+            Condition::OwnPort(set) => (met.own_port, other.own_port) = cut(&met.own_port, set),
+            Condition::OwnSource(set) => {
+                (met.own_source, other.own_source) = cut(&met.own_source, set);
+            }
         }
         let some = |block: Self| (!block.is_empty()).then_some(block);
         (some(met), some(other))
@@ -148,6 +182,9 @@ impl Block {
             Condition::Hardware(other.hardware.clone()),
             Condition::Source(other.source.clone()),
             Condition::Mac(other.mac.clone()),
+            Condition::Vrf(other.vrf.clone()),
+            Condition::OwnPort(other.own_port.clone()),
+            Condition::OwnSource(other.own_source.clone()),
         ];
         let mut rest = Some(self);
         let mut left = Vec::new();
@@ -168,6 +205,9 @@ impl Block {
             && self.protocol == other.protocol
             && self.port == other.port
             && self.mac == other.mac
+            && self.vrf == other.vrf
+            && self.own_port == other.own_port
+            && self.own_source == other.own_source
     }
 }
 
@@ -210,25 +250,20 @@ pub(super) fn refused(policy: &Policy) -> Vec<Block> {
         return Vec::new();
     }
     let concerned = [
-        Condition::Interface(only(LOOPBACK).complement()),
         Condition::Destination(only(LOCAL)),
         Condition::Protocol(only(TCP)),
         Condition::Port(policy.ports().clone()),
     ];
     let concerned = concerned.iter().try_fold(Block::everything(), Block::met);
-    let admitted: Vec<Block> = policy
-        .admissions()
-        .iter()
-        .map(|admission| {
-            let block = Block { source: admission.addresses.clone(), ..Block::everything() };
-            match &admission.macs {
-                MacMatch::Any => block,
-                MacMatch::Only(macs) => {
-                    Block { hardware: only(ETHERNET), mac: macs.clone(), ..block }
-                }
-            }
-        })
-        .collect();
+    let mut admitted: Vec<Block> = Block::own().into();
+    let listed = policy.admissions().iter().map(|admission| {
+        let block = Block { source: admission.addresses.clone(), ..Block::everything() };
+        match &admission.macs {
+            MacMatch::Any => block,
+            MacMatch::Only(macs) => Block { hardware: only(ETHERNET), mac: macs.clone(), ..block },
+        }
+    });
+    admitted.extend(listed);
     difference(concerned.into_iter().collect(), &admitted)
 }
 
@@ -249,6 +284,19 @@ pub struct Sample {
     pub mac: Option<MacAddr>,
     /// Whether it comes in by an interface without MAC addresses.
     pub is_without_mac: bool,
+    /// Who has sent it.
+    pub sender: Sender,
+}
+
+/// Who has sent a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sender {
+    /// Somebody else.
+    Other,
+    /// Somebody else, right after this host has sent from the same port or address.
+    OtherAfterOwn,
+    /// This host itself.
+    Own,
 }
 
 impl Sample {
@@ -269,6 +317,7 @@ impl Sample {
             source: source(&block.source)?,
             mac: if is_ethernet && !block.mac.is_all() { mac(&block.mac) } else { None },
             is_without_mac: !is_ethernet,
+            sender: Sender::of(block, interface),
         })
     }
 
@@ -281,9 +330,24 @@ impl Sample {
             6 => Transport::Tcp(self.port),
             _ => Transport::Other,
         };
-        let loopback = self.interface == Some(LOOPBACK.0);
+        let loopback = self.sender == Sender::Own;
         let mac = self.mac.or((!self.is_without_mac).then_some(MacAddr([2, 0, 0, 0, 0, 1])));
         policy.decide(&Packet { loopback, source: self.source, mac, transport })
+    }
+}
+
+impl Sender {
+    /// Of a packet that comes in there: this host only where no other can be it.
+    fn of(block: &Block, interface: Number) -> Self {
+        let is_sure = |set: &RangeSet<Number>| !set.contains(NO);
+        let (port, source) = (is_sure(&block.own_port), is_sure(&block.own_source));
+        if port && source && (interface == LOOPBACK || is_sure(&block.vrf)) {
+            Self::Own
+        } else if port || source {
+            Self::OtherAfterOwn
+        } else {
+            Self::Other
+        }
     }
 }
 

@@ -4,9 +4,10 @@
 //! not. What comes out is true of every packet, or names the rule that could not be followed.
 
 use super::field::{Field, Test};
-use super::region::{Block, Condition, LOCAL, only, united};
+use super::region::{Block, Condition, LOCAL, NO, only, united};
 use crate::nft::{
-    BaseChain, Comparison, Elements, Expression, ForeignBase, Hook, Instruction, Live, Program,
+    BaseChain, Comparison, Elements, Expression, ForeignBase, Hook, Instruction, Key,
+    LATE_PRIORITY, Live, Program,
 };
 use crate::policy::{MacAddr, Port, RangeSet};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,25 @@ pub struct Effect {
     pub dropped: Vec<Block>,
     /// Packets of which that is not known, and the rule that they came to.
     pub unknown: Vec<(Block, String)>,
+    /// Packets that are dropped at the end of the hook `input`, whatever they looked like before:
+    /// somebody may have given them the port there. `None` of what has no such end.
+    pub late: Option<Vec<Block>>,
+}
+
+impl Effect {
+    /// The same, of something that sees frames as they come in: none of them has come by the device
+    /// of a VRF yet.
+    pub(super) fn before_any_vrf(self) -> Self {
+        let frame = Condition::Vrf(only(NO));
+        let frames = |block: Block| block.met(&frame);
+        let unknown =
+            self.unknown.into_iter().filter_map(|(block, why)| Some((frames(block)?, why)));
+        Self {
+            unknown: unknown.collect(),
+            late: None,
+            dropped: self.dropped.into_iter().filter_map(frames).collect(),
+        }
+    }
 }
 
 /// What the table does with packets.
@@ -50,8 +70,12 @@ pub fn effect(live: &Live) -> Effect {
         passing.into_iter().map(|block| block.split(&local)).unzip();
     through(Way::Input, here.into_iter().flatten().collect());
     through(Way::Forward, away.into_iter().flatten().collect());
-    let Effect { dropped, unknown } = machine.effect;
-    Effect { dropped: united(dropped), unknown }
+    let Effect { dropped, unknown, .. } = std::mem::take(&mut machine.effect);
+    // What comes to the last chains as a packet to the port need not have been one at the first.
+    let at_input = Block::everything().met(&local).into_iter().collect();
+    let is_late = |base: &&Base| base.way == Way::Input && base.priority >= LATE_PRIORITY;
+    bases.iter().filter(is_late).fold(at_input, |packets, base| machine.pass(base, packets));
+    Effect { dropped: united(dropped), unknown, late: Some(united(machine.effect.dropped)) }
 }
 
 /// Where packets that come in meet a base chain.
@@ -305,7 +329,12 @@ impl<'a> Machine<'a> {
 
     fn known<'b>(&self, expression: &'b Expression, register: &mut Option<Field>) -> Step<'b> {
         match expression {
-            Expression::Ct(_) | Expression::Constant(_) | Expression::SetCtLabels => {
+            // What is learned, is at `output`, which is compared part by part.
+            Expression::Learn { .. }
+            | Expression::FibSourceType
+            | Expression::Ct(_)
+            | Expression::Constant(_)
+            | Expression::SetCtLabels => {
                 return Step::Unknown(format!("instruction `{expression}`"));
             }
             Expression::Mask(mask) => match register {
@@ -343,6 +372,7 @@ impl<'a> Machine<'a> {
             Elements::V6(ranges) => Members::V6(ranges.iter().copied().collect()),
             Elements::Mac(ranges) => Members::Mac(ranges.iter().copied().collect()),
             Elements::Port(ranges) => Members::Port(ranges.iter().copied().collect()),
+            Elements::Learned(key) => Members::Learned(*key),
         };
         Step::Test(Test::In(members, is_in))
     }
@@ -384,4 +414,6 @@ pub(super) enum Members {
     V6(RangeSet<std::net::Ipv6Addr>),
     Mac(RangeSet<MacAddr>),
     Port(RangeSet<Port>),
+    /// What this host itself sends from, just now.
+    Learned(Key),
 }

@@ -1,9 +1,10 @@
 //! What runs inside a virtual machine: `guest suite` in systemd's place, `guest orders` as one of
-//! its services.
+//! its services. `guest suite DIRECTORY` runs the tests of another payload.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::BufReader;
-use std::path::{Path, PathBuf};
+use std::os::fd::AsRawFd as _;
+use std::path::{Component, Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use agent_fw_lab::vm::{PAYLOAD, serve};
@@ -17,9 +18,9 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 fn main() -> ExitCode {
     let task = std::env::args().nth(1).unwrap_or_default();
     let done = match task.as_str() {
-        "suite" => suite(),
+        "suite" => suite(&std::env::args().nth(2).map_or_else(|| PAYLOAD.into(), PathBuf::from)),
         "orders" => orders(),
-        _ => Err(anyhow::anyhow!("usage: guest suite | guest orders")),
+        _ => Err(anyhow::anyhow!("usage: guest suite [DIRECTORY] | guest orders")),
     };
     if let Err(error) = done {
         eprintln!("guest: {error:#}");
@@ -29,12 +30,12 @@ fn main() -> ExitCode {
 }
 
 /// Runs every test binary of the payload, says so, and switches the machine off.
-fn suite() -> Result<()> {
+fn suite(payload: &Path) -> Result<()> {
     if std::process::id() != 1 {
         bail!("`guest suite` is the first process of a virtual machine; it would switch this off");
     }
     println!("guest: start");
-    match prepare().and_then(|()| run_tests()) {
+    match prepare(payload).and_then(|()| run_tests(payload)) {
         Ok(()) => println!("guest: end"),
         Err(error) => println!("guest: {error:#}"),
     }
@@ -44,7 +45,9 @@ fn suite() -> Result<()> {
 }
 
 /// What systemd would have mounted and named.
-fn prepare() -> Result<()> {
+fn prepare(payload: &Path) -> Result<()> {
+    // What is below /tmp is not seen any more, once there is a file system of our own.
+    let shadowed = payload.starts_with("/tmp").then(|| File::open("/tmp")).transpose()?;
     for (kind, place) in [
         ("devtmpfs", "/dev"),
         ("devpts", "/dev/pts"),
@@ -63,21 +66,34 @@ fn prepare() -> Result<()> {
             Err(error) => return Err(error).with_context(|| format!("cannot mount {place}")),
         }
     }
+    if let Some(shadowed) = shadowed {
+        bring_back(&shadowed, payload)?;
+    }
     fs::write("/proc/sys/kernel/printk", "1").context("cannot quiet the kernel")?;
     // udev makes this device's node, and systemd has the module's name from it.
-    for argv in [&["modprobe", "tun"][..], &["ip", "link", "set", "lo", "up"]] {
-        let done = Command::new(argv[0]).args(&argv[1..]).env("PATH", PATH).status();
-        done.with_context(|| format!("cannot start {}", argv[0]))?;
-    }
+    // A kernel in user mode has no modules, and this machine perhaps no program for them.
+    drop(Command::new("modprobe").args(["--quiet", "tun"]).env("PATH", PATH).status());
+    let up = Command::new("ip").args(["link", "set", "lo", "up"]).env("PATH", PATH).status();
+    up.context("cannot start ip")?;
     Ok(())
 }
 
-fn run_tests() -> Result<()> {
-    let arguments = read_lines("arguments")?;
-    let environment = read_lines("environment")?;
+/// Shows the workspace that is below the old /tmp at its own place in the new one.
+fn bring_back(old: &File, payload: &Path) -> Result<()> {
+    let Some(Component::Normal(top)) = payload.components().nth(2) else { return Ok(()) };
+    let (from, to) = (format!("/proc/self/fd/{}", old.as_raw_fd()), Path::new("/tmp").join(top));
+    fs::create_dir(&to).with_context(|| format!("cannot make {}", to.display()))?;
+    let from = Path::new(&from).join(top);
+    mount(Some(&from), &to, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .with_context(|| format!("cannot show {}", to.display()))
+}
+
+fn run_tests(payload: &Path) -> Result<()> {
+    let arguments = read_lines(payload, "arguments")?;
+    let environment = read_lines(payload, "environment")?;
     let environment = environment.iter().filter_map(|line| line.split_once('='));
     let environment: Vec<(&str, &str)> = environment.collect();
-    for binary in binaries()? {
+    for binary in binaries(payload)? {
         let status = Command::new(&binary)
             .args(&arguments)
             .envs(environment.iter().copied())
@@ -92,15 +108,15 @@ fn run_tests() -> Result<()> {
     Ok(())
 }
 
-fn binaries() -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(Path::new(PAYLOAD).join("tests")).context("there are no tests")?;
+fn binaries(payload: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(payload.join("tests")).context("there are no tests")?;
     let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     paths.sort();
     Ok(paths)
 }
 
-fn read_lines(name: &str) -> Result<Vec<String>> {
-    let path = Path::new(PAYLOAD).join(name);
+fn read_lines(payload: &Path, name: &str) -> Result<Vec<String>> {
+    let path = payload.join(name);
     let text = fs::read_to_string(&path).with_context(|| format!("no {}", path.display()))?;
     Ok(text.lines().map(str::to_owned).collect())
 }

@@ -1,4 +1,4 @@
-//! A machine that runs: QEMU's process, its console, its end.
+//! A machine that runs: its process (QEMU's), its console, its end.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -76,12 +76,9 @@ impl<'a> Machine<'a> {
         let socket = self.parts.logs.join(format!("{}.orders", self.name));
         let mut qemu = self.command(&socket)?;
         let errors = File::create(log.with_extension("qemu")).context("cannot make a log")?;
-        let child = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
-        let mut child = child.spawn().with_context(|| format!("cannot start {qemu:?}"))?;
-        let output = child.stdout.take().context("the console is not connected")?;
-        let lines = follow(output, &log)?;
-        let orders = self.orders.then_some(socket);
-        Ok(Console { child, lines, log, orders })
+        let mut console = Console::of(qemu.stdin(Stdio::null()).stderr(errors), &log)?;
+        console.orders = self.orders.then_some(socket);
+        Ok(console)
     }
 
     fn command(&self, socket: &Path) -> Result<Command> {
@@ -144,6 +141,15 @@ pub struct Console {
 }
 
 impl Console {
+    /// Starts a machine's process, whose output is the console.
+    pub(super) fn of(machine: &mut Command, log: &Path) -> Result<Self> {
+        let child = machine.stdout(Stdio::piped()).spawn();
+        let mut child = child.with_context(|| format!("cannot start {machine:?}"))?;
+        let output = child.stdout.take().context("the console is not connected")?;
+        let lines = follow(output, log)?;
+        Ok(Self { child, lines, log: log.to_owned(), orders: None })
+    }
+
     /// The next line of the console; `None` after the last one. Fails if none comes in time.
     pub fn line(&mut self, deadline: Instant) -> Result<Option<String>> {
         match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -190,8 +196,8 @@ impl Console {
 
     /// Cuts the power: what the kernel had not written to the disk is lost.
     pub fn cut(mut self) -> Result<()> {
-        self.child.kill().context("cannot end QEMU")?;
-        self.child.wait().context("cannot wait for QEMU")?;
+        self.child.kill().context("cannot end the machine")?;
+        self.child.wait().context("cannot wait for the machine")?;
         Ok(())
     }
 }

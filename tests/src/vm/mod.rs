@@ -1,4 +1,4 @@
-//! Virtual machines: a real Debian on a stock kernel, booted by QEMU.
+//! Virtual machines: a real Debian on a stock kernel, booted by QEMU, and a kernel in user mode.
 //!
 //! `cargo xtask test` makes what they consist of and names it in the environment. A machine's
 //! console is kept as a file in [`LOGS`]; whatever fails says where it is.
@@ -7,11 +7,13 @@ mod accelerator;
 mod image;
 mod machine;
 mod orders;
+mod user_mode;
 
 pub use accelerator::Accelerator;
 pub use image::{Image, Payload};
 pub use machine::{Console, Machine};
 pub use orders::{Answer, Order, Orders, serve};
+pub use user_mode::UserMode;
 
 use std::fmt;
 use std::fs;

@@ -17,6 +17,8 @@ pub(crate) enum Group {
     Debian,
     /// Tests in virtual machines.
     Vm,
+    /// A kernel in user mode.
+    UserMode,
 }
 
 /// One thing that has to be there.
@@ -147,6 +149,15 @@ pub(super) const NEEDS: &[Need] = &[
         dnf: &["firewalld"],
         pacman: &["firewalld"],
         apk: &["firewalld"],
+    },
+    Need {
+        group: Group::Test,
+        probe: Probe::Program("ipvsadm"),
+        why: "distributes connections on a test's host",
+        apt: &["ipvsadm"],
+        dnf: &["ipvsadm"],
+        pacman: &["ipvsadm"],
+        apk: &["ipvsadm"],
     },
     Need {
         group: Group::Test,
@@ -295,6 +306,51 @@ pub(super) const NEEDS: &[Need] = &[
         dnf: &["e2fsprogs"],
         pacman: &["e2fsprogs"],
         apk: &["e2fsprogs"],
+    },
+    Need {
+        group: Group::UserMode,
+        probe: Probe::Program("xz"),
+        why: "unpacks a kernel's sources",
+        apt: &["xz-utils"],
+        dnf: &["xz"],
+        pacman: &["xz"],
+        apk: &["xz"],
+    },
+    Need {
+        group: Group::UserMode,
+        probe: Probe::Program("make"),
+        why: "builds a kernel",
+        apt: &["make"],
+        dnf: &["make"],
+        pacman: &["make"],
+        apk: &["make"],
+    },
+    Need {
+        group: Group::UserMode,
+        probe: Probe::Program("flex"),
+        why: "builds a kernel",
+        apt: &["flex"],
+        dnf: &["flex"],
+        pacman: &["flex"],
+        apk: &["flex"],
+    },
+    Need {
+        group: Group::UserMode,
+        probe: Probe::Program("bison"),
+        why: "builds a kernel",
+        apt: &["bison"],
+        dnf: &["bison"],
+        pacman: &["bison"],
+        apk: &["bison"],
+    },
+    Need {
+        group: Group::UserMode,
+        probe: Probe::Program("bc"),
+        why: "builds a kernel",
+        apt: &["bc"],
+        dnf: &["bc"],
+        pacman: &["bc"],
+        apk: &["bc"],
     },
 ];
 

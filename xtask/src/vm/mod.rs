@@ -1,10 +1,13 @@
-//! Virtual machines with stock Debian kernels: what they are made of, and the tests in them.
+//! Virtual machines with stock Debian kernels, and a kernel in user mode: what they are made of, and
+//! the tests in them.
 
 mod debian;
 mod qemu;
 mod suite;
+mod user_mode;
 
-pub(crate) use suite::Suite;
+pub(crate) use suite::{Suite, UserModeSuite};
+use user_mode::Kernel as UserMode;
 
 use std::collections::hash_map::DefaultHasher;
 use std::ffi::OsString;

@@ -1,16 +1,19 @@
-//! The end-to-end tests and those of the XDP program, on a stock kernel in a virtual machine.
+//! The end-to-end tests and those of the XDP program, on a stock kernel in a virtual machine, and on
+//! a kernel in user mode.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use agent_fw_lab::EMULATED;
-use agent_fw_lab::vm::{Accelerator, Image, Kernel, Machine, PAYLOAD, Parts, Payload};
+use agent_fw_lab::vm::{Accelerator, Console, Image, Kernel, Machine, PAYLOAD, Parts, Payload};
+use agent_fw_lab::{EMULATED, RARE};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::Workshop;
+use super::{UserMode, Workshop, directory};
 use crate::process::{cargo, workspace};
 
 /// A boot takes seconds; a machine that hangs is tried once more.
@@ -68,6 +71,50 @@ impl Suite {
     }
 }
 
+/// The tests on the kernel in user mode. They run from where they were built.
+pub(crate) struct UserModeSuite {
+    kernel: UserMode,
+    guest: PathBuf,
+    payload: PathBuf,
+}
+
+impl UserModeSuite {
+    /// The tests whose names contain `filter`; unless all are wanted, of those the ones that need
+    /// what a machine's own kernel often lacks.
+    pub(crate) fn build(agent_fw: &Path, filter: Option<&str>, all: bool) -> Result<Self> {
+        let (kernel, built) = (UserMode::ensure()?, build()?);
+        let find = |name: &str| built.get(name).with_context(|| format!("cargo built no {name}"));
+        let payload = directory().canonicalize()?.join("payload");
+        if payload.exists() {
+            fs::remove_dir_all(&payload)?;
+        }
+        fs::create_dir_all(payload.join("tests"))?;
+        for name in BINARIES.into_iter().filter(|name| all || *name == BINARIES[0]) {
+            symlink(find(name)?, payload.join("tests").join(name))?;
+        }
+        let object = workspace().join("target/bpf/agent-fw.o");
+        let mut environment = vec![
+            format!("AGENT_FW={}", agent_fw.display()),
+            format!("AGENT_FW_OBJECT={}", object.display()),
+        ];
+        if !all {
+            environment.push(format!("{RARE}=1"));
+        }
+        let arguments: Vec<&str> = ARGUMENTS.into_iter().chain(filter).collect();
+        fs::write(payload.join("arguments"), arguments.join("\n"))?;
+        fs::write(payload.join("environment"), environment.join("\n"))?;
+        Ok(Self { kernel, guest: find("guest")?.clone(), payload })
+    }
+
+    /// Runs the tests. Each line that they print goes to `line`. Tells whether all is well.
+    pub(crate) fn run(&self, mut line: impl FnMut(&str)) -> Result<bool> {
+        let payload = self.payload.to_string_lossy();
+        let mut console =
+            self.kernel.start("suite-user-mode", &self.guest, &["suite", &payload])?;
+        follow(&mut console, &mut line)
+    }
+}
+
 /// Runs the machine once. `None`: it did not come as far as the first test.
 fn attempt(
     parts: &Parts,
@@ -82,10 +129,15 @@ fn attempt(
     if console.wait_for("guest: start", BOOT).is_err() {
         return Ok(None);
     }
+    follow(&mut console, line).map(Some)
+}
+
+/// Hands on what the tests print, until the machine ends. Tells whether all is well.
+fn follow(console: &mut Console, line: &mut impl FnMut(&str)) -> Result<bool> {
     let (deadline, mut good) = (Instant::now() + TESTS, true);
     while let Some(said) = console.line(deadline)? {
         match said.strip_prefix("guest: ") {
-            Some("end") => return Ok(Some(good)),
+            Some("end") => return Ok(good),
             Some(trouble) => {
                 println!("guest: {trouble}");
                 good = false;

@@ -2,6 +2,7 @@
 
 mod agent;
 mod check;
+mod detours;
 mod interfaces;
 mod machine;
 mod modules;
@@ -60,6 +61,7 @@ impl Doctor {
         checks.push(agent::own_rules(port));
         if let Some((configuration, compiled)) = &installed {
             checks.extend(sources::promises(configuration, compiled)?);
+            checks.push(detours::detours(configuration, compiled)?);
             checks.extend(sources::obsolete(compiled));
             checks.push(machine::versions(compiled));
             checks.extend(consent(compiled));

@@ -6,7 +6,7 @@
 
 use crate::nft::expression::{CtKey, MetaKey, PayloadBase};
 use crate::nft::name::TableName;
-use crate::nft::table::{Elements, Hook};
+use crate::nft::table::{Elements, Hook, Key};
 use nftnl::ProtoFamily;
 use nftnl_sys::libc;
 use std::ffi::CStr;
@@ -15,6 +15,10 @@ use std::ffi::CStr;
 pub(super) const NFT_OBJECT_COUNTER: u32 = 1;
 /// `NFT_SET_INTERVAL` of linux/netfilter/nf_tables.h.
 pub(super) const NFT_SET_INTERVAL: u32 = 4;
+/// `NFT_SET_TIMEOUT` and `NFT_SET_EVAL`: rules add elements, which expire.
+pub(super) const NFT_SET_LEARNED: u32 = 0x10 | 0x20;
+/// `NFT_DYNSET_OP_UPDATE`.
+pub(super) const DYNSET_UPDATE: u32 = 1;
 /// `NFT_SET_ELEM_INTERVAL_END` of linux/netfilter/nf_tables.h.
 pub(super) const INTERVAL_END: u32 = 1;
 
@@ -23,10 +27,10 @@ pub(super) const INTERVAL_END: u32 = 1;
 /// <https://git.netfilter.org/nftables/tree/include/datatype.h>
 pub(super) const fn key_type(elements: &Elements) -> (u32, u32) {
     match elements {
-        Elements::V4(_) => (7, 4),
-        Elements::V6(_) => (8, 16),
+        Elements::V4(_) | Elements::Learned(Key::V4) => (7, 4),
+        Elements::V6(_) | Elements::Learned(Key::V6) => (8, 16),
         Elements::Mac(_) => (9, 6),
-        Elements::Port(_) => (13, 2),
+        Elements::Port(_) | Elements::Learned(Key::Port) => (13, 2),
     }
 }
 
@@ -34,6 +38,8 @@ pub(super) const fn key_type(elements: &Elements) -> (u32, u32) {
 pub(super) const REGISTER: u32 = libc::NFT_REG_1 as u32;
 /// `NFT_FIB_RESULT_ADDRTYPE` of linux/netfilter/nf_tables.h.
 pub(super) const FIB_RESULT_ADDRTYPE: u32 = 3;
+/// `NFTA_FIB_F_SADDR` of linux/netfilter/nf_tables.h.
+pub(super) const FIB_F_SADDR: u32 = 1;
 /// `NFTA_FIB_F_DADDR` of linux/netfilter/nf_tables.h.
 pub(super) const FIB_F_DADDR: u32 = 2;
 /// The unit of a limit's rate, in seconds.
@@ -41,11 +47,15 @@ pub(super) const ONE_SECOND: u64 = 1;
 /// `NFT_LIMIT_PKTS` of linux/netfilter/nf_tables.h.
 pub(super) const LIMIT_PACKETS: u32 = 0;
 
+/// `NFT_META_IIFKIND` of linux/netfilter/nf_tables.h.
+const META_IIFKIND: libc::c_int = 26;
+
 pub(super) const fn meta_key(key: MetaKey) -> u32 {
     (match key {
         MetaKey::InputInterface => libc::NFT_META_IIF,
         MetaKey::OutputInterface => libc::NFT_META_OIF,
         MetaKey::InputInterfaceType => libc::NFT_META_IIFTYPE,
+        MetaKey::InputInterfaceKind => META_IIFKIND,
         MetaKey::NetworkProtocol => libc::NFT_META_NFPROTO,
         MetaKey::TransportProtocol => libc::NFT_META_L4PROTO,
     }) as u32

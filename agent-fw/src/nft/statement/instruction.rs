@@ -16,6 +16,8 @@ const LOOPBACK: u32 = 1;
 const ETHERNET: u16 = 1;
 /// `RTN_LOCAL`: an address of this host.
 const LOCAL: u32 = 2;
+/// A kind of device, with zeros behind its name.
+const VRF: [u8; 16] = *b"vrf\0\0\0\0\0\0\0\0\0\0\0\0\0";
 /// The number of TCP.
 const TCP: u8 = 6;
 /// `LOG_INFO` of syslog.
@@ -26,6 +28,25 @@ impl Statement {
         match self {
             Self::FromLoopback => {
                 vec![Expression::Meta(MetaKey::InputInterface), equals(&LOOPBACK.to_ne_bytes())]
+            }
+            Self::FromVrf => {
+                vec![Expression::Meta(MetaKey::InputInterfaceKind), equals(&VRF)]
+            }
+            Self::FromThisHost => vec![Expression::FibSourceType, equals(&LOCAL.to_ne_bytes())],
+            Self::FromLinkLocal => {
+                // fe80::/10.
+                let leading = |bytes: [u8; 2]| [&bytes[..], &[0; 14]].concat();
+                vec![
+                    End::Source.address(Family::V6),
+                    Expression::Mask(leading([0xff, 0xc0])),
+                    equals(&leading([0xfe, 0x80])),
+                ]
+            }
+            Self::LearnSource(family, set) => {
+                vec![End::Source.address(*family), Expression::Learn { set: set.clone() }]
+            }
+            Self::LearnSourcePort(set) => {
+                vec![End::Source.port(), Expression::Learn { set: set.clone() }]
             }
             Self::TcpTo(port) => {
                 let mut tcp = destination_port();

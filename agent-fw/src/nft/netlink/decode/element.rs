@@ -7,7 +7,7 @@
 )]
 
 use crate::nft::netlink::interface::INTERVAL_END;
-use crate::nft::table::Elements;
+use crate::nft::table::{Elements, Key};
 use crate::policy::{MacAddr, Ordinal, Port, Range};
 use nftnl_sys as sys;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -72,6 +72,8 @@ pub(super) enum Bounds {
     V6(Edges<Ipv6Addr>),
     Mac(Edges<MacAddr>),
     Port(Edges<Port>),
+    /// What rules have learned comes and goes; these do not.
+    Learned(Key, Vec<String>),
 }
 
 /// The starts of ranges, and the values behind their ends.
@@ -89,6 +91,7 @@ impl Bounds {
             Elements::V6(_) => Self::V6(Edges::new(form)),
             Elements::Mac(_) => Self::Mac(Edges::new(form)),
             Elements::Port(_) => Self::Port(Edges::new(form)),
+            Elements::Learned(key) => Self::Learned(*key, Vec::new()),
         }
     }
 
@@ -98,6 +101,11 @@ impl Bounds {
             Self::V6(edges) => edges.add(element, |key: [u8; 16]| key.into()),
             Self::Mac(edges) => edges.add(element, MacAddr),
             Self::Port(edges) => edges.add(element, |key| Port(u16::from_be_bytes(key))),
+            // The kernel tells how long it lasts where that is not what the set says.
+            Self::Learned(_, faults) if element.is_foreign() => {
+                faults.push("an element that lasts".to_owned());
+            }
+            Self::Learned(..) => {}
         }
     }
 
@@ -107,6 +115,7 @@ impl Bounds {
             Self::V6(mut edges) => (Elements::V6(edges.ranges()), edges.faults),
             Self::Mac(mut edges) => (Elements::Mac(edges.ranges()), edges.faults),
             Self::Port(mut edges) => (Elements::Port(edges.ranges()), edges.faults),
+            Self::Learned(key, faults) => (Elements::Learned(key), faults),
         }
     }
 }

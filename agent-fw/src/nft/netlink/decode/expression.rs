@@ -9,8 +9,8 @@
 use super::object::{Object, owned_text};
 use crate::nft::expression::{CtKey, Expression, MetaKey, Payload, PayloadBase};
 use crate::nft::netlink::interface::{
-    CT_LABELS, FIB_F_DADDR, FIB_RESULT_ADDRTYPE, LIMIT_PACKETS, NFT_OBJECT_COUNTER, ONE_SECOND,
-    REGISTER, ct_key, meta_key, payload_base,
+    CT_LABELS, DYNSET_UPDATE, FIB_F_DADDR, FIB_F_SADDR, FIB_RESULT_ADDRTYPE, LIMIT_PACKETS,
+    NFT_OBJECT_COUNTER, ONE_SECOND, REGISTER, ct_key, meta_key, payload_base,
 };
 use nftnl_sys::{self as sys, libc};
 use std::ffi::{c_int, c_void};
@@ -91,6 +91,7 @@ impl LiveExpression {
             "bitwise" => self.mask(),
             "cmp" => self.compare(),
             "lookup" => self.lookup(),
+            "dynset" => self.learn(),
             "objref" => self.count(),
             "fib" => self.fib(),
             "limit" => self.limit(),
@@ -107,6 +108,7 @@ impl LiveExpression {
             MetaKey::InputInterface,
             MetaKey::OutputInterface,
             MetaKey::InputInterfaceType,
+            MetaKey::InputInterfaceKind,
             MetaKey::NetworkProtocol,
             MetaKey::TransportProtocol,
         ];
@@ -175,6 +177,19 @@ impl LiveExpression {
         Some(Expression::Lookup { set: self.text(sys::NFTNL_EXPR_LOOKUP_SET)? })
     }
 
+    fn learn(&self) -> Option<Expression> {
+        self.uses_register(sys::NFTNL_EXPR_DYNSET_SREG_KEY)?;
+        let is_plain = self.u32(sys::NFTNL_EXPR_DYNSET_OP)? == DYNSET_UPDATE
+            // With a time of its own, instead of the set's.
+            && self.u64(sys::NFTNL_EXPR_DYNSET_TIMEOUT).unwrap_or(0) == 0
+            // `NFT_DYNSET_F_INV`: it goes on where the set is full.
+            && self.u32(sys::NFTNL_EXPR_DYNSET_FLAGS).unwrap_or(0) & 1 == 0
+            && !self.has(sys::NFTNL_EXPR_DYNSET_SREG_DATA)
+            && !self.has(sys::NFTNL_EXPR_DYNSET_EXPR);
+        let set = self.text(sys::NFTNL_EXPR_DYNSET_SET_NAME)?;
+        is_plain.then_some(Expression::Learn { set })
+    }
+
     fn count(&self) -> Option<Expression> {
         let kind = self.u32(sys::NFTNL_EXPR_OBJREF_IMM_TYPE)?;
         let counter = self.text(sys::NFTNL_EXPR_OBJREF_IMM_NAME)?;
@@ -183,9 +198,14 @@ impl LiveExpression {
 
     fn fib(&self) -> Option<Expression> {
         self.uses_register(sys::NFTNL_EXPR_FIB_DREG)?;
-        let fits = self.u32(sys::NFTNL_EXPR_FIB_RESULT)? == FIB_RESULT_ADDRTYPE
-            && self.u32(sys::NFTNL_EXPR_FIB_FLAGS)? == FIB_F_DADDR;
-        fits.then_some(Expression::FibDestinationType)
+        if self.u32(sys::NFTNL_EXPR_FIB_RESULT)? != FIB_RESULT_ADDRTYPE {
+            return None;
+        }
+        match self.u32(sys::NFTNL_EXPR_FIB_FLAGS)? {
+            FIB_F_DADDR => Some(Expression::FibDestinationType),
+            FIB_F_SADDR => Some(Expression::FibSourceType),
+            _ => None,
+        }
     }
 
     fn limit(&self) -> Option<Expression> {

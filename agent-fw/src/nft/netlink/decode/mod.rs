@@ -115,7 +115,7 @@ fn epoch_in_use(chains: &mut [Chain<Program>]) -> (Epoch, bool) {
     let mut epochs = Vec::new();
     let rules = chains.iter_mut().flat_map(|chain| &mut chain.rules);
     for expression in rules.flat_map(|rule| &mut rule.expressions) {
-        if let Expression::Lookup { set } = expression {
+        if let Expression::Lookup { set } | Expression::Learn { set } = expression {
             let (name, epoch) = Epoch::split(set);
             epochs.push(epoch);
             *set = name.to_owned();
@@ -128,8 +128,8 @@ fn epoch_in_use(chains: &mut [Chain<Program>]) -> (Epoch, bool) {
 /// Gives the sets of this epoch that foreign rules look into the compiler's names.
 fn name_sets(foreign: &mut Foreign, epoch: Epoch) {
     for instruction in foreign.rules.iter_mut().flat_map(|rule| &mut rule.instructions) {
-        if let Instruction::Known(Expression::Lookup { set }) | Instruction::LookupNot(set) =
-            instruction
+        if let Instruction::Known(Expression::Lookup { set } | Expression::Learn { set })
+        | Instruction::LookupNot(set) = instruction
             && Epoch::split(set).1 == epoch
         {
             *set = Epoch::split(set).0.to_owned();

@@ -9,9 +9,9 @@
 use super::element::{Element, Form};
 use crate::nft::foreign::ForeignBase;
 use crate::nft::name::TableName;
-use crate::nft::netlink::interface::{NFT_SET_INTERVAL, key_type};
+use crate::nft::netlink::interface::{NFT_SET_INTERVAL, NFT_SET_LEARNED, key_type};
 use crate::nft::netlink::socket::{Header, NetlinkError};
-use crate::nft::table::{BaseChain, Elements, Hook};
+use crate::nft::table::{BaseChain, Elements, Hook, Key, MEMORIES, MEMORY};
 use nftnl_sys::{self as sys, libc};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::NonNull;
@@ -233,7 +233,26 @@ impl Object<sys::nftnl_set> {
 
     /// An empty set of this one's type, if agent-fw has sets of that type.
     pub(super) fn elements_type(&self) -> Option<Elements> {
-        self.elements_of_key_type().filter(|_| self.flags() == NFT_SET_INTERVAL)
+        match self.flags() {
+            NFT_SET_INTERVAL => self.elements_of_key_type(),
+            NFT_SET_LEARNED => self.learned(),
+            _ => None,
+        }
+    }
+
+    fn learned(&self) -> Option<Elements> {
+        let key = match self.elements_of_key_type()? {
+            Elements::V4(_) => Key::V4,
+            Elements::V6(_) => Key::V6,
+            Elements::Port(_) => Key::Port,
+            _ => return None,
+        };
+        // SAFETY: the set is live; the attribute is 0 where it is not set.
+        let timeout =
+            unsafe { sys::nftnl_set_get_u64(self.as_ptr(), sys::NFTNL_SET_TIMEOUT as u16) };
+        let is_ours = u128::from(timeout) == MEMORY.as_millis()
+            && self.u32(sys::NFTNL_SET_DESC_SIZE) == Some(MEMORIES);
+        is_ours.then_some(Elements::Learned(key))
     }
 
     /// An empty set of this one's type, if its elements can be read all the same.

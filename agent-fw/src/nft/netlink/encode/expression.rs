@@ -10,8 +10,8 @@ use super::message::{attribute, c_string};
 use crate::nft::expression::Expression;
 use crate::nft::netlink::epoch::Epoch;
 use crate::nft::netlink::interface::{
-    CT_LABELS, FIB_F_DADDR, FIB_RESULT_ADDRTYPE, LIMIT_PACKETS, NFT_OBJECT_COUNTER, ONE_SECOND,
-    REGISTER, ct_key, meta_key, payload_base,
+    CT_LABELS, DYNSET_UPDATE, FIB_F_DADDR, FIB_F_SADDR, FIB_RESULT_ADDRTYPE, LIMIT_PACKETS,
+    NFT_OBJECT_COUNTER, ONE_SECOND, REGISTER, ct_key, meta_key, payload_base,
 };
 use nftnl_sys::{self as sys, libc};
 use std::ptr::NonNull;
@@ -54,13 +54,15 @@ impl nftnl::expr::Expression for InEpoch<'_> {
             Expression::Lookup { set } => Builder::new(c"lookup")
                 .u32(sys::NFTNL_EXPR_LOOKUP_SREG, REGISTER)
                 .text(sys::NFTNL_EXPR_LOOKUP_SET, &self.epoch.name_of(set)),
+            Expression::Learn { set } => Builder::new(c"dynset")
+                .u32(sys::NFTNL_EXPR_DYNSET_SREG_KEY, REGISTER)
+                .u32(sys::NFTNL_EXPR_DYNSET_OP, DYNSET_UPDATE)
+                .text(sys::NFTNL_EXPR_DYNSET_SET_NAME, &self.epoch.name_of(set)),
             Expression::Count { counter } => Builder::new(c"objref")
                 .u32(sys::NFTNL_EXPR_OBJREF_IMM_TYPE, NFT_OBJECT_COUNTER)
                 .text(sys::NFTNL_EXPR_OBJREF_IMM_NAME, counter),
-            Expression::FibDestinationType => Builder::new(c"fib")
-                .u32(sys::NFTNL_EXPR_FIB_DREG, REGISTER)
-                .u32(sys::NFTNL_EXPR_FIB_RESULT, FIB_RESULT_ADDRTYPE)
-                .u32(sys::NFTNL_EXPR_FIB_FLAGS, FIB_F_DADDR),
+            Expression::FibDestinationType => type_of(FIB_F_DADDR),
+            Expression::FibSourceType => type_of(FIB_F_SADDR),
             Expression::Limit { rate, burst } => Builder::new(c"limit")
                 .u64(sys::NFTNL_EXPR_LIMIT_RATE, *rate)
                 .u64(sys::NFTNL_EXPR_LIMIT_UNIT, ONE_SECOND)
@@ -80,6 +82,13 @@ impl nftnl::expr::Expression for InEpoch<'_> {
         }
         .0
     }
+}
+
+fn type_of(address: u32) -> Builder {
+    Builder::new(c"fib")
+        .u32(sys::NFTNL_EXPR_FIB_DREG, REGISTER)
+        .u32(sys::NFTNL_EXPR_FIB_RESULT, FIB_RESULT_ADDRTYPE)
+        .u32(sys::NFTNL_EXPR_FIB_FLAGS, address)
 }
 
 fn compare(operation: i32, data: &[u8]) -> Builder {

@@ -8,9 +8,10 @@
 
 use crate::nft::name::TableName;
 use crate::nft::netlink::interface::{
-    INTERVAL_END, NFT_OBJECT_COUNTER, NFT_SET_INTERVAL, family, key_type, table_name,
+    INTERVAL_END, NFT_OBJECT_COUNTER, NFT_SET_INTERVAL, NFT_SET_LEARNED, family, key_type,
+    table_name,
 };
-use crate::nft::table::{Counter, Elements};
+use crate::nft::table::{Counter, Elements, MEMORIES, MEMORY};
 use crate::policy::{Ordinal, Range};
 use nftnl::{MsgType, NlMsg};
 use nftnl_sys::{self as sys, libc};
@@ -209,7 +210,15 @@ unsafe impl NlMsg for SetMessage<'_> {
             };
             // The kernel wants a number that is unique in the transaction; names do the rest.
             set_u32(sys::NFTNL_SET_ID, sequence);
-            set_u32(sys::NFTNL_SET_FLAGS, NFT_SET_INTERVAL);
+            if let Elements::Learned(_) = self.elements {
+                set_u32(sys::NFTNL_SET_FLAGS, NFT_SET_LEARNED);
+                set_u32(sys::NFTNL_SET_DESC_SIZE, MEMORIES);
+                let timeout = MEMORY.as_millis() as u64;
+                let number = attribute(sys::NFTNL_SET_TIMEOUT);
+                sys::nftnl_set_set_u64(set.as_ptr(), number, timeout);
+            } else {
+                set_u32(sys::NFTNL_SET_FLAGS, NFT_SET_INTERVAL);
+            }
             set_u32(sys::NFTNL_SET_KEY_TYPE, key_type);
             set_u32(sys::NFTNL_SET_KEY_LEN, key_length);
             let (kind, flags) = (libc::NFT_MSG_NEWSET, libc::NLM_F_CREATE);

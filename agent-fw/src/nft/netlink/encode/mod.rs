@@ -184,6 +184,7 @@ impl<'a> Transaction<'a> {
             Elements::Port(ranges) => {
                 self.add_ranges(table, set, name, ranges, |port| port.0.to_be_bytes());
             }
+            Elements::Learned(_) => {}
         }
     }
 

@@ -1,0 +1,230 @@
+//! Packets that become ones to the agent's port behind the gate, and ways past every chain.
+
+use crate::scene::{AGENT, LISTED, PATIENCE, UNLISTED, address, check, from, install, status};
+use crate::tests;
+use agent_fw_lab::{Lab, Listener, Outcome, Peer, agent_fw, connect, feed, run};
+use anyhow::{Result, ensure};
+use std::net::SocketAddr;
+
+tests![
+    a_rule_that_sets_the_port_behind_the_gate_lets_nobody_in,
+    the_late_gate_counts_what_it_refuses_once_and_nothing_that_is_admitted,
+    verify_misses_the_late_gate,
+    explain_names_the_late_gate,
+    doctor_names_a_rule_that_sends_the_port_on_to_a_container,
+    doctor_names_a_rule_that_hands_other_ports_to_the_agent,
+    doctor_names_a_rule_that_changes_sources_behind_the_gate,
+];
+
+/// On a kernel with IPVS.
+pub(crate) const WITH_IPVS: &[crate::Test] =
+    &[("a_port_that_ipvs_sends_to_the_agent_is_closed_too", ipvs_is_closed_too)];
+
+/// Another port, which leads to the agent's.
+const OTHER: u16 = 8444;
+
+/// Has packets to the other port changed into ones to the agent's at this priority, and its answers
+/// back, but for clients that talk to the agent's own port.
+fn rewrite(priority: i32) -> Result<()> {
+    feed(
+        ["nft", "-f", "-"],
+        &format!(
+            "table inet rewriting {{
+               set clients {{ type inet_service; flags dynamic; size 65535; }}
+               chain in {{ type filter hook input priority {priority};
+                 tcp dport {OTHER} add @clients {{ tcp sport }} tcp dport set {AGENT}
+               }}
+               chain out {{ type filter hook output priority 10;
+                 tcp sport {AGENT} tcp dport @clients tcp sport set {OTHER}
+               }}
+             }}"
+        ),
+    )
+    .map(drop)
+}
+
+fn a_rule_that_sets_the_port_behind_the_gate_lets_nobody_in() -> Result<()> {
+    for priority in [-299, 10, 2_147_483_644] {
+        Lab::run(|lab| {
+            let manager = lab.peer("manager")?;
+            let _agent = Listener::bind(AGENT)?;
+            rewrite(priority)?;
+            for source in [UNLISTED[0], "2001:db8::1"] {
+                let seen = from(&manager, source, OTHER)?;
+                ensure!(seen == Outcome::Talked, "{source} would get in, {priority}: {seen}");
+            }
+            install(&["--allow-from", "region:us-1", "--allow-from", "2001:db8:1::/64"])?;
+            for source in [UNLISTED[0], "2001:db8::1"] {
+                let seen = from(&manager, source, OTHER)?;
+                ensure!(seen == Outcome::Silent, "{source}, {priority}: {seen}");
+            }
+            for source in [LISTED[0], "2001:db8:1::1"] {
+                for port in [OTHER, AGENT] {
+                    let seen = from(&manager, source, port)?;
+                    ensure!(seen == Outcome::Talked, "{source} to {port}, {priority}: {seen}");
+                }
+            }
+            let verified = agent_fw(["verify"])?;
+            ensure!(verified.code == Some(0), "{verified}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn refused() -> Result<u64> {
+    Ok(status()?.0["refused"]["packets"].as_u64().unwrap_or_default())
+}
+
+fn the_late_gate_counts_what_it_refuses_once_and_nothing_that_is_admitted() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        rewrite(10)?;
+        install(&["--allow-from", "34.205.5.1"])?;
+        ensure!(from(&manager, LISTED[1], AGENT)? == Outcome::Silent);
+        let at_the_gate = refused()?;
+        ensure!(at_the_gate > 0, "the gate counts");
+        ensure!(from(&manager, LISTED[1], OTHER)? == Outcome::Silent);
+        ensure!(refused()? == 2 * at_the_gate, "{} after {at_the_gate}", refused()?);
+        let input = "table inet sum { chain c { type filter hook input priority -301;
+                     tcp dport 4118 counter\n}\n}";
+        feed(["nft", "-f", "-"], input)?;
+        ensure!(from(&manager, "34.205.5.1", AGENT)? == Outcome::Talked);
+        std::thread::sleep(PATIENCE);
+        let (value, _) = status()?;
+        let counters = value["admitted"].as_array().into_iter().flatten();
+        let admitted: u64 = counters.filter_map(|counter| counter["packets"].as_u64()).sum();
+        let listed = run(["nft", "list", "chain", "inet", "sum", "c"])?;
+        ensure!(listed.contains(&format!("packets {admitted} ")), "{admitted}: {listed}");
+        Ok(())
+    })
+}
+
+fn verify_misses_the_late_gate() -> Result<()> {
+    Lab::run(|_| {
+        install(&["--allow-from", "region:us-1"])?;
+        run(["nft", "flush", "chain", "inet", "agent_fw", "late"])?;
+        let verified = agent_fw(["verify"])?;
+        ensure!(verified.code == Some(1), "{verified}");
+        ensure!(verified.stdout.contains("has given it this port"), "{verified}");
+        Ok(())
+    })
+}
+
+fn explain_names_the_late_gate() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        rewrite(10)?;
+        install(&["--allow-from", "region:us-1"])?;
+        let source = address("198.51.100.7");
+        manager.add_address(source)?;
+        let port = OTHER.to_string();
+        let said = agent_fw(["explain", "--from", "198.51.100.7", "--port", &port])?;
+        ensure!(said.code == Some(1), "{said}");
+        ensure!(said.stdout.contains("late") && said.stdout.contains("agent_fw"), "{said}");
+        Ok(())
+    })
+}
+
+/// A container, as far as a rule can tell: another host, behind this one.
+fn publish(lab: &Lab) -> Result<(Peer, Peer)> {
+    let (manager, container) = (lab.peer("manager")?, lab.peer("container")?);
+    lab.forward()?;
+    let rules = format!(
+        "table ip nat {{ chain prerouting {{ type nat hook prerouting priority dstnat;
+           ip daddr {} tcp dport {AGENT} dnat to {}:{AGENT}\n}}\n}}",
+        manager.host_v4(),
+        container.v4()
+    );
+    feed(["nft", "-f", "-"], &rules)?;
+    Ok((manager, container))
+}
+
+const DETOURS: &str = "ways past the gate";
+
+fn doctor_names_a_rule_that_sends_the_port_on_to_a_container() -> Result<()> {
+    Lab::run(|lab| {
+        let (manager, container) = publish(lab)?;
+        let _published = container.enter(|| Listener::bind(AGENT))??;
+        install(&["--allow-from", "region:us-1"])?;
+        let (health, seen) = check(DETOURS)?;
+        ensure!(health == "bad" && seen.contains("dport 4118"), "{health}: {seen}");
+        ensure!(from(&manager, UNLISTED[0], AGENT)? == Outcome::Talked, "it is so");
+        // What doctor advises.
+        install(&["--allow-from", "region:us-1", "--early-drop"])?;
+        ensure!(from(&manager, UNLISTED[0], AGENT)? == Outcome::Silent, "closed");
+        let (health, seen) = check(DETOURS)?;
+        ensure!(health == "good", "{health}: {seen}");
+        install(&["--allow-from", "region:us-1"])?;
+        // The same by iptables, as containers' engines write it; and another port's.
+        for (dport, expected) in [("4118", "bad"), ("4117:4119", "bad"), ("8080", "good")] {
+            run(["nft", "flush", "ruleset"])?;
+            install(&["--allow-from", "region:us-1"])?;
+            let to = format!("{}:{AGENT}", container.v4());
+            run(["iptables-nft", "-t", "nat", "-N", "ENGINE"])?;
+            run(["iptables-nft", "-t", "nat", "-A", "PREROUTING", "-j", "ENGINE"])?;
+            let rule = ["iptables-nft", "-t", "nat", "-A", "ENGINE", "-p", "tcp"];
+            let target = ["--dport", dport, "-j", "DNAT", "--to-destination", &to];
+            run(rule.iter().chain(&target))?;
+            let (health, seen) = check(DETOURS)?;
+            ensure!(health == expected, "{dport}, {health}: {seen}");
+        }
+        Ok(())
+    })
+}
+
+fn doctor_names_a_rule_that_hands_other_ports_to_the_agent() -> Result<()> {
+    Lab::run(|lab| {
+        let _manager = lab.peer("manager")?;
+        install(&["--allow-from", "region:us-1"])?;
+        let (health, seen) = check(DETOURS)?;
+        ensure!(health == "good", "{health}: {seen}");
+        for (to, expected) in [("4118", "bad"), ("4119", "good")] {
+            let rules = format!(
+                "table ip hand\ndelete table ip hand\ntable ip hand {{ chain prerouting {{
+                   type filter hook prerouting priority mangle;
+                   tcp dport 80 tproxy to :{to} accept\n}}\n}}"
+            );
+            if feed(["nft", "-f", "-"], &rules).is_err() {
+                // This kernel has no TPROXY.
+                return Ok(());
+            }
+            let (health, seen) = check(DETOURS)?;
+            ensure!(health == expected, "{to}, {health}: {seen}");
+        }
+        Ok(())
+    })
+}
+
+fn doctor_names_a_rule_that_changes_sources_behind_the_gate() -> Result<()> {
+    Lab::run(|_| {
+        install(&["--allow-from", "region:us-1"])?;
+        let rules = "table ip source { chain input { type nat hook input priority 100;
+                     tcp dport 4118 snat to 10.0.0.1\n}\n}";
+        feed(["nft", "-f", "-"], rules)?;
+        let (health, seen) = check(DETOURS)?;
+        ensure!(health == "note" && seen.contains("another source"), "{health}: {seen}");
+        Ok(())
+    })
+}
+
+fn ipvs_is_closed_too() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        let virtual_service = format!("{}:8443", manager.host_v4());
+        let real = format!("{}:{AGENT}", manager.host_v4());
+        run(["ipvsadm", "-A", "-t", &virtual_service, "-s", "rr"])?;
+        run(["ipvsadm", "-a", "-t", &virtual_service, "-r", &real, "-m"])?;
+        let stranger = address(UNLISTED[0]);
+        manager.add_address(stranger)?;
+        let to = SocketAddr::from((manager.host_v4(), 8443));
+        let knock = || manager.enter(|| connect(stranger, to, PATIENCE))?;
+        ensure!(knock()? == Outcome::Talked, "it would get in");
+        install(&["--allow-from", "region:us-1"])?;
+        ensure!(knock()? == Outcome::Silent);
+        ensure!(from(&manager, LISTED[0], 8443)? == Outcome::Talked, "a listed source");
+        Ok(())
+    })
+}
