@@ -6,6 +6,7 @@ use super::plan::interfaces_of;
 use crate::configuration::{Backend, Compiled, Configuration};
 use crate::host::interface::{self, Interface};
 use crate::policy::Others;
+use crate::probe::{self, Detour};
 use std::fmt;
 
 /// Why the port is not closed.
@@ -21,6 +22,8 @@ pub enum NotClosed {
     NotEnforced,
     /// Packets come in by these interfaces, and nothing guards them.
     Unguarded(Vec<String>),
+    /// A rule of this host leads past what enforces the policy.
+    Detour(Detour),
 }
 
 impl NotClosed {
@@ -32,6 +35,7 @@ impl NotClosed {
             Self::LeftToOthers => "left-to-other-rules",
             Self::NotEnforced => "not-enforced",
             Self::Unguarded(_) => "unguarded-interfaces",
+            Self::Detour(_) => "detour",
         }
     }
 
@@ -56,6 +60,7 @@ impl fmt::Display for NotClosed {
                  filters them, too",
                 names.join(", ")
             ),
+            Self::Detour(detour) => write!(f, "{detour} ({})", detour.advice()),
         }
     }
 }
@@ -81,14 +86,17 @@ pub fn judge(
     if !is_enforced {
         found.push(NotClosed::NotEnforced);
     }
-    if configuration.backend == Backend::Xdp && state.table.is_none() {
-        let guarded: Vec<u32> =
-            interfaces_of(configuration)?.interfaces().iter().map(|i| i.index).collect();
-        let open = unguarded(&interface::list()?, &guarded);
-        if !open.is_empty() {
-            found.push(NotClosed::Unguarded(open));
-        }
+    let guarded: Vec<u32> =
+        interfaces_of(configuration)?.interfaces().iter().map(|i| i.index).collect();
+    let open = unguarded(&interface::list()?, &guarded);
+    let is_guarded = open.is_empty();
+    if configuration.backend == Backend::Xdp && state.table.is_none() && !is_guarded {
+        found.push(NotClosed::Unguarded(open));
     }
+    let detours = probe::detours(policy.ports())?.into_iter().filter(Detour::is_certain);
+    let decides_before = configuration.early_drop || is_guarded;
+    let open = detours.filter(|detour| !(decides_before && detour.is_after_prerouting()));
+    found.extend(open.map(NotClosed::Detour));
     Ok(found)
 }
 

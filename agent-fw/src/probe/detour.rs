@@ -67,6 +67,16 @@ impl Detour {
         !matches!(self, Self::Resourced { .. })
     }
 
+    /// Whether it lets others in, as far as that can be known.
+    pub fn is_certain(&self) -> bool {
+        matches!(self, Self::SentOn { .. } | Self::Handed { .. })
+    }
+
+    /// Whether what decides at prerouting, or at the driver, comes before it.
+    pub fn is_after_prerouting(&self) -> bool {
+        matches!(self, Self::SentOn { .. })
+    }
+
     /// What to do about it.
     pub fn advice(&self) -> &'static str {
         match self {

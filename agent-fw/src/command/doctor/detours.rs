@@ -17,19 +17,14 @@ pub(super) fn detours(configuration: &Configuration, compiled: &Compiled) -> Res
     let Some(first) = found.first() else {
         return Ok(check(Health::Good, "no rule and no program that would be one".to_owned()));
     };
-    let opens = compiled.lowered.policy.closes() && found.iter().any(is_certain);
+    let opens = compiled.lowered.policy.closes() && found.iter().any(Detour::is_certain);
     let health = if opens { Health::Bad } else { Health::Note };
     let seen: Vec<String> = found.iter().map(Detour::to_string).collect();
-    let advice = found.iter().find(|detour| is_certain(detour)).unwrap_or(first).advice();
+    let advice = found.iter().find(|detour| detour.is_certain()).unwrap_or(first).advice();
     Ok(check(health, seen.join("; ")).advise(advice))
-}
-
-/// Whether it lets others in, as far as that can be known.
-fn is_certain(detour: &Detour) -> bool {
-    matches!(detour, Detour::SentOn { .. } | Detour::Handed { .. })
 }
 
 /// An early drop decides before a rule sends packets on.
 fn is_closed(detour: &Detour, configuration: &Configuration) -> bool {
-    configuration.early_drop && matches!(detour, Detour::SentOn { .. })
+    configuration.early_drop && detour.is_after_prerouting()
 }
