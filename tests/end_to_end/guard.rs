@@ -319,7 +319,7 @@ fn a_command_that_is_stopped_at_the_guards_door_opens_nothing() -> Result<()> {
         })?;
         until("put back", is_whole)?;
         expect(&manager, Outcome::Talked, &["34.205.5.1"])?;
-        expect(&manager, Outcome::Silent, &["198.51.100.7"])
+        expect(&manager, Outcome::Silent, &["198.51.100.8"])
     })
 }
 

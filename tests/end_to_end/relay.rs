@@ -150,7 +150,8 @@ fn sources_of_a_relay_that_came_by_a_pipe_are_there_at_the_next_boot() -> Result
         let peer = lab.peer("world")?;
         let _relay = Listener::bind(RELAY)?;
         let program = agent_fw_path().to_string_lossy().into_owned();
-        let words = [&program, "install", "--no-boot", "--untested", "--relay", "file:-"];
+        let words = [program.as_str(), "install", "--no-boot", "--untested", "--relay", "file:-"];
+        let words = words.into_iter().chain(["--allow-from", "any"]);
         feed(words, "192.0.2.0/24\n")?;
         run(["nft", "flush", "ruleset"])?;
         agent_fw(["apply", "--boot"])?.success()?;

@@ -17,14 +17,13 @@ tests![
 
 /// Flags that lead to every form of ruleset.
 const FORMS: &[&[&str]] = &[
-    &[],
     &["--allow-from", "region:us-1"],
     &["--allow-from", "region:us-1", "--log", "--early-drop"],
     &["--allow-from", "region:us-1", "--otherwise", "continue"],
     &["--allow-from", "2001:db8::/32", "--allow-from", "192.0.2.1-192.0.2.9", "--port", "1"],
     &["--allow-from", "any"],
-    &["--allow-from", "0.0.0.0/0", "--early-drop"],
-    &["--allow-from", "::/0", "--allow-from", "255.255.255.255"],
+    &["--allow-from", "0.0.0.0/0", "--allow-wide", "--early-drop"],
+    &["--allow-from", "::/0", "--allow-from", "255.255.255.255", "--allow-wide"],
     &["--allow-mac", "02:00:00:00:00:01"],
     &["--allow-mac", "ff:ff:ff:ff:ff:ff", "--allow-mac", "00-00-00-00-00-00", "--early-drop"],
     &["--allow-mac", "02:00:00:00:00:01", "--allow-from", "region:gb-1", "--early-drop"],

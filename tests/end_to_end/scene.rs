@@ -36,10 +36,13 @@ pub(crate) fn install(flags: &[&str]) -> Result<String> {
     try_install(flags)?.success()
 }
 
-/// `agent-fw install` with these flags, however it ends. Untested: the packets that test what is
-/// open are counted as a source's.
+/// `agent-fw install` with these flags, however it ends; of any source, where they name none.
+/// Untested: the packets that test what is open are counted as a source's.
 pub(crate) fn try_install(flags: &[&str]) -> Result<Finished> {
-    agent_fw(["install", "--no-boot", "--untested"].iter().chain(flags))
+    const NAMING: [&str; 4] = ["--allow-from", "--allow-mac", "--rules", "agent-initiated"];
+    let names = flags.iter().any(|flag| NAMING.contains(flag));
+    let any: &[&str] = if names { &[] } else { &["--allow-from", "any"] };
+    agent_fw(["install", "--no-boot", "--untested"].iter().chain(flags).chain(any))
 }
 
 /// What becomes of a connection from `source`, an address that the peer is given for it.

@@ -92,7 +92,9 @@ pub(super) fn conclude(done: AtBoot) -> Outcome {
 fn tell(applied: &Applied) {
     let Applied { compiled, missing, notes, .. } = applied;
     compiled.notices.iter().for_each(report::notice);
-    notes.iter().for_each(|note| report::caution("note:", note));
+    for note in notes {
+        report::caution("note:", note);
+    }
     for name in missing {
         report::remark(&format!(
             "there is no interface {name}; the nftables table holds until it comes"

@@ -55,12 +55,11 @@ fn tell(event: Event) {
         Event::Enforced(AtBoot::Applied(applied)) => {
             super::exceptions::refresh_at_boot(&applied.configuration, &applied.compiled);
         }
-        Event::Enforced(AtBoot::NothingInstalled) => {}
         Event::Covered(Cover::Closed) => report::caution(
             "note:",
             "too little memory: while a command changes the table, no source reaches the port",
         ),
-        Event::Covered(Cover::Whole | Cover::Nothing) => {}
+        Event::Enforced(AtBoot::NothingInstalled) | Event::Covered(_) => {}
         Event::Failed(error) => report::failure(&error),
     }
 }

@@ -52,15 +52,17 @@ impl Install {
     pub(super) fn run(self) -> Result<Outcome> {
         let mut words = self.words;
         let meant = words.say_any();
-        words.ask_for_sources()?;
+        // What contradicts itself is told before anybody is asked anything.
+        words.clone().configuration()?;
         self.units.check()?;
         let test = match (self.untested, self.open_host_firewall) {
             (true, _) => Test::None,
             (false, false) => Test::Told,
             (false, true) => Test::Opening,
         };
-        let mut configuration = words.configuration()?;
         privilege::require_net_admin("install")?;
+        words.ask_for_sources()?;
+        let mut configuration = words.configuration()?;
         let lists = configuration.keep_lists().map_err(Failure::Input)?;
         name_interfaces(&mut configuration)?;
         let compiled = compile(&configuration, &lists)?;

@@ -5,8 +5,9 @@ use super::openness::{self, Tried};
 use super::outcome::{Failure, Outcome, Result};
 use super::report::say;
 use super::status::Findings;
+use crate::firewall::Rule;
 use crate::host::{self, file, lock, privilege};
-use crate::nft::{Count, Counter, LEFT, Live, REFUSED, REFUSED_EARLY};
+use crate::nft::{Count, LEFT, Live, REFUSED, REFUSED_EARLY};
 use anyhow::{Context as _, anyhow};
 use prometheus::{Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 use std::path::{Path, PathBuf};
@@ -200,12 +201,20 @@ fn packets(findings: &Findings, registry: &Registry) -> anyhow::Result<()> {
 
 /// What the rules of a firewall policy have met, those of --relay and the like among them.
 fn rules(findings: &Findings, registry: &Registry) -> anyhow::Result<()> {
-    let labels = ["table", "counter"];
+    let labels = ["table", "counter", "rule", "direction", "action"];
     let met = Counted::new(registry, "rule", "that a rule beyond the agent's port met", &labels)?;
     for Live { image, .. } in &findings.held.firewall {
         let table = image.name.to_string();
-        for Counter { name, count, .. } in &image.counters {
-            met.add(&[&table, name], *count);
+        for counter in &image.counters {
+            let rule = findings.rule_of(counter);
+            let text = |of: fn(&Rule) -> String| rule.map(of).unwrap_or_default();
+            let [name, direction, action] = [
+                text(|rule| rule.name.clone()),
+                text(|rule| rule.direction.to_string()),
+                text(|rule| rule.action.to_string()),
+            ];
+            let labels = [&table, &counter.name, &name, &direction, &action];
+            met.add(&labels.map(String::as_str), counter.count);
         }
     }
     Ok(())

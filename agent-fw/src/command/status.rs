@@ -8,6 +8,7 @@ use crate::contact::Contact;
 use crate::engine::judge::{NotClosed, judge};
 use crate::engine::kernel_state::KernelState;
 use crate::engine::policy;
+use crate::firewall::Rule;
 use crate::host::{self, boot, lock, privilege};
 use crate::nft::{Count, Counter, LEFT, Nftables, REFUSED, REFUSED_EARLY, Stamp};
 use crate::policy::PolicyHash;
@@ -182,7 +183,7 @@ impl Findings {
         for live in &self.held.firewall {
             say!("table {}, since it was first installed:", live.image.name);
             for counter in &live.image.counters {
-                report::count(&counter.comment, counter.count, None);
+                report::count(&self.words_of_rule(counter), counter.count, None);
             }
         }
         if let Some(counters) = &self.counters {
@@ -191,13 +192,31 @@ impl Findings {
         Ok(())
     }
 
+    /// The rule that a counter belongs to, with every character of its name.
+    pub(super) fn rule_of(&self, counter: &Counter) -> Option<&Rule> {
+        let (_, compiled) = self.wanted.as_ref()?;
+        compiled.firewall.as_ref()?.rule_of_counter(&counter.name)
+    }
+
+    fn words_of_rule(&self, counter: &Counter) -> String {
+        let words = |rule: &Rule| {
+            let Rule { direction, priority, action, name, .. } = rule;
+            format!("{direction}, priority {priority}, {action}: {}", name.escape_debug())
+        };
+        self.rule_of(counter).map_or_else(|| counter.comment.clone(), words)
+    }
+
     fn firewall_to_json(&self) -> Value {
         let counters = self.held.firewall.iter().flat_map(|live| {
             let table = live.image.name.to_string();
-            live.image.counters.iter().map(move |Counter { name, comment, count }| {
-                let Count { packets, bytes } = count;
+            live.image.counters.iter().map(move |counter| {
+                let Count { packets, bytes } = counter.count;
+                let rule = self.rule_of(counter);
                 json!({
-                    "table": table, "counter": name, "by": comment,
+                    "table": table, "counter": counter.name, "by": self.words_of_rule(counter),
+                    "rule": rule.map(|rule| &rule.name),
+                    "direction": rule.map(|rule| rule.direction.to_string()),
+                    "action": rule.map(|rule| rule.action.to_string()),
                     "packets": packets, "bytes": bytes,
                 })
             })

@@ -127,8 +127,6 @@ impl Words {
         if says || *direction == Mode::AgentInitiated {
             return Ok(());
         }
-        // What contradicts itself is told before anybody is asked anything.
-        self.clone().configuration()?;
         let port = self.port;
         if !std::io::stdin().is_terminal() {
             return Err(Failure::Input(anyhow!(

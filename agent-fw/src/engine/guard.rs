@@ -21,7 +21,7 @@ const RETRY: Duration = Duration::from_millis(50);
 const LOOK: Duration = Duration::from_secs(2);
 /// So long a command may change the tables. One that has been stopped does not keep the guard away
 /// for longer.
-const LEASE: Duration = Duration::from_secs(60);
+const LEASE: Duration = Duration::from_mins(1);
 
 /// Something that whoever runs the guard is told.
 #[derive(Debug)]

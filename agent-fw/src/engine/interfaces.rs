@@ -136,11 +136,11 @@ fn resolve(
 ) -> Found {
     if names.is_empty() {
         let physical = all.iter().filter(|interface| interface.is_up && interface.is_physical());
-        let named = |interface: &Interface| Named {
+        let by_its_name = |interface: &Interface| Named {
             name: interface.name.clone(),
             interface: interface.clone(),
         };
-        return Found { present: physical.map(named).collect(), missing: Vec::new() };
+        return Found { present: physical.map(by_its_name).collect(), missing: Vec::new() };
     }
     let mut found = Found::default();
     for name in names {
@@ -150,8 +150,8 @@ fn resolve(
         let namesake = all.iter().find(|interface| goes_by(interface, name));
         let both = same.into_iter().chain(namesake.filter(|it| Some(*it) != same));
         let before = found.present.len();
-        let named = |it: &Interface| Named { name: name.clone(), interface: it.clone() };
-        found.present.extend(both.map(named));
+        let as_this = |it: &Interface| Named { name: name.clone(), interface: it.clone() };
+        found.present.extend(both.map(as_this));
         if found.present.len() == before {
             found.missing.push(name.clone());
         }

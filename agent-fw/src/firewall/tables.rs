@@ -176,7 +176,7 @@ impl<'a> Compiler<'a> {
     fn actions(&mut self, of: &Rule) -> Vec<Statement> {
         let Rule { name, action, priority, direction, .. } = of;
         let words = format!("{direction}, priority {priority}, {action}: {name}");
-        let count = self.count(&format!("rule_{name}"), &words);
+        let count = self.count(&of.counter_name(), &words);
         match action {
             Action::Bypass if self.labels() => vec![count, Statement::Goto(BYPASS.to_owned())],
             Action::Bypass | Action::ForceAllow => vec![count, Statement::Accept],

@@ -110,7 +110,7 @@ fn is_the_kernels(file: &File) -> bool {
     ];
     fstatfs(file).is_ok_and(|found| {
         let FsType(kind) = found.filesystem_type();
-        KERNELS.contains(&i64::from(kind))
+        KERNELS.contains(&kind)
     })
 }
 

@@ -42,17 +42,16 @@ pub(super) struct LabelCounters {
 }
 
 impl LabelCounters {
-    /// Two labels share a counter if they only differ in what a name in nftables cannot hold.
+    /// Labels that only differ in what a name in nftables cannot hold are told apart by a digest.
     pub(super) fn new(ledger: &Ledger) -> Self {
         let mut labels = Self { counters: Vec::new(), index: Vec::new() };
         for label in ledger.labels() {
-            let name = counter_name(label);
-            let known = labels.counters.iter().position(|counter| counter.name == name);
-            let index = known.unwrap_or_else(|| {
-                labels.counters.push(counter(&name, &comment(&label.to_string())));
-                labels.counters.len() - 1
-            });
-            labels.index.push(index);
+            let mut name = counter_name(label);
+            if labels.counters.iter().any(|counter| counter.name == name) {
+                name = format!("{name}_{}", &crate::configuration::digest(&label.to_string())[..8]);
+            }
+            labels.counters.push(counter(&name, &comment(&label.to_string())));
+            labels.index.push(labels.counters.len() - 1);
         }
         labels
     }
@@ -82,10 +81,24 @@ pub(crate) fn identifier(name: &str) -> String {
     name.chars().map(|c| if plain(c) { c } else { '_' }).take(MAX_NAME).collect()
 }
 
+/// Whether a character can stand in a comment: no quote, and none that a terminal would obey.
+fn is_plain(c: char) -> bool {
+    // Marks that change the direction of what follows them.
+    let is_mark =
+        matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    !c.is_control() && !is_mark && c != '"' && c != '\\'
+}
+
 /// A comment as nftables takes it: without quotes and control characters, not too long.
 pub(crate) fn comment(words: &str) -> String {
-    let plain = |c: char| c == ' ' || c.is_ascii_graphic() && c != '"' && c != '\\';
-    words.chars().map(|c| if plain(c) { c } else { '?' }).take(MAX_COMMENT).collect()
+    let mut comment = String::new();
+    for c in words.chars().map(|c| if is_plain(c) { c } else { '?' }) {
+        if comment.len() + c.len_utf8() > MAX_COMMENT {
+            break;
+        }
+        comment.push(c);
+    }
+    comment
 }
 
 #[cfg(test)]
@@ -96,7 +109,9 @@ mod tests {
     fn a_hostile_file_name_cannot_break_out_of_a_name_or_a_comment() {
         let label = Label::File("/tmp/a\"; flush ruleset #\n\u{1b}\\é".into());
         assert_eq!(counter_name(&label), "from_file_tmp_a___flush_ruleset______");
-        assert_eq!(comment(&label.to_string()), "file /tmp/a?; flush ruleset #????");
+        assert_eq!(comment(&label.to_string()), "file /tmp/a?; flush ruleset #???é");
+        assert!(comment(&"踏み台".repeat(50)).len() <= MAX_COMMENT);
+        assert_eq!(comment("a\u{202e}b\u{9b}c"), "a?b?c");
         let long = Label::File("x".repeat(1000).into());
         assert_eq!(counter_name(&long).len(), MAX_NAME);
     }

@@ -19,7 +19,7 @@ impl Policy {
         let AddressSet { v4, v6 } = self.by_address();
         let global: RangeSet<Ipv6Addr> =
             Range::new(Ipv6Addr::from(GLOBAL[0]), Ipv6Addr::from(GLOBAL[1])).into_iter().collect();
-        let v4 = v4.ranges().iter().map(size_v4).fold(0, u128::saturating_add);
+        let v4 = v4.ranges().iter().copied().map(size_v4).fold(0, u128::saturating_add);
         let v6 = v6.intersection(&global);
         let v6 = v6.ranges().iter().map(size_v6).fold(0, u128::saturating_add);
         v4 > HALF_V4 || v6 > HALF_V6
@@ -28,7 +28,7 @@ impl Policy {
     /// The ranges that are so wide that somebody has to consent, as they are written shortest.
     pub fn wide_ranges(&self) -> Vec<String> {
         let AddressSet { v4, v6 } = self.by_address();
-        let v4 = v4.ranges().iter().filter(|range| size_v4(range) > WIDE_V4);
+        let v4 = v4.ranges().iter().filter(|range| size_v4(**range) > WIDE_V4);
         let v6 = v6.ranges().iter().filter(|range| size_v6(range) > WIDE_V6);
         v4.map(Notation::notation).chain(v6.map(Notation::notation)).collect()
     }
@@ -40,7 +40,7 @@ impl Policy {
     }
 }
 
-fn size_v4(range: &Range<Ipv4Addr>) -> u128 {
+fn size_v4(range: Range<Ipv4Addr>) -> u128 {
     u128::from(range.last().bits() - range.first().bits()) + 1
 }
 

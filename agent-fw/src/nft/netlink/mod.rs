@@ -172,7 +172,9 @@ impl Nftables {
     /// Nothing that is there is changed.
     pub fn create(&mut self, images: &[Image]) -> Result<bool, NetlinkError> {
         let mut transaction = Transaction::new();
-        images.iter().for_each(|image| transaction.create_new(image));
+        for image in images {
+            transaction.create_new(image);
+        }
         match self.socket.transact(transaction) {
             Err(NetlinkError::Refused { errno: Errno::EEXIST, .. }) => Ok(false),
             created => created.map(|()| true),

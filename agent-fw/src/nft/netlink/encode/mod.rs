@@ -8,7 +8,7 @@ use super::epoch::Epoch;
 use super::interface::{TABLE_OWNER, TABLE_PERSIST, attributes, family, hook, table_name};
 use crate::nft::expression::Program;
 use crate::nft::name::TableName;
-use crate::nft::table::{Chain, Elements, Image, Set};
+use crate::nft::table::{Chain, Counter, Elements, Image, Set};
 use crate::policy::{Ordinal, Range};
 use expression::InEpoch;
 use message::{
@@ -138,7 +138,10 @@ impl<'a> Transaction<'a> {
             self.push_delete(Part::Named("counter", &counter.name), &message);
         }
         for counter in image.counters.iter().filter(|new| old.counter(&new.name).is_none()) {
-            self.push_add(Part::Named("counter", &counter.name), &CounterMessage(name, counter));
+            let known = renamed(counter, image, old);
+            let carried =
+                Counter { count: known.map_or(counter.count, |k| k.count), ..counter.clone() };
+            self.push_add(Part::Named("counter", &counter.name), &CounterMessage(name, &carried));
         }
         let chains = chain_messages(image, &table);
         for (chain, message) in image.chains.iter().zip(&chains) {
@@ -234,6 +237,15 @@ impl Parts<'_> {
             }
         }
     }
+}
+
+/// The counter that an older version called otherwise: what it counts is said in the same words, and
+/// nothing new has its name.
+fn renamed<'a>(counter: &Counter, image: &Image, old: &'a Image) -> Option<&'a Counter> {
+    let same =
+        |known: &&Counter| known.comment == counter.comment && image.counter(&known.name).is_none();
+    let mut known = old.counters.iter().filter(same);
+    known.next().filter(|_| known.next().is_none())
 }
 
 /// Whether `image` has this chain, too, as a base chain at the same place.
