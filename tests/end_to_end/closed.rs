@@ -163,7 +163,7 @@ fn an_older_versions_wide_policy_stays_in_force_with_a_warning() -> Result<()> {
 
 fn nobody_named_is_refused_where_nobody_can_be_asked() -> Result<()> {
     Lab::run(|_| {
-        for words in [&[][..], &["--log"], &["--relay", "10.0.0.0/8"], &["--backend", "both"]] {
+        for words in [&[][..], &["--log"], &["--relay", "10.0.0.0/8"], &["--early-drop"]] {
             let refused = agent_fw([&["install", "--no-boot"], words].concat())?;
             ensure!(refused.code == Some(2), "{words:?}: {refused}");
             ensure!(refused.stderr.contains("--allow-from any"), "{refused}");

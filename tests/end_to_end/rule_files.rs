@@ -60,7 +60,7 @@ fn each_rule_file_is_judged_and_compiled_as_its_golden_files_say() -> Result<()>
         let name = if path.ends_with("json") { "rules.json" } else { "rules.toml" };
         for (golden, arguments) in [
             ("check.txt", ["rules", "check", name].as_slice()),
-            ("compile.txt", &["compile", "--rules", name]),
+            ("compile.txt", &["compile", "--allow-wide", "--rules", name]),
         ] {
             let version = concat!("agent-fw ", env!("CARGO_PKG_VERSION"));
             let found = transcript(&inside(directory, arguments)?);
@@ -83,7 +83,7 @@ fn a_negated_range_keeps_exactly_its_addresses_out() -> Result<()> {
     Lab::run(|lab| {
         let manager = lab.peer("manager")?;
         let _agent = Listener::bind(AGENT)?;
-        install(&["--rules", &rules("02-not-a-range")?])?;
+        install(&["--allow-wide", "--rules", &rules("02-not-a-range")?])?;
         expect(&manager, Outcome::Silent, &["198.51.100.7", "198.51.100.10", "198.51.100.13"])?;
         expect(&manager, Outcome::Talked, &["198.51.100.6", "198.51.100.14", "2001:db8::1"])
     })
@@ -184,7 +184,8 @@ fn rules_from_standard_input_are_there_at_the_next_boot() -> Result<()> {
         let _agent = Listener::bind(AGENT)?;
         let agent_fw = agent_fw_path();
         let command = [agent_fw.as_os_str(), "install".as_ref(), "--no-boot".as_ref()];
-        let words = command.into_iter().chain(["--rules".as_ref(), "-".as_ref()]);
+        let flags = ["--allow-wide", "--rules", "-"].map(AsRef::as_ref);
+        let words = command.into_iter().chain(flags);
         feed(words, &fs::read_to_string(rules("02-not-a-range")?)?)?;
         agent_fw_lab::run(["nft", "flush", "ruleset"])?;
         expect(&manager, Outcome::Talked, &["198.51.100.7"])?;
@@ -236,7 +237,7 @@ fn unknown_fields_are_ignored_only_when_asked_for() -> Result<()> {
         let refused = try_install(&["--rules", file])?;
         ensure!(refused.code == Some(2), "{refused}");
         ensure!(refused.stderr.contains("/run/rules.json:3: [0].newField: unknown"), "{refused}");
-        try_install(&["--rules", file, "--lenient"])?.success()?;
+        try_install(&["--rules", file, "--lenient", "--allow-wide"])?.success()?;
         // What was asked for is kept for the next boot.
         agent_fw_lab::agent_fw(["apply"])?.success()?;
         Ok(())

@@ -62,10 +62,12 @@ impl Install {
         };
         privilege::require_net_admin("install")?;
         words.ask_for_sources()?;
+        let required = words.require_sources();
         let mut configuration = words.configuration()?;
         let lists = configuration.keep_lists().map_err(Failure::Input)?;
         name_interfaces(&mut configuration)?;
         let compiled = compile(&configuration, &lists)?;
+        required?;
         let mut nftables = Nftables::open()?;
         if self.dry_run {
             let held = KernelState::read(&mut nftables)?;

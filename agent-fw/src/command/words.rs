@@ -119,21 +119,32 @@ impl Words {
         self.allow_from.iter().any(|source| source == "any")
     }
 
-    /// Asks who may reach the port where no flag says so, on a terminal; elsewhere, that is refused: a
-    /// flag, or the variable behind it, may have been forgotten.
-    pub(super) fn ask_for_sources(&mut self) -> Result<()> {
+    /// Whether the flags say who may reach the port.
+    fn name_somebody(&self) -> bool {
         let Self { allow_from, allow_mac, rules, direction, .. } = self;
-        let says = !allow_from.is_empty() || !allow_mac.is_empty() || !rules.is_empty();
-        if says || *direction == Mode::AgentInitiated {
+        let is_said = !allow_from.is_empty() || !allow_mac.is_empty() || !rules.is_empty();
+        is_said || *direction == Mode::AgentInitiated
+    }
+
+    /// Fails where no flag says who may reach the port: a flag, or the variable behind it, may have
+    /// been forgotten.
+    pub(super) fn require_sources(&self) -> Result<()> {
+        if self.name_somebody() {
             return Ok(());
         }
         let port = self.port;
-        if !std::io::stdin().is_terminal() {
-            return Err(Failure::Input(anyhow!(
-                "nothing says who may reach TCP port {port}: name sources, such as --allow-from \
-                 region:us-1, or say --allow-from any if every source is meant"
-            )));
+        Err(Failure::Input(anyhow!(
+            "nothing says who may reach TCP port {port}: name sources, such as --allow-from \
+             region:us-1, or say --allow-from any if every source is meant"
+        )))
+    }
+
+    /// Asks who may reach the port where no flag says so, on a terminal.
+    pub(super) fn ask_for_sources(&mut self) -> Result<()> {
+        if self.name_somebody() || !std::io::stdin().is_terminal() {
+            return Ok(());
         }
+        let port = self.port;
         let mut output = std::io::stdout();
         write!(
             output,

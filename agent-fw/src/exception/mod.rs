@@ -41,7 +41,7 @@ impl Plan {
             return Ok(Self::for_sources(firewall, &sources, port));
         }
         ensure!(
-            policy.closes(),
+            policy.drops_others(),
             "{firewall} cannot tell so many sources, or MAC addresses, from others, and the \
              policy leaves others to it (--otherwise continue): the exception would let in everyone"
         );

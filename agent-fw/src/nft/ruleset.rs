@@ -69,12 +69,12 @@ impl Ruleset {
             .collect();
         let mut chains = gate(policy, &sources, extras);
         chains.extend(own(policy));
-        if policy.closes() {
+        if policy.drops_others() {
             chains.extend(closed(Stage::Late, policy, &sources, extras));
         }
         let mut counters = labels.counters;
         counters.extend(counters::of_others(policy));
-        if extras.early_drop && policy.closes() {
+        if extras.early_drop && policy.drops_others() {
             chains.extend(closed(Stage::Early, policy, &sources, extras));
             counters.push(counters::of_early_drops());
         }

@@ -118,6 +118,11 @@ impl Policy {
         self.admissions.iter().any(|a| a.macs == MacMatch::Any && a.addresses.is_all())
     }
 
+    /// Whether some source is dropped.
+    pub fn drops_others(&self) -> bool {
+        self.others == Others::Drop && !self.admits_everyone()
+    }
+
     /// Whether no other source reaches the port: the promise "closed".
     pub fn closes(&self) -> bool {
         self.others == Others::Drop && !self.admits_most()

@@ -246,7 +246,7 @@ pub(super) fn difference(blocks: Vec<Block>, others: &[Block]) -> Vec<Block> {
 
 /// What a policy drops, of packets to this host.
 pub(super) fn refused(policy: &Policy) -> Vec<Block> {
-    if !policy.closes() {
+    if !policy.drops_others() {
         return Vec::new();
     }
     let concerned = [
