@@ -239,6 +239,14 @@ fn whether_sources_get_through_is_a_metric_that_feigns_no_contact() -> Result<()
             run(["nft", "add", "rule", "inet", "theirs", "input", "tcp", "dport", "4118", "drop"])?;
             read(&["--probe"])?.demand("agent_fw_open", &by, 0.0)?;
             run(["nft", "delete", "table", "inet", "theirs"])?;
+            // Nor do others that ask.
+            for asked in
+                [&["doctor"][..], &["explain", "--all"], &["explain", "--from", "34.205.5.1"]]
+            {
+                agent_fw(asked)?;
+            }
+            let again = [&["install", "--no-boot"], &words[..], backend].concat();
+            agent_fw(again)?.success()?;
             let (said, _) = check_after(24)?;
             ensure!(said["heartbeat"]["state"] == "never-arrived", "{}", said["heartbeat"]);
             agent_fw(["uninstall", "--yes"])?.success()?;

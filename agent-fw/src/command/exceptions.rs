@@ -29,7 +29,7 @@ fn open_all(
     let policy = &compiled.lowered.policy;
     let port = Port(configuration.port);
     for _ in 0..MOST {
-        let Some(firewall) = firewall_in_the_way(policy, port)? else { return Ok(()) };
+        let Some(firewall) = firewall_in_the_way(&compiled.lowered, port)? else { return Ok(()) };
         if Exception::all()?.iter().any(|known| *known.firewall() == firewall) {
             bail!("an exception in {firewall} does not help; `agent-fw explain --all` tells why");
         }

@@ -1,6 +1,7 @@
 //! `agent-fw explain`: asks the running kernel whether a source reaches the agent's port.
 
 use super::outcome::{Failure, Outcome, Result};
+use super::own_packets::OwnPackets;
 use super::report::say;
 use super::sample::{self, Sample};
 use super::trial::{Answer, Trial};
@@ -67,11 +68,16 @@ impl Explain {
     }
 
     fn one(&self, source: IpAddr) -> Result<Outcome> {
-        let installed =
-            || policy::compiled().ok().flatten().map(|(configuration, _)| configuration.port);
-        let port = Port(self.port.or_else(installed).unwrap_or(Port::AGENT.0));
+        let installed = policy::compiled().ok().flatten();
+        let listening = installed.as_ref().map(|(configuration, _)| configuration.port);
+        let port = Port(self.port.or(listening).unwrap_or(Port::AGENT.0));
         let case = Case::of(&self.question(source, port)).map_err(Failure::Input)?;
+        let mut own = OwnPackets::begin();
         let road = probe::ask(&case)?;
+        if let Some((_, compiled)) = installed.filter(|_| listening == Some(port.0)) {
+            own.sent(&compiled.lowered, (source, Some(case.mac)), road.sent);
+        }
+        drop(own);
         if self.json {
             let own_rules = agent::own_rules(port).into_iter();
             let own_rules: Vec<String> = own_rules.map(|(_, rule)| rule).collect();
@@ -96,7 +102,7 @@ impl Explain {
         let samples: Vec<Sample> = sample::admitted(&lowered.policy, &lowered.ledger, &catalogue)
             .chain(sample::stranger(&lowered.policy))
             .collect();
-        let mut trial = Trial::of(&lowered.policy)?;
+        let mut trial = Trial::of(lowered)?;
         let (mut is_good, mut answers) = (true, Vec::new());
         if !self.json {
             Answer::print_heading();

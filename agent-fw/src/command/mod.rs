@@ -11,6 +11,7 @@ mod install;
 mod metrics;
 mod openness;
 mod outcome;
+mod own_packets;
 mod ports;
 mod read_sources;
 mod regions;

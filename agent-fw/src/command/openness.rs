@@ -1,21 +1,17 @@
 //! The promise "open", which depends on every other rule of the host: it is tried, not assumed.
 
-use super::heartbeat;
 use super::report::{self, say};
 use super::road::{self, OWN_RULES};
 use super::sample::{self, Sample};
 use super::status::Findings;
 use super::trial::{Answer, Trial};
 use crate::configuration::{Compiled, Configuration};
-use crate::contact::{Contact, Counted, Moment};
-use crate::engine::kernel_state::KernelState;
 use crate::exception::{self, Plan, Sources};
 use crate::host::agent;
-use crate::nft::{Nftables, comment};
+use crate::nft::comment;
 use crate::policy::{Policy, Port, Verdict};
 use crate::probe::{self, Firewall, Question};
 use crate::rule::Lowered;
-use crate::xdp;
 use anyhow::Context as _;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -37,7 +33,7 @@ pub(super) fn test(configuration: &Configuration, compiled: &Compiled) {
     }
     let port = Port(configuration.port);
     let end = Instant::now() + ENOUGH;
-    let mut answers = match ask(policy, port) {
+    let mut answers = match ask(&compiled.lowered, port) {
         Ok(answers) => answers,
         Err(error) => return report::caution("open:", format_args!("not tested: {error:#}")),
     };
@@ -53,9 +49,10 @@ pub(super) fn test(configuration: &Configuration, compiled: &Compiled) {
 }
 
 /// What the kernel says of a few sources, admitted and not, one after the other.
-fn ask(policy: &Policy, port: Port) -> anyhow::Result<impl Iterator<Item = Answer>> {
+fn ask(lowered: &Lowered, port: Port) -> anyhow::Result<impl Iterator<Item = Answer>> {
     probe::clear();
-    let mut trial = Trial::of(policy)?;
+    let policy = &lowered.policy;
+    let mut trial = Trial::of(lowered)?;
     let samples = sample::few(policy, MOST).into_iter().chain(sample::stranger(policy));
     Ok(samples.map(move |Sample { source, mac }| {
         trial.ask(&Question { source, mac, destination: None, port, interface: None })
@@ -70,40 +67,26 @@ pub(super) struct Tried {
     pub(super) reaches: bool,
 }
 
-/// Tries a few admitted sources, and lets the packets that this takes not be taken for a contact.
-/// What could not be tried is left out.
+/// Tries a few admitted sources. What could not be tried is left out.
 pub(super) fn tried(findings: &Findings) -> anyhow::Result<Vec<Tried>> {
     let Some((configuration, compiled)) = &findings.wanted else { return Ok(Vec::new()) };
-    let Lowered { policy, ledger } = &compiled.lowered;
-    let began = Moment::now()?;
-    let mut all = Vec::new();
-    // A program counts what it is asked about, and so does the table.
-    let has_programs = !findings.held.programs.is_empty();
-    let mut own = Counted::default();
-    for answer in ask(policy, Port(configuration.port))? {
-        let source = answer.source;
-        let by = ledger.label_of(source).map(|label| comment(&label.to_string()));
-        let reaches = answer.connects();
-        let once = answer.sent() + u64::from(has_programs);
-        match (by, answer.due) {
-            (Some(by), Verdict::Accept) => {
-                own.admitted.entry(by.clone()).or_default().0 += once;
-                all.extend(reaches.map(|reaches| Tried { by, source, reaches }));
-            }
-            _ => own.refused += once,
-        }
-    }
-    if findings.held.is_something() {
-        let held = KernelState::read(&mut Nftables::open()?)?;
-        let now = heartbeat::counted(&held, xdp::counters()?.as_ref());
-        Contact::disregard(&now, &own, began)?;
-    }
-    Ok(all)
+    let lowered = &compiled.lowered;
+    let answers = ask(lowered, Port(configuration.port))?;
+    let admitted = answers.filter(|answer| answer.due == Verdict::Accept);
+    let tried = admitted.filter_map(|answer| {
+        let (source, reaches) = (answer.source, answer.connects()?);
+        let by = comment(&lowered.ledger.label_of(source)?.to_string());
+        Some(Tried { by, source, reaches })
+    });
+    Ok(tried.collect())
 }
 
 /// The firewall that stops one of the sources that are admitted, if any is stopped.
-pub(super) fn firewall_in_the_way(policy: &Policy, port: Port) -> anyhow::Result<Option<Firewall>> {
-    for answer in ask(policy, port)? {
+pub(super) fn firewall_in_the_way(
+    lowered: &Lowered,
+    port: Port,
+) -> anyhow::Result<Option<Firewall>> {
+    for answer in ask(lowered, port)? {
         if answer.due != Verdict::Accept || answer.reaches() != Some(false) {
             continue;
         }

@@ -1,11 +1,13 @@
 //! What the kernel says of sources that are tried, beside what the policy promises them.
 
+use super::own_packets::OwnPackets;
 use super::report::{self, say};
 use super::road;
 use super::sample::decide;
 use crate::host::interface::{self, Interface};
-use crate::policy::{Policy, Verdict};
+use crate::policy::Verdict;
 use crate::probe::{Case, Conclusion, Question, Road, Session};
+use crate::rule::Lowered;
 use anyhow::anyhow;
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -13,14 +15,16 @@ use std::net::IpAddr;
 /// What it takes to ask, made anew when the interface is another: the kernel can have one at a
 /// time.
 pub(super) struct Trial<'a> {
-    policy: &'a Policy,
+    lowered: &'a Lowered,
     interfaces: Vec<Interface>,
     session: Option<(u32, Session)>,
+    own: OwnPackets,
 }
 
 impl<'a> Trial<'a> {
-    pub(super) fn of(policy: &'a Policy) -> anyhow::Result<Self> {
-        Ok(Self { policy, interfaces: interface::list()?, session: None })
+    pub(super) fn of(lowered: &'a Lowered) -> anyhow::Result<Self> {
+        let own = OwnPackets::begin();
+        Ok(Self { lowered, interfaces: interface::list()?, session: None, own })
     }
 
     /// Asks the kernel.
@@ -28,9 +32,11 @@ impl<'a> Trial<'a> {
         let source = question.source;
         let case = Case::among(question, &self.interfaces);
         let mac = case.as_ref().ok().map(|case| case.mac).or(question.mac);
-        let due = decide(self.policy, source, mac);
+        let due = decide(&self.lowered.policy, source, mac);
         let found = case.and_then(|case| Ok((case.clone(), self.road(&case)?)));
-        Answer { source, due, found }
+        let answer = Answer { source, due, found };
+        self.own.sent(self.lowered, (source, mac), answer.sent());
+        answer
     }
 
     fn road(&mut self, case: &Case) -> anyhow::Result<Road> {
@@ -65,7 +71,7 @@ impl Answer {
     }
 
     /// How often rules have met and counted the packet.
-    pub(super) fn sent(&self) -> u64 {
+    fn sent(&self) -> u64 {
         self.found.as_ref().map_or(1, |(_, road)| road.sent)
     }
 

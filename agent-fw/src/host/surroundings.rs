@@ -55,6 +55,7 @@ impl Surroundings {
     }
 
     /// The interface with this index.
+    #[cfg_attr(not(feature = "xdp"), expect(dead_code, reason = "nothing is attached"))]
     pub(crate) fn find(&self, index: u32) -> Option<&Interface> {
         self.interfaces.iter().find(|interface| interface.index == index)
     }

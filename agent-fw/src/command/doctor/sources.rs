@@ -28,7 +28,7 @@ pub(super) fn promises(configuration: &Configuration, compiled: &Compiled) -> Re
         .chain(sample::admitted(policy, &lowered.ledger, &catalogue))
         .chain(sample::neighbours(policy))
         .collect();
-    let mut trial = Trial::of(policy)?;
+    let mut trial = Trial::of(lowered)?;
     let end = Instant::now() + ENOUGH;
     let mut groups: Vec<Group> = Vec::new();
     let mut asked = 0;
