@@ -25,6 +25,7 @@ const ALL: [&str; 16] = [
     "usr/lib/systemd/system/agent-fw-metrics@.service",
     "usr/lib/systemd/system/agent-fw-metrics@.timer",
     "usr/lib/systemd/system/nftables.service.d/agent-fw.conf",
+    "usr/lib/modules-load.d/agent-fw.conf",
     "usr/lib/udev/rules.d/99-agent-fw.rules",
     "usr/share/bash-completion/completions/agent-fw",
     "usr/share/doc/agent-fw/README.md",
