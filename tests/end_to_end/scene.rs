@@ -13,6 +13,10 @@ pub(crate) const AGENT: u16 = 4118;
 /// is sent again.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(700);
 
+/// How long a packet is waited for that must come, however slow the machine: a SYN is sent again
+/// meanwhile.
+pub(crate) const AMPLE: Duration = Duration::from_secs(10);
+
 /// Addresses of region us-1, the first and the last of each subnet.
 pub(crate) const LISTED: [&str; 4] = ["34.205.5.0", "34.205.5.31", "18.97.19.0", "18.97.19.31"];
 /// Their neighbours, which are not in the region.

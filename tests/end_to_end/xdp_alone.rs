@@ -1,12 +1,14 @@
 //! The program that stands alone: no later change of addresses opens anything, and where it would cut
 //! others off it is refused.
 
-use crate::scene::{AGENT, PATIENCE, expect, install, try_install};
+use crate::scene::{AGENT, AMPLE, expect, install, try_install};
 use crate::tests;
 use crate::xdp::{flags, is_clean};
+use crate::xdp_others::patience;
 use agent_fw_lab::{Lab, Listener, Outcome, Peer, agent_fw, connect, run};
 use anyhow::{Result, ensure};
 use std::net::SocketAddr;
+use std::time::Instant;
 
 tests![
     a_later_change_of_mac_addresses_opens_nothing,
@@ -58,31 +60,30 @@ fn a_macvlan_that_is_made_later_opens_nothing() -> Result<()> {
             let peer = lab.peer("manager")?;
             let _agent = Listener::bind(AGENT)?;
             let at = SocketAddr::new([10, 118, 1, 9].into(), AGENT);
-            let from = |source: &str| -> Result<Outcome> {
+            let from = |source: &str, due: Outcome| -> Result<()> {
                 let source = source.parse()?;
                 peer.add_address(source)?;
-                let seen = peer.enter(|| connect(source, at, PATIENCE))?;
-                peer.remove_address(source)?;
-                seen
+                let seen = peer.enter(|| connect(source, at, patience(due)))??;
+                ensure!(seen == due, "{backend}: from {source}: {seen}, should be {due}");
+                peer.remove_address(source)
             };
             let make = "link add mv0 link manager0 type macvlan mode bridge
                         address add 10.118.1.9/24 dev mv0
                         link set mv0 up";
             ip(make)?;
-            ensure!(from(UNLISTED)? == Outcome::Talked, "the address is reached");
+            from(UNLISTED, Outcome::Talked)?;
             ip("link del mv0")?;
             install(&flags(backend, "manager0", &[]))?;
             ip(make)?;
-            ensure!(from(UNLISTED)? == Outcome::Silent, "{backend}");
-            ensure!(from(LISTED)? == Outcome::Talked, "{backend}");
-            Ok(())
+            from(UNLISTED, Outcome::Silent)?;
+            from(LISTED, Outcome::Talked)
         })?;
     }
     Ok(())
 }
 
 /// Demands that the program is refused alone, with these words, and not with the table behind.
-fn refused(words: &str) -> Result<()> {
+pub(crate) fn refused(words: &str) -> Result<()> {
     let tried = try_install(&flags("xdp", "manager0", &[]))?;
     let said = tried.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
     ensure!(tried.code == Some(3), "{tried}");
@@ -124,7 +125,10 @@ fn alone_the_program_is_refused_on_what_is_shared_and_both_is_not() -> Result<()
         ip("-netns guest link del mv0
             link add tap0 link manager0 type macvtap mode passthru")?;
         refused("tap0 (macvtap) is on manager0")?;
-        ip("link del tap0
+        ip("link set tap0 netns guest
+            -netns guest link set tap0 up")?;
+        refused("which is on it in another network namespace")?;
+        ip("-netns guest link del tap0
             link add br0 type bridge
             link set manager0 master br0")?;
         refused("br0 (bridge) is on manager0")?;
@@ -182,8 +186,11 @@ fn a_lone_program_refuses_what_comes_from_addresses_that_nobody_has() -> Result<
             wire.send(&frame.bytes())?;
             sent += 1;
         }
-        std::thread::sleep(PATIENCE);
-        let counted = refused()? - before;
+        let deadline = Instant::now() + AMPLE;
+        let mut counted = 0;
+        while counted < sent && Instant::now() < deadline {
+            counted = refused()? - before;
+        }
         ensure!(counted == sent, "{sent} sent, {counted} refused");
         Ok(())
     })

@@ -1,12 +1,13 @@
 //! Others' packets: with the table behind it, the program drops only what is for this host.
 
-use crate::scene::{AGENT, PATIENCE, expect, from, install, status};
+use crate::scene::{AGENT, AMPLE, PATIENCE, expect, from, install, status};
 use crate::tests;
 use crate::xdp::flags;
 use agent_fw_lab::packet::{Ethernet, Ipv4, Ipv6, Tcp};
 use agent_fw_lab::{Lab, Listener, Outcome, Peer, Wire, agent_fw, connect, feed, run};
 use anyhow::{Context as _, Result, ensure};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 tests![
     the_program_before_the_table_drops_what_is_for_this_host_itself,
@@ -47,10 +48,17 @@ pub(crate) fn ip(lines: &str) -> Result<()> {
     Ok(())
 }
 
-/// What becomes of a connection to this address of any host.
-pub(crate) fn reach(peer: &Peer, to: IpAddr) -> Result<Outcome> {
+/// Demands that a connection to this address, of any host, ends so.
+fn reach(peer: &Peer, to: IpAddr, due: Outcome) -> Result<()> {
     let source = if to.is_ipv4() { peer.v4().into() } else { peer.v6().into() };
-    peer.enter(|| connect(source, SocketAddr::new(to, AGENT), PATIENCE))?
+    let seen = peer.enter(|| connect(source, SocketAddr::new(to, AGENT), patience(due)))??;
+    ensure!(seen == due, "to {to}: {seen}, should be {due}");
+    Ok(())
+}
+
+/// How long an outcome is waited for.
+pub(crate) fn patience(due: Outcome) -> Duration {
+    if due == Outcome::Silent { PATIENCE } else { AMPLE }
 }
 
 /// Packets that the program has refused.
@@ -106,13 +114,11 @@ fn no_forged_source_has_the_program_cut_off_forwarded_connections() -> Result<()
             for _ in 0..8 {
                 forge(&visitor, &server)?;
                 for to in [IpAddr::from(server.v4()), server.v6().into()] {
-                    let seen = reach(&visitor, to)?;
-                    ensure!(seen == Outcome::Talked, "{mode}: to {to}: {seen}");
+                    reach(&visitor, to, Outcome::Talked).context(mode)?;
                 }
             }
             for to in [IpAddr::from(visitor.host_v4()), visitor.host_v6().into()] {
-                let seen = reach(&visitor, to)?;
-                ensure!(seen == Outcome::Silent, "{mode}: to this host, {to}: {seen}");
+                reach(&visitor, to, Outcome::Silent).context(mode)?;
             }
         }
         Ok(())
@@ -135,9 +141,9 @@ fn a_routing_rule_for_some_sources_is_followed() -> Result<()> {
             visitor.v4()
         ))?;
         let to = Ipv4Addr::new(192, 0, 2, 80);
-        ensure!(reach(&visitor, to.into())? == Outcome::Talked, "it is routed to");
+        reach(&visitor, to.into(), Outcome::Talked).context("before")?;
         install(&flags("both", "visitor0", &[]))?;
-        ensure!(reach(&visitor, to.into())? == Outcome::Talked, "it is cut off");
+        reach(&visitor, to.into(), Outcome::Talked)?;
         let before = refused()?;
         ensure!(from(&visitor, UNLISTED, AGENT)? == Outcome::Silent);
         ensure!(refused()? > before, "nothing is dropped early any more");
@@ -164,19 +170,16 @@ const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 118, 1, 1));
 /// Demands that the guest is reached and this host is not.
 pub(crate) fn only_the_guest(visitor: &Peer) -> Result<()> {
     visitor.forget_neighbours()?;
-    let seen = [reach(visitor, GUEST)?, reach(visitor, HOST)?];
-    ensure!(seen == [Outcome::Talked, Outcome::Silent], "guest, host: {seen:?}");
-    Ok(())
+    reach(visitor, GUEST, Outcome::Talked)?;
+    reach(visitor, HOST, Outcome::Silent)
 }
 
-/// Waits until a bridge that was just made forwards.
-fn wait_for_both(visitor: &Peer) -> Result<()> {
-    for _ in 0..10 {
-        if reach(visitor, GUEST)? == Outcome::Talked && reach(visitor, HOST)? == Outcome::Talked {
-            return Ok(());
-        }
+/// Demands that both are reached where nothing is filtered, as soon as what was just made forwards.
+fn reach_both(visitor: &Peer) -> Result<()> {
+    for at in [GUEST, HOST] {
+        reach(visitor, at, Outcome::Talked).context("where nothing is filtered")?;
     }
-    anyhow::bail!("guest and host are not reached where nothing is filtered")
+    Ok(())
 }
 
 fn guests_behind_a_bridge_are_reached_and_this_host_is_not() -> Result<()> {
@@ -191,7 +194,7 @@ fn guests_behind_a_bridge_are_reached_and_this_host_is_not() -> Result<()> {
             bridge()?;
             // Another MAC address than any port's.
             ip("link set br0 address 02:00:00:00:00:aa")?;
-            wait_for_both(&visitor)?;
+            reach_both(&visitor)?;
             install(&flags("both", "visitor0", &[]))?;
             only_the_guest(&visitor)?;
             ensure!(agent_fw(["verify"])?.code == Some(0), "verified");
@@ -208,7 +211,7 @@ fn when_a_bridge_changes_its_mac_address_nothing_opens() -> Result<()> {
         let _agent = Listener::bind(AGENT)?;
         let _inside = guest.enter(|| Listener::bind(AGENT))??;
         bridge()?;
-        wait_for_both(&visitor)?;
+        reach_both(&visitor)?;
         install(&flags("both", "visitor0", &[]))?;
         only_the_guest(&visitor)?;
         let mac = || run(["cat", "/sys/class/net/br0/address"]);
@@ -244,16 +247,16 @@ pub(crate) fn a_guest_on_the_card(kind: &str, mode: &str) -> Result<()> {
         let _agent = Listener::bind(AGENT)?;
         let _inside = guest.enter(|| Listener::bind(AGENT))??;
         guest_on(kind, mode)?;
-        wait_for_both(&visitor)?;
+        reach_both(&visitor)?;
         install(&flags("both", "visitor0", &[]))?;
-        only_the_guest(&visitor)?;
+        only_the_guest(&visitor).context("it was there before the program")?;
         ip("-netns guest link del on0")?;
         agent_fw(["apply"])?.success()?;
         guest_on(kind, mode)?;
         agent_fw(["apply"])?.success()?;
-        only_the_guest(&visitor)?;
+        only_the_guest(&visitor).context("it was made later")?;
         lab.forward()?;
-        only_the_guest(&visitor)
+        only_the_guest(&visitor).context("this host forwards")
     })
 }
 

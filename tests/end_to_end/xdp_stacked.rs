@@ -1,11 +1,12 @@
-//! The program below VLANs, VRFs, bonds and ipvlans, on kernels that have them.
+//! The program below VLANs, VRFs and ipvlans, on kernels that have them.
 
-use crate::scene::{AGENT, PATIENCE, expect, install};
+use crate::scene::{AGENT, expect, install};
 use crate::tests;
 use crate::xdp::flags;
-use crate::xdp_others::{a_guest_on_the_card, ip, refused};
+use crate::xdp_alone;
+use crate::xdp_others::{a_guest_on_the_card, ip, patience};
 use agent_fw_lab::{Lab, Listener, Outcome, Peer, agent_fw, connect, output};
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use std::net::{IpAddr, SocketAddr};
 
 tests![
@@ -13,8 +14,8 @@ tests![
     below_a_vlan_in_a_vrf_unlisted_sources_stay_out,
     what_the_vrf_of_a_vlan_forwards_to_an_address_that_the_host_has_too_passes,
     a_vlan_that_forwards_on_its_own_is_not_cut_off,
-    on_a_port_of_a_bond_unlisted_sources_are_dropped_by_the_program,
     guests_of_an_ipvlan_are_reached_and_this_host_is_not,
+    alone_the_program_is_refused_below_what_is_elsewhere_with_the_same_mac_address,
 ];
 
 /// Whether this kernel has all that these tests need.
@@ -23,9 +24,7 @@ pub(crate) fn is_possible() -> bool {
         let script = format!("ip link add d0 type veth peer name d1 && ip link add x0 {make}");
         output(["unshare", "-n", "sh", "-c", &script]).is_ok_and(|seen| seen.code == Some(0))
     };
-    ["link d0 type vlan id 5", "link d0 type ipvlan", "type vrf table 5", "type bond"]
-        .into_iter()
-        .all(has)
+    ["link d0 type vlan id 5", "link d0 type ipvlan", "type vrf table 5"].into_iter().all(has)
 }
 
 const LISTED: &str = "34.205.5.1";
@@ -43,19 +42,20 @@ fn vlan() -> Result<()> {
         -netns manager link set v5 up")
 }
 
-/// What becomes of a connection within the VLAN.
-fn within(peer: &Peer, source: &str, to: impl Into<IpAddr>) -> Result<Outcome> {
+/// Demands that a connection within the VLAN ends so.
+fn within(peer: &Peer, source: &str, to: impl Into<IpAddr>, due: Outcome) -> Result<()> {
     let to = SocketAddr::new(to.into(), AGENT);
     let source = source.parse()?;
     let is_own = source == IpAddr::from([10, 55, 0, 2]);
     if !is_own {
         peer.add_address(source)?;
     }
-    let seen = peer.enter(|| connect(source, to, PATIENCE))?;
+    let seen = peer.enter(|| connect(source, to, patience(due)))??;
     if !is_own {
         peer.remove_address(source)?;
     }
-    seen
+    ensure!(seen == due, "from {source} to {to}: {seen}, should be {due}");
+    Ok(())
 }
 
 fn below_a_vlan_with_a_mac_address_of_its_own_unlisted_sources_stay_out() -> Result<()> {
@@ -66,15 +66,19 @@ fn below_a_vlan_with_a_mac_address_of_its_own_unlisted_sources_stay_out() -> Res
         for mac in ["02:00:00:00:00:55", "02:00:00:00:00:56"] {
             ip(&format!("link set v5 address {mac}"))?;
             ip("-netns manager neighbour flush dev v5")?;
-            ensure!(within(&peer, UNLISTED, VIRTUAL)? == Outcome::Talked, "open");
+            within(&peer, UNLISTED, VIRTUAL, Outcome::Talked).context("open")?;
             for backend in ["xdp", "both"] {
                 install(&flags(backend, "manager0", &[]))?;
-                ensure!(within(&peer, UNLISTED, VIRTUAL)? == Outcome::Silent, "{backend}");
-                ensure!(within(&peer, LISTED, VIRTUAL)? == Outcome::Talked, "{backend}");
+                within(&peer, UNLISTED, VIRTUAL, Outcome::Silent)
+                    .with_context(|| format!("{backend}"))?;
+                within(&peer, LISTED, VIRTUAL, Outcome::Talked)
+                    .with_context(|| format!("{backend}"))?;
                 ip("link set v5 address 02:00:00:00:00:99")?;
                 ip("-netns manager neighbour flush dev v5")?;
-                ensure!(within(&peer, UNLISTED, VIRTUAL)? == Outcome::Silent, "{backend}, later");
-                ensure!(within(&peer, LISTED, VIRTUAL)? == Outcome::Talked, "{backend}, later");
+                within(&peer, UNLISTED, VIRTUAL, Outcome::Silent)
+                    .with_context(|| format!("{backend}, later"))?;
+                within(&peer, LISTED, VIRTUAL, Outcome::Talked)
+                    .with_context(|| format!("{backend}, later"))?;
             }
             agent_fw(["uninstall"])?.success()?;
         }
@@ -91,14 +95,16 @@ fn below_a_vlan_in_a_vrf_unlisted_sources_stay_out() -> Result<()> {
         ip("link add red type vrf table 55
             link set red up
             link set v5 master red")?;
-        ensure!(within(&peer, "10.55.0.2", VIRTUAL)? == Outcome::Talked, "open");
+        within(&peer, "10.55.0.2", VIRTUAL, Outcome::Talked).context("open")?;
         for backend in ["xdp", "both"] {
             install(&flags(backend, "manager0", &[]))?;
-            ensure!(within(&peer, "10.55.0.2", VIRTUAL)? == Outcome::Silent, "{backend}");
+            within(&peer, "10.55.0.2", VIRTUAL, Outcome::Silent)
+                .with_context(|| format!("{backend}"))?;
             expect(&peer, Outcome::Silent, &[UNLISTED])?;
             expect(&peer, Outcome::Talked, &[LISTED])?;
             install(&flags(backend, "manager0", &["--allow-from", "10.55.0.2"]))?;
-            ensure!(within(&peer, "10.55.0.2", VIRTUAL)? == Outcome::Talked, "{backend}");
+            within(&peer, "10.55.0.2", VIRTUAL, Outcome::Talked)
+                .with_context(|| format!("{backend}"))?;
         }
         Ok(())
     })
@@ -126,10 +132,11 @@ fn what_the_vrf_of_a_vlan_forwards_to_an_address_that_the_host_has_too_passes() 
             server.v4()
         ))?;
         let to = [10, 99, 0, 9];
-        ensure!(within(&peer, "10.55.0.2", to)? == Outcome::Talked, "it is forwarded");
+        within(&peer, "10.55.0.2", to, Outcome::Talked).context("it is forwarded")?;
         for mode in ["native", "generic"] {
             install(&flags("both", "manager0", &["--xdp-mode", mode]))?;
-            ensure!(within(&peer, "10.55.0.2", to)? == Outcome::Talked, "{mode}: cut off");
+            within(&peer, "10.55.0.2", to, Outcome::Talked)
+                .with_context(|| format!("{mode}: cut off"))?;
         }
         Ok(())
     })
@@ -146,11 +153,13 @@ fn a_vlan_that_forwards_on_its_own_is_not_cut_off() -> Result<()> {
         lab.host().set_sysctl("net/ipv4/conf/v5/forwarding", "1")?;
         lab.host().set_sysctl("net/ipv4/conf/server0/forwarding", "1")?;
         let to = server.v4();
-        ensure!(within(&peer, "10.55.0.2", to)? == Outcome::Talked, "it is forwarded");
+        within(&peer, "10.55.0.2", to, Outcome::Talked).context("it is forwarded")?;
         for mode in ["native", "generic"] {
             install(&flags("both", "manager0", &["--xdp-mode", mode]))?;
-            ensure!(within(&peer, "10.55.0.2", to)? == Outcome::Talked, "{mode}: cut off");
-            ensure!(within(&peer, "10.55.0.2", VIRTUAL)? == Outcome::Silent, "{mode}: open");
+            within(&peer, "10.55.0.2", to, Outcome::Talked)
+                .with_context(|| format!("{mode}: cut off"))?;
+            within(&peer, "10.55.0.2", VIRTUAL, Outcome::Silent)
+                .with_context(|| format!("{mode}: open"))?;
         }
         let tried = crate::scene::try_install(&flags("xdp", "manager0", &[]))?;
         ensure!(tried.code == Some(3) && tried.stderr.contains("v5 on manager0"), "{tried}");
@@ -158,39 +167,20 @@ fn a_vlan_that_forwards_on_its_own_is_not_cut_off() -> Result<()> {
     })
 }
 
-fn on_a_port_of_a_bond_unlisted_sources_are_dropped_by_the_program() -> Result<()> {
+/// What has gone to another network namespace leaves no address where it has the interface's own.
+fn alone_the_program_is_refused_below_what_is_elsewhere_with_the_same_mac_address() -> Result<()> {
     Lab::run(|lab| {
-        let peer = lab.peer("manager")?;
-        let _agent = Listener::bind(AGENT)?;
-        ip("link add bond0 type bond mode active-backup miimon 10
-            address flush dev manager0
-            link set manager0 down
-            link set manager0 master bond0
-            link set bond0 up
-            address add 10.118.1.1/24 dev bond0
-            route add 198.51.100.7 via 10.118.1.2
-            route add 34.205.5.1 via 10.118.1.2
-            -netns manager address add 198.51.100.7/32 dev lo
-            -netns manager address add 34.205.5.1/32 dev lo")?;
-        let to = [10, 118, 1, 1];
-        let reach = |source: &str| -> Result<Outcome> {
-            let source = source.parse()?;
-            peer.enter(|| connect(source, SocketAddr::new(to.into(), AGENT), PATIENCE))?
-        };
-        let is_up = (0..20).any(|_| reach(UNLISTED).is_ok_and(|seen| seen == Outcome::Talked));
-        ensure!(is_up, "open");
-        for backend in ["both", "xdp"] {
-            install(&flags(backend, "manager0", &[]))?;
-            let before = refused()?;
-            ensure!(reach(UNLISTED)? == Outcome::Silent, "{backend}");
-            ensure!(reach(LISTED)? == Outcome::Talked, "{backend}");
-            ensure!(refused()? > before, "{backend}: not by the program");
-            ip("link set bond0 address 02:00:00:00:00:99")?;
-            ip("-netns manager neighbour flush dev eth0")?;
-            ensure!(reach(UNLISTED)? == Outcome::Silent, "{backend}, later");
-            ensure!(reach(LISTED)? == Outcome::Talked, "{backend}, later");
+        let _peers = (lab.peer("manager")?, lab.peer("guest")?);
+        for kind in ["ipvlan mode l2", "ipvlan mode l3", "ipvlan mode l3s", "vlan id 7"] {
+            ip(&format!(
+                "link add on0 link manager0 type {kind}
+                 link set on0 netns guest
+                 -netns guest link set on0 up"
+            ))?;
+            xdp_alone::refused("which is on it in another network namespace").context(kind)?;
+            ip("-netns guest link del on0")?;
         }
-        Ok(())
+        install(&flags("xdp", "manager0", &[])).map(drop)
     })
 }
 

@@ -106,18 +106,28 @@ pub fn tops<'a>(interface: &Interface, all: &'a [Interface]) -> Vec<&'a Interfac
     let mut found: Vec<&Interface> = Vec::new();
     let mut below = vec![interface.clone()];
     while let Some(low) = below.pop() {
-        for top in all {
-            let is_master = low.master == Some(top.index);
-            // The lower of one end of a veth pair is its other end.
-            let is_made_on = top.lower == Some(low.index) && top.kind.as_deref() != Some("veth");
+        for top in directly_on(&low, all) {
             let is_new = !found.iter().any(|known| known.index == top.index);
-            if (is_master || is_made_on) && top.index != interface.index && is_new {
+            if top.index != interface.index && is_new {
                 found.push(top);
                 below.push(top.clone());
             }
         }
     }
     found
+}
+
+/// The interfaces right on top of one.
+pub fn directly_on<'a>(
+    low: &Interface,
+    all: &'a [Interface],
+) -> impl Iterator<Item = &'a Interface> {
+    let (index, master) = (low.index, low.master);
+    all.iter().filter(move |top| {
+        // The lower of one end of a veth pair is its other end.
+        let is_made_on = top.lower == Some(index) && top.kind.as_deref() != Some("veth");
+        master == Some(top.index) || is_made_on
+    })
 }
 
 /// A request for all links: `struct ifinfomsg` of nothing in particular.

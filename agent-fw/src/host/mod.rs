@@ -9,6 +9,7 @@ pub mod file;
 pub mod handover;
 pub mod interface;
 pub mod lock;
+pub(crate) mod multicast;
 pub(crate) mod namespace;
 pub mod privilege;
 pub(crate) mod program;

@@ -2,6 +2,7 @@
 //! see, and must not cut off.
 
 use super::interface::{self, Interface};
+use super::multicast;
 use super::route::{self, attributes, number};
 use anyhow::Context as _;
 use nix::errno::Errno;
@@ -37,8 +38,8 @@ pub struct Surroundings {
     pub interfaces: Vec<Interface>,
     /// By index: what packets that come in by an interface are forwarded.
     pub forwarding: BTreeMap<u32, BTreeSet<IpVersion>>,
-    /// By index: MAC addresses that an interface takes for others. What is made on it and has gone to
-    /// another network namespace shows only here.
+    /// By index: MAC addresses that an interface takes for others, its own among them where others
+    /// share it. What is made on it and has gone to another network namespace shows only here.
     pub guests: BTreeMap<u32, BTreeSet<[u8; 6]>>,
     /// Whether there are routing rules besides the kernel's own.
     pub has_rules: bool,
@@ -51,7 +52,28 @@ impl Surroundings {
         let forwarding = interfaces.iter().map(|of| (of.index, forwarded(&of.name))).collect();
         let guests = guests().context("cannot list what the interfaces take for others")?;
         let has_rules = has_rules().context("cannot list the routing rules")?;
-        Ok(Self { interfaces, forwarding, guests, has_rules })
+        let mut seen = Self { interfaces, forwarding, guests, has_rules };
+        seen.add_strangers(&multicast::members()?);
+        Ok(seen)
+    }
+
+    /// Adds an interface's own MAC address to those of its guests where more have joined a group by it
+    /// than can be accounted for.
+    fn add_strangers(&mut self, members: &BTreeMap<u32, usize>) {
+        let has_stranger = |interface: &&Interface| {
+            let known = multicast::known(interface, &self.interfaces, members);
+            let known = known + self.guests(interface).count();
+            members.get(&interface.index).is_some_and(|members| *members > known)
+        };
+        let shared: Vec<(u32, [u8; 6])> = self
+            .interfaces
+            .iter()
+            .filter(has_stranger)
+            .filter_map(|interface| Some((interface.index, interface.mac?)))
+            .collect();
+        for (index, mac) in shared {
+            self.guests.entry(index).or_default().insert(mac);
+        }
     }
 
     /// The interface with this index.
@@ -167,6 +189,25 @@ mod tests {
         assert_eq!(guest(&entry(0, mac)), None, "a bridge has learnt it");
         assert_eq!(guest(&entry(SELF, [0x33, 0x33, 0, 0, 0, 1])), None, "multicast");
         assert_eq!(guest(&entry(SELF, mac)[..14]), None, "cut");
+    }
+
+    #[test]
+    fn who_shares_an_interfaces_own_address_is_a_guest() {
+        let own = [2, 0, 0, 0, 0, 1];
+        let card = Interface { index: 2, mac: Some(own), is_up: true, ..Interface::default() };
+        let macvlan = BTreeMap::from([(2, BTreeSet::from([[2, 0, 0, 0, 0, 9]]))]);
+        for (guests, members, due) in [
+            (BTreeMap::new(), 1, false),
+            (BTreeMap::new(), 2, true),
+            (macvlan.clone(), 2, false),
+            (macvlan, 3, true),
+        ] {
+            let interfaces = vec![card.clone()];
+            let mut seen = Surroundings { interfaces, guests, ..Surroundings::default() };
+            seen.add_strangers(&[(2, members)].into());
+            let is_shared = seen.guests(&card).any(|mac| mac == own);
+            assert_eq!(is_shared, due, "{members}");
+        }
     }
 
     #[test]
