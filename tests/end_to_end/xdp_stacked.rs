@@ -1,10 +1,10 @@
-//! The program below VLANs, VRFs and ipvlans, on kernels that have them.
+//! The program below VLANs, VRFs, bonds and ipvlans, on kernels that have them.
 
-use crate::scene::{AGENT, expect, install};
+use crate::scene::{AGENT, expect, install, status};
 use crate::tests;
 use crate::xdp::flags;
 use crate::xdp_alone;
-use crate::xdp_others::{a_guest_on_the_card, ip, patience};
+use crate::xdp_others::{a_guest_on_the_card, ip, patience, refused};
 use agent_fw_lab::{Lab, Listener, Outcome, Peer, agent_fw, connect, output};
 use anyhow::{Context as _, Result, ensure};
 use std::net::{IpAddr, SocketAddr};
@@ -14,8 +14,10 @@ tests![
     below_a_vlan_in_a_vrf_unlisted_sources_stay_out,
     what_the_vrf_of_a_vlan_forwards_to_an_address_that_the_host_has_too_passes,
     a_vlan_that_forwards_on_its_own_is_not_cut_off,
+    on_a_port_of_a_bond_unlisted_sources_are_dropped_by_the_program,
     guests_of_an_ipvlan_are_reached_and_this_host_is_not,
     alone_the_program_is_refused_below_what_is_elsewhere_with_the_same_mac_address,
+    what_a_bond_brings_is_counted_under_the_bond,
 ];
 
 /// Whether this kernel has all that these tests need.
@@ -24,7 +26,9 @@ pub(crate) fn is_possible() -> bool {
         let script = format!("ip link add d0 type veth peer name d1 && ip link add x0 {make}");
         output(["unshare", "-n", "sh", "-c", &script]).is_ok_and(|seen| seen.code == Some(0))
     };
-    ["link d0 type vlan id 5", "link d0 type ipvlan", "type vrf table 5"].into_iter().all(has)
+    ["link d0 type vlan id 5", "link d0 type ipvlan", "type vrf table 5", "type bond"]
+        .into_iter()
+        .all(has)
 }
 
 const LISTED: &str = "34.205.5.1";
@@ -163,6 +167,77 @@ fn a_vlan_that_forwards_on_its_own_is_not_cut_off() -> Result<()> {
         }
         let tried = crate::scene::try_install(&flags("xdp", "manager0", &[]))?;
         ensure!(tried.code == Some(3) && tried.stderr.contains("v5 on manager0"), "{tried}");
+        Ok(())
+    })
+}
+
+/// Makes a bond of this host's end of the link to the peer "manager", which has addresses more.
+fn bond() -> Result<()> {
+    ip("link add bond0 type bond mode active-backup miimon 10
+        address flush dev manager0
+        link set manager0 down
+        link set manager0 master bond0
+        link set bond0 up
+        address add 10.118.1.1/24 dev bond0
+        route add 198.51.100.7 via 10.118.1.2
+        route add 34.205.5.1 via 10.118.1.2
+        -netns manager address add 198.51.100.7/32 dev lo
+        -netns manager address add 34.205.5.1/32 dev lo")
+}
+
+/// Demands that a connection to this host's address at the bond ends so.
+fn by_bond(peer: &Peer, source: &str, due: Outcome) -> Result<()> {
+    let (source, to) = (source.parse()?, SocketAddr::new([10, 118, 1, 1].into(), AGENT));
+    let seen = peer.enter(|| connect(source, to, patience(due)))??;
+    ensure!(seen == due, "from {source}: {seen}, should be {due}");
+    Ok(())
+}
+
+fn on_a_port_of_a_bond_unlisted_sources_are_dropped_by_the_program() -> Result<()> {
+    Lab::run(|lab| {
+        let peer = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        bond()?;
+        by_bond(&peer, UNLISTED, Outcome::Talked).context("open")?;
+        for backend in ["both", "xdp"] {
+            install(&flags(backend, "manager0", &[]))?;
+            let before = refused()?;
+            by_bond(&peer, UNLISTED, Outcome::Silent).context(backend)?;
+            by_bond(&peer, LISTED, Outcome::Talked).context(backend)?;
+            ensure!(refused()? > before, "{backend}: not by the program");
+            ip("link set bond0 address 02:00:00:00:00:99")?;
+            ip("-netns manager neighbour flush dev eth0")?;
+            by_bond(&peer, UNLISTED, Outcome::Silent).context(backend)?;
+            by_bond(&peer, LISTED, Outcome::Talked).context(backend)?;
+        }
+        Ok(())
+    })
+}
+
+/// The kernel has a bond's program run at the bond's ports.
+fn what_a_bond_brings_is_counted_under_the_bond() -> Result<()> {
+    Lab::run(|lab| {
+        let (peer, _other) = (lab.peer("manager")?, lab.peer("server")?);
+        let _agent = Listener::bind(AGENT)?;
+        bond()?;
+        by_bond(&peer, UNLISTED, Outcome::Talked).context("open")?;
+        for (backend, mode) in [("both", "native"), ("xdp", "native"), ("both", "generic")] {
+            let more = ["--interface", "server0", "--xdp-mode", mode];
+            install(&flags(backend, "bond0", &more))?;
+            let counted = |name: &str| -> Result<[u64; 2]> {
+                let (seen, _) = status()?;
+                let all = seen["xdp"]["interfaces"].as_array().context("interfaces")?;
+                let of = all.iter().find(|of| of["name"] == name).context(name.to_owned())?;
+                let count = |what| of["counters"][what].as_u64().context("a count");
+                Ok([count("admitted")?, count("refused")?])
+            };
+            let (bond, other) = (counted("bond0")?, counted("server0")?);
+            by_bond(&peer, UNLISTED, Outcome::Silent).context(mode)?;
+            by_bond(&peer, LISTED, Outcome::Talked).context(mode)?;
+            let seen = counted("bond0")?;
+            ensure!(seen[0] > bond[0] && seen[1] > bond[1], "{mode}: {bond:?}, then {seen:?}");
+            ensure!(counted("server0")? == other, "{mode}: counted under another interface");
+        }
         Ok(())
     })
 }

@@ -239,6 +239,10 @@ fn load_all(
     for Site { interface, .. } in &sites {
         let number = numbering.interfaces.number(&interface.name);
         let slot = number.ok_or(XdpError::TooManyInterfaces)?.index();
+        // A bond has its program run at its ports.
+        for port in with_ports(interface, &seen) {
+            plan.slots.entry(port.index).or_insert(slot);
+        }
         plan.slots.insert(interface.index, slot);
     }
     make_room(MapName::Labels, plan.labels.len())?;
@@ -410,12 +414,22 @@ fn fill_interfaces(ebpf: &mut Ebpf, sites: &[Site], seen: &Surroundings) -> Resu
     let failed = |error| LoadError::Map("INTERFACES", error);
     let map = ebpf.map_mut("INTERFACES").ok_or(LoadError::NoMap("INTERFACES"))?;
     let mut known = HashMap::<_, u32, OwnFrames>::try_from(map).map_err(failed)?;
-    for Site { interface, .. } in sites {
+    for interface in sites.iter().flat_map(|site| with_ports(&site.interface, seen)) {
         if let Some(own) = own_frames(interface, seen) {
             known.insert(interface.index, own, 0).map_err(failed)?;
         }
     }
     Ok(())
+}
+
+/// The interfaces that an interface's program may run at: itself, and a bond's ports.
+fn with_ports<'a>(
+    interface: &'a Interface,
+    seen: &'a Surroundings,
+) -> impl Iterator<Item = &'a Interface> {
+    let is_bond = interface.kind() == Some("bond");
+    let is_port = move |port: &&Interface| is_bond && port.master() == Some(interface.index);
+    std::iter::once(interface).chain(seen.interfaces.iter().filter(is_port))
 }
 
 /// Fails where a program that stands alone would drop others' frames.
