@@ -101,9 +101,16 @@ fn with_the_lock_held_the_port_is_closed_at_boot_all_the_same() -> Result<()> {
         let table = run(["nft", "--handle", "list", "ruleset"])?;
         ensure!(agent_fw(["apply", "--boot", "--wait", "0"])?.code == Some(3));
         ensure!(run(["nft", "--handle", "list", "ruleset"])? == table);
-        // Without a last good policy, it is closed to everybody.
+        // Without a last good policy, it is closed to everybody, on every port that is known.
         forget()?;
         fs::remove_file(LAST_GOOD)?;
+        let text = fs::read_to_string(POLICY)?;
+        fs::write(POLICY, text.replace("port = 4118", "port = 4119"))?;
+        let _other = Listener::bind(4119)?;
+        agent_fw(["apply", "--boot", "--wait", "0"])?;
+        stays_closed(&manager, &[4119])?;
+        forget()?;
+        fs::write(POLICY, text)?;
         agent_fw(["apply", "--boot", "--wait", "0"])?;
         expect(&manager, Outcome::Silent, &["198.51.100.7", "34.205.5.1"])
     })

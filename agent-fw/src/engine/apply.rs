@@ -10,12 +10,11 @@ use super::plan::{Missing, interfaces_of, plan};
 use super::policy;
 use super::sources::SourceTexts;
 use crate::configuration::{Backend, Compiled, Configuration};
-use crate::firewall::Firewall;
 use crate::host::{self, awaited, file};
 use crate::nft::{Extras, Image, Nftables, Ruleset, TableName};
-use crate::policy::{PolicyHash, Port};
-use crate::rule::{closed, closing_rule};
-use anyhow::{Context as _, anyhow};
+use crate::policy::{Ledger, Others, Policy, PolicyHash, Port, Range};
+use crate::rule::Lowered;
+use anyhow::anyhow;
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
@@ -81,7 +80,9 @@ pub fn apply(may_open: bool) -> Result<Applied> {
     if !may_open {
         refuse_to_open(&known)?;
     }
-    enforce_policy(known, Missing::Refused)
+    let mut applied = enforce_policy(known, Missing::Refused)?;
+    applied.notes.extend(keep(&applied.configuration, &applied.compiled));
+    Ok(applied)
 }
 
 /// Closes the port, where nothing of agent-fw's is in force, before any file is read that somebody
@@ -100,7 +101,10 @@ pub fn close_at_once() -> anyhow::Result<Option<Substitute>> {
             let hash = compiled.lowered.policy.hash();
             (compiled.images(), Substitute::LastGood(hash))
         }
-        _ => (vec![closing_table(Port::AGENT)], Substitute::Closed(vec![Port::AGENT])),
+        _ => {
+            let ports = ports_to_close(None);
+            (vec![closing_table(&ports)], Substitute::Closed(ports))
+        }
     };
     Ok(nftables.create(&tables)?.then_some(substitute))
 }
@@ -119,6 +123,12 @@ impl Read {
     pub fn is_outdated(&self) -> bool {
         let now = file::read(Path::new(host::POLICY)).ok().flatten();
         matches!(&self.0, Ok(texts) if texts.as_ref().map(|texts| &texts.policy) != now.as_ref())
+    }
+
+    /// Keeps it as the last good policy, without reading any list again.
+    fn keep(&self, compiled: &Compiled) -> Option<String> {
+        let Ok(Some(texts)) = &self.0 else { return None };
+        not_kept(last_good::keep_texts(texts, compiled))
     }
 
     /// The policy, compiled.
@@ -144,7 +154,10 @@ pub fn at_boot(read: &Read) -> Result<AtBoot> {
     };
     let table = (known.0.backend == Backend::Xdp).then(|| known.1.clone());
     match enforce_policy(known, Missing::TableStandsIn) {
-        Ok(applied) => Ok(AtBoot::Applied(Box::new(applied))),
+        Ok(mut applied) => {
+            applied.notes.extend(read.keep(&applied.compiled));
+            Ok(AtBoot::Applied(Box::new(applied)))
+        }
         Err(failure) if is_in_force(&failure) => Err(failure),
         Err(failure) => {
             let table = table.and_then(|compiled| stand_in(&compiled).ok());
@@ -161,8 +174,8 @@ pub fn wanted(read: &Read) -> Result<Known> {
     Ok(known)
 }
 
-/// Enforces a policy, and keeps it for a boot at which `policy.toml` cannot be compiled.
-pub fn enforce_policy((configuration, compiled): Known, missing: Missing) -> Result<Applied> {
+/// Enforces a policy.
+fn enforce_policy((configuration, compiled): Known, missing: Missing) -> Result<Applied> {
     // An interface that comes from here on is met by udev, or found below.
     let mut notes = await_interfaces(&configuration);
     let found = interfaces_of(&configuration)?;
@@ -171,7 +184,6 @@ pub fn enforce_policy((configuration, compiled): Known, missing: Missing) -> Res
     if let Err(error) = interfaces::remember(&found) {
         notes.push(format!("a renamed interface will not be recognised: {error:#}"));
     }
-    notes.extend(keep(&configuration, &compiled));
     // Once more: now it is known by which MAC addresses interfaces are recognised.
     notes.extend(await_interfaces(&configuration));
     notes.dedup();
@@ -191,7 +203,10 @@ pub fn await_interfaces(configuration: &Configuration) -> Vec<String> {
 /// Keeps the policy for a boot at which it cannot be compiled. That it could not be kept is no
 /// reason to undo it.
 pub fn keep(configuration: &Configuration, compiled: &Compiled) -> Option<String> {
-    let kept = last_good::keep(configuration, compiled);
+    not_kept(last_good::keep(configuration, compiled))
+}
+
+fn not_kept(kept: anyhow::Result<()>) -> Option<String> {
     kept.err().map(|error| format!("not kept as the last good policy: {error:#}"))
 }
 
@@ -245,28 +260,38 @@ fn fall_back() -> anyhow::Result<Substitute> {
     close(known)
 }
 
-/// Closes every port that some record names to every source, and at least the agent's. What is in
-/// force beyond these ports stays.
+/// Closes every port that some record names to every source. What is in force beyond these ports
+/// stays.
 fn close(known: Option<Port>) -> anyhow::Result<Substitute> {
-    let policy = policy_file();
-    let port = policy.as_ref().and_then(port).or(known).unwrap_or(Port::AGENT);
     let mut nftables = Nftables::open()?;
     let others = nftables.read_tables()?.into_iter();
     let others = others.filter(|live| live.image.name != TableName::Gate && live.strays.is_empty());
-    let mut tables: Vec<Image> = others.map(|live| live.image).collect();
-    let mut ports = vec![port];
-    if tables.is_empty() && policy.as_ref().is_some_and(names_relay) {
-        let closing = Firewall::new([&closing_rule(Port::RELAY)]).context("the relay's port")?;
-        tables.extend(closing.tables(false).into_iter().map(Ruleset::into_image));
-        ports.push(Port::RELAY);
+    let others: Vec<Image> = others.map(|live| live.image).collect();
+    let mut ports = ports_to_close(known);
+    if !others.is_empty() {
+        // These say who reaches the relay's port.
+        ports.truncate(1);
     }
-    tables.insert(0, closing_table(port));
+    let tables: Vec<Image> = std::iter::once(closing_table(&ports)).chain(others).collect();
     ThisHost::open()?.replace_tables(&tables)?;
     Ok(Substitute::Closed(ports))
 }
 
-fn closing_table(port: Port) -> Image {
-    Ruleset::compile(&closed(port), Extras::default()).into_image()
+/// The ports that a readable record names: the agent's, and the relay's where the policy says who
+/// reaches it.
+fn ports_to_close(known: Option<Port>) -> Vec<Port> {
+    let policy = policy_file();
+    let port = policy.as_ref().and_then(port).or(known).unwrap_or(Port::AGENT);
+    let relay = policy.as_ref().is_some_and(names_relay).then_some(Port::RELAY);
+    std::iter::once(port).chain(relay.filter(|relay| *relay != port)).collect()
+}
+
+/// The table that closes these ports to every source.
+fn closing_table(ports: &[Port]) -> Image {
+    let ports = ports.iter().copied().map(Range::single).collect();
+    let policy = Policy::new(ports, Others::Drop, []);
+    let nobody = Lowered { policy, ledger: Ledger::default() };
+    Ruleset::compile(&nobody, Extras::default()).into_image()
 }
 
 /// A `policy.toml` of which something is faulty.

@@ -13,14 +13,18 @@ const FILE: &str = "/var/lib/agent-fw/last-good.json";
 /// Keeps what the enforced policy was compiled from. A list that has been changed since is not what
 /// is in force: then the older one stays.
 pub fn keep(configuration: &Configuration, compiled: &Compiled) -> anyhow::Result<()> {
-    let kept = SourceTexts::read_for(configuration)?;
+    keep_texts(&SourceTexts::read_for(configuration)?, compiled)
+}
+
+/// The same, where the texts have been read.
+pub fn keep_texts(kept: &SourceTexts, compiled: &Compiled) -> anyhow::Result<()> {
     let again = kept.compile(FILE)?.1;
     if again.lowered.policy.hash() != compiled.lowered.policy.hash()
         || again.firewall_tables != compiled.firewall_tables
     {
         return Ok(());
     }
-    let (path, text) = (Path::new(FILE), serde_json::to_string(&kept)?);
+    let (path, text) = (Path::new(FILE), serde_json::to_string(kept)?);
     if file::is_private(path) && file::read_large(path).is_ok_and(|b| b.as_ref() == Some(&text)) {
         return Ok(());
     }
