@@ -74,9 +74,9 @@ fn below_a_vlan_with_a_mac_address_of_its_own_unlisted_sources_stay_out() -> Res
             for backend in ["xdp", "both"] {
                 install(&flags(backend, "manager0", &[]))?;
                 within(&peer, UNLISTED, VIRTUAL, Outcome::Silent)
-                    .with_context(|| format!("{backend}"))?;
+                    .with_context(|| backend.to_string())?;
                 within(&peer, LISTED, VIRTUAL, Outcome::Talked)
-                    .with_context(|| format!("{backend}"))?;
+                    .with_context(|| backend.to_string())?;
                 ip("link set v5 address 02:00:00:00:00:99")?;
                 ip("-netns manager neighbour flush dev v5")?;
                 within(&peer, UNLISTED, VIRTUAL, Outcome::Silent)
@@ -103,12 +103,12 @@ fn below_a_vlan_in_a_vrf_unlisted_sources_stay_out() -> Result<()> {
         for backend in ["xdp", "both"] {
             install(&flags(backend, "manager0", &[]))?;
             within(&peer, "10.55.0.2", VIRTUAL, Outcome::Silent)
-                .with_context(|| format!("{backend}"))?;
+                .with_context(|| backend.to_string())?;
             expect(&peer, Outcome::Silent, &[UNLISTED])?;
             expect(&peer, Outcome::Talked, &[LISTED])?;
             install(&flags(backend, "manager0", &["--allow-from", "10.55.0.2"]))?;
             within(&peer, "10.55.0.2", VIRTUAL, Outcome::Talked)
-                .with_context(|| format!("{backend}"))?;
+                .with_context(|| backend.to_string())?;
         }
         Ok(())
     })
