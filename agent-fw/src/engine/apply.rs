@@ -96,15 +96,12 @@ pub fn close_at_once() -> anyhow::Result<Option<Substitute>> {
     if nftables.has_tables()? || !crate::xdp::attachments()?.is_empty() {
         return Ok(None);
     }
-    let (tables, substitute) = match last_good::compiled() {
-        Ok(Some((_, compiled))) => {
-            let hash = compiled.lowered.policy.hash();
-            (compiled.images(), Substitute::LastGood(hash))
-        }
-        _ => {
-            let ports = ports_to_close(None);
-            (vec![closing_table(&ports)], Substitute::Closed(ports))
-        }
+    let (tables, substitute) = if let Ok(Some((_, compiled))) = last_good::compiled() {
+        let hash = compiled.lowered.policy.hash();
+        (compiled.images(), Substitute::LastGood(hash))
+    } else {
+        let ports = ports_to_close(None);
+        (vec![closing_table(&ports)], Substitute::Closed(ports))
     };
     Ok(nftables.create(&tables)?.then_some(substitute))
 }
