@@ -263,7 +263,8 @@ fn while_commands_come_and_go_and_somebody_flushes_the_port_stays_closed() -> Re
         let _guard = Guard::start()?;
         let unlisted = Ipv4Addr::new(198, 51, 100, 7);
         manager.add_address(unlisted.into())?;
-        let end = Instant::now() + Duration::from_secs(4);
+        let [seconds, least] = if is_emulated() { [20, 1] } else { [4, 3] };
+        let end = Instant::now() + Duration::from_secs(seconds);
         let until_then = |arguments: &[&str]| -> Result<u32> {
             let mut times = 0;
             while Instant::now() < end {
@@ -292,7 +293,7 @@ fn while_commands_come_and_go_and_somebody_flushes_the_port_stays_closed() -> Re
                 let applied = applying.join().ok().context("panicked")??;
                 let asked = asking.join().ok().context("panicked")??;
                 println!("{flushed} flushes, {applied} times applied, {asked} times asked");
-                ensure!(flushed > 5 && applied > 2, "{flushed}, {applied}");
+                ensure!(u64::from(flushed) > least && u64::from(applied) >= least, "too few");
                 Ok(())
             })
         })?;

@@ -220,8 +220,11 @@ impl<S: FnMut(Event)> Keeper<S> {
 
     /// Owns what is in force now.
     fn own_anew(&mut self) -> Result<()> {
-        self.owner = None;
-        let mut nftables = Nftables::open()?;
+        // A twin is exchanged by the connection that has it: at no moment is there none.
+        let mut nftables = match self.owner.take() {
+            Some((nftables, Hold::Twin)) => nftables,
+            _ => Nftables::open()?,
+        };
         self.owner = match nftables.own()? {
             Hold::Nothing => None,
             hold => Some((nftables, hold)),
