@@ -284,7 +284,7 @@ fn while_commands_come_and_go_and_somebody_flushes_the_port_stays_closed() -> Re
                 };
                 let applying = run(&["apply"]);
                 let asking = run(&["explain", "--from", "198.51.100.7"]);
-                let mut flushed = 0;
+                let mut flushed = 0_u64;
                 while Instant::now() < end {
                     host.enter(|| command(["nft", "flush", "ruleset"]).output())??;
                     flushed += 1;
@@ -293,7 +293,7 @@ fn while_commands_come_and_go_and_somebody_flushes_the_port_stays_closed() -> Re
                 let applied = applying.join().ok().context("panicked")??;
                 let asked = asking.join().ok().context("panicked")??;
                 println!("{flushed} flushes, {applied} times applied, {asked} times asked");
-                ensure!(u64::from(flushed) > least && u64::from(applied) >= least, "too few");
+                ensure!(flushed > least && u64::from(applied) >= least, "too few");
                 Ok(())
             })
         })?;
