@@ -19,7 +19,7 @@ use crate::process::{cargo, workspace};
 /// A boot takes seconds; a machine that hangs is tried once more.
 const BOOT: Duration = Duration::from_mins(2);
 /// The tests take minutes under emulation.
-const TESTS: Duration = Duration::from_mins(25);
+const TESTS: Duration = Duration::from_mins(45);
 
 /// The test binaries that run there, by the names of their targets.
 const BINARIES: [&str; 2] = ["end_to_end", "kernel"];
