@@ -131,10 +131,14 @@ fn while_a_command_holds_the_guard_off_the_table_is_anybodys_and_then_it_is_put_
         drop(held_off);
         let took = until("put back", is_whole)?;
         println!("put back within {} ms, proof included", took.as_millis());
-        let said = fs::read_to_string(SAID)?;
-        ensure!(said.contains("put back: after a command of agent-fw's"), "{said}");
-        let again = command(["nft", "flush", "chain", "inet", "agent_fw", "gate"]).output()?;
-        ensure!(!again.status.success() || !has_ownership(), "nobody owns the table");
+        // It says so, and owns the table, a moment after the table is whole.
+        until("said", || {
+            Ok(fs::read_to_string(SAID)?.contains("put back: after a command of agent-fw's"))
+        })?;
+        until("owned again", || {
+            let again = command(["nft", "flush", "chain", "inet", "agent_fw", "gate"]).output()?;
+            Ok(!again.status.success() || !has_ownership())
+        })?;
         Ok(())
     })
 }

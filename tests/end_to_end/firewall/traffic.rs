@@ -173,7 +173,7 @@ fn log_only_counts_and_changes_nothing() -> Result<()> {
         let count = || -> Result<u64> {
             let (status, _) = crate::scene::status()?;
             let counters = status["firewall"].as_array().cloned().unwrap_or_default();
-            let watched = counters.iter().find(|of| of["counter"] == "rule_Watch_remote_desktops");
+            let watched = counters.iter().find(|of| of["rule"] == "Watch remote desktops");
             Ok(watched.and_then(|of| of["packets"].as_u64()).unwrap_or(u64::MAX))
         };
         ensure!(count()? == 0);
