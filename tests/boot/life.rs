@@ -161,9 +161,11 @@ fn faults<'a>(mut host: Host<'a>, neighbour: &Neighbour) -> Result<Host<'a>> {
     let mut host = host.restart(&["systemctl", "reboot"]).context("with a faulty policy")?;
     host.is_closed(neighbour, unlisted).context("with a faulty policy")?;
     let journal = host.run(&["journalctl", "--boot", "--no-pager", "--unit", "agent-fw"])?;
-    let line = journal.lines().find(|line| line.contains("the last good policy"));
+    // It closes the port before it looks at the policy, and says that first.
+    let line = journal.lines().find(|line| line.contains("cannot be enforced"));
     let line = line.with_context(|| format!("the journal does not say why: {journal}"))?;
-    ensure!(line.contains("policy.toml:1:"), "the journal's line: {line}");
+    let says = |part: &str| line.contains(part);
+    ensure!(says("policy.toml:1:") && says("the last good policy"), "the journal's line: {line}");
 
     host.run(&["rm", "/var/lib/agent-fw/last-good.json"])?;
     let mut host = host.restart(&["systemctl", "reboot"]).context("with no good policy")?;
