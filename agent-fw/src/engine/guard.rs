@@ -65,8 +65,9 @@ pub fn run(
         for change in changes.wait(timeouts.into_iter().flatten().min(), &door)? {
             keeper.meet(&change);
         }
-        if let Some(guest) = door.guest() {
-            keeper.hand_over(guest, interval, &mut awake);
+        if let Some(mut guest) = door.guest() {
+            keeper.hand_over(&mut guest, interval, &mut awake);
+            keeper.try_put_back();
         }
         keeper.look_at_programs();
         keeper.try_put_back();
@@ -140,7 +141,12 @@ impl<S: FnMut(Event)> Keeper<S> {
     }
 
     /// Lets a command change the tables, behind a twin of the gate.
-    fn hand_over(&mut self, guest: Guest, interval: Option<Duration>, awake: &mut impl FnMut()) {
+    fn hand_over(
+        &mut self,
+        guest: &mut Guest,
+        interval: Option<Duration>,
+        awake: &mut impl FnMut(),
+    ) {
         if self.hold() == Hold::Tables {
             match Nftables::open().and_then(|mut nftables| Ok((nftables.cover()?, nftables))) {
                 Ok((Cover::Whole, nftables)) => self.cover = Some(nftables),

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use nix::sys::stat::{Mode, umask};
 use std::fs;
 use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 const SOCKET: &str = "/run/agent-fw/guard";
 /// What the guard says when it has let go.
 const LET_GO: u8 = b'.';
+/// So long a command waits at its end for the guard.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// The guard's side.
 pub struct Door(UnixListener);
@@ -57,9 +60,10 @@ impl AsFd for Door {
 
 impl Guest {
     /// Tells the command that it may change the table, and waits until it has done so, has ended, or
-    /// has taken too long. `awake` is called every `interval`.
+    /// has taken too long. `awake` is called every `interval`. The command goes on when this guest is
+    /// dropped.
     pub fn serve(
-        mut self,
+        &mut self,
         deadline: Duration,
         interval: Option<Duration>,
         mut awake: impl FnMut(),
@@ -83,10 +87,22 @@ impl Guest {
     }
 }
 
-/// The guard has let go of the table, for as long as this lives.
+/// The guard has let go of the table, for as long as this lives. Dropping it waits, for a moment at
+/// most, until the guard stands again, so that what it had in the kernel meanwhile is gone when the
+/// command ends.
 #[derive(Debug)]
 pub struct Leave {
-    _connection: UnixStream,
+    connection: UnixStream,
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        let connection = &mut self.connection;
+        let ended = connection.shutdown(Shutdown::Write);
+        if ended.and_then(|()| connection.set_read_timeout(Some(FAREWELL))).is_ok() {
+            drop(connection.read(&mut [0]));
+        }
+    }
 }
 
 /// Asks the guard to let go; `None` if there is none here.
@@ -102,7 +118,7 @@ pub fn ask(patience: Duration) -> anyhow::Result<Option<Leave>> {
     };
     connection.set_read_timeout(Some(patience.max(Duration::from_millis(1))))?;
     match connection.read(&mut [0]) {
-        Ok(1) => Ok(Some(Leave { _connection: connection })),
+        Ok(1) => Ok(Some(Leave { connection })),
         // It has ended, and so has its hold.
         Ok(_) => Ok(None),
         Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(None),
