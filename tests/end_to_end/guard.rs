@@ -104,9 +104,11 @@ fn what_others_take_away_the_guard_puts_back_or_the_kernel_keeps() -> Result<()>
             })?;
             expect(&manager, Outcome::Talked, &["34.205.5.1"])?;
         }
-        let said = fs::read_to_string(SAID)?;
         let repairs = if owned { 0 } else { VANDALISM.len() };
-        ensure!(said.matches("put back: nft (process ").count() == repairs, "{said}");
+        let said = || fs::read_to_string(SAID);
+        until("each is said", || Ok(said()?.matches("put back: nft (process ").count() == repairs))
+            .with_context(|| said().unwrap_or_default())?;
+        let said = said()?;
         // What is no concern of agent-fw's is left alone.
         run(["nft", "add", "table", "inet", "other"])?;
         run(["nft", "delete", "table", "inet", "other"])?;
@@ -132,9 +134,8 @@ fn while_a_command_holds_the_guard_off_the_table_is_anybodys_and_then_it_is_put_
         let took = until("put back", is_whole)?;
         println!("put back within {} ms, proof included", took.as_millis());
         // It says so, and owns the table, a moment after the table is whole.
-        until("said", || {
-            Ok(fs::read_to_string(SAID)?.contains("put back: after a command of agent-fw's"))
-        })?;
+        until("said", || Ok(fs::read_to_string(SAID)?.contains("put back: ")))
+            .with_context(|| fs::read_to_string(SAID).unwrap_or_default())?;
         until("owned again", || {
             let again = command(["nft", "flush", "chain", "inet", "agent_fw", "gate"]).output()?;
             Ok(!again.status.success() || !has_ownership())

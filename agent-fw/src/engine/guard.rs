@@ -185,7 +185,10 @@ impl<S: FnMut(Event)> Keeper<S> {
         let _lock = match lock::acquire("guard", Duration::ZERO) {
             Err(error) if error.is::<Busy>() => {
                 // Whoever has the lock may not be about the table at all.
-                apply::close_at_once()?;
+                if let Some(substitute) = apply::close_at_once()? {
+                    let differing = vec![format!("nothing was there; now {substitute}")];
+                    (self.say)(Event::PutBack { cause, differing });
+                }
                 return Ok(Done::Busy);
             }
             lock => lock?,
