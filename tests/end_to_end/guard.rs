@@ -171,13 +171,21 @@ fn the_table_outlives_a_guard_that_is_killed_and_the_next_one_takes_it_over() ->
 }
 
 fn the_guard_does_not_fight_with_other_commands() -> Result<()> {
-    Lab::run(|_| {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        let [first, second] = ["198.51.100.7", "203.0.113.9"];
         install(&["--allow-from", "region:us-1"])?;
         let _guard = Guard::start()?;
-        for region in ["gb-1", "us-1", "de-1"] {
-            install(&["--allow-from", &format!("region:{region}")])?;
+        for (listed, other) in [(first, second), (second, first), (first, second)] {
+            install(&["--allow-from", listed])?;
             agent_fw(["apply"])?.success()?;
-            ensure!(status()?.1 == Some(0), "after region {region}");
+            ensure!(status()?.1 == Some(0), "with {listed}");
+            // Also where it has a twin of the gate: of the new one.
+            until("the new source is admitted", || {
+                Ok(expect(&manager, Outcome::Talked, &[listed]).is_ok())
+            })?;
+            expect(&manager, Outcome::Silent, &[other])?;
         }
         agent_fw(["uninstall"])?.success()?;
         // The guard has seen this, too: it answers to what follows.

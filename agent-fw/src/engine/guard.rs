@@ -87,6 +87,8 @@ enum Done {
 struct Keeper<S> {
     /// The connection that owns something, where the kernel has that.
     owner: Option<(Nftables, Hold)>,
+    /// Whether the owned twin may be that of another policy: a command was at work.
+    is_twin_outdated: bool,
     /// The connection that has a twin of the gate while the tables are anybody's.
     cover: Option<Nftables>,
     /// Why the kernel is to be compared with the policy.
@@ -98,7 +100,7 @@ struct Keeper<S> {
 
 impl<S: FnMut(Event)> Keeper<S> {
     fn new(say: S) -> Self {
-        Self { owner: None, cover: None, due: None, programs: None, say }
+        Self { owner: None, is_twin_outdated: false, cover: None, due: None, programs: None, say }
     }
 
     fn hold(&self) -> Hold {
@@ -158,6 +160,7 @@ impl<S: FnMut(Event)> Keeper<S> {
             }
             self.let_go_of_tables();
         }
+        self.is_twin_outdated = self.hold() == Hold::Twin;
         if let Err(error) = guest.serve(LEASE, interval, awake) {
             let error = anyhow::Error::from(error).context("a command that changes the tables");
             (self.say)(Event::Failed(error));
@@ -218,7 +221,7 @@ impl<S: FnMut(Event)> Keeper<S> {
             }
             (self.say)(Event::Enforced(done));
             self.own_anew()?;
-        } else if self.owner.is_none() {
+        } else if self.owner.is_none() || self.is_twin_outdated {
             self.own_anew()?;
         }
         self.cover = None;
@@ -234,7 +237,9 @@ impl<S: FnMut(Event)> Keeper<S> {
             Some((nftables, Hold::Twin)) => nftables,
             _ => Nftables::open()?,
         };
-        self.owner = match nftables.own()? {
+        let hold = nftables.own()?;
+        self.is_twin_outdated = false;
+        self.owner = match hold {
             Hold::Nothing => None,
             hold => Some((nftables, hold)),
         };
