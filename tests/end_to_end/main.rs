@@ -15,6 +15,7 @@ mod exceptions;
 mod explain;
 mod explain_all;
 mod firewall;
+mod foreign;
 mod guard;
 mod hostile;
 mod kernel_features;
@@ -37,6 +38,7 @@ mod ruleset;
 mod scene;
 mod specification;
 mod tc;
+mod unpinned;
 mod updates;
 mod verdicts;
 mod verify;
@@ -116,6 +118,7 @@ fn selection() -> Vec<&'static [Test]> {
         outbound::TESTS,
         relay::TESTS,
         ruleset::TESTS,
+        unpinned::TESTS,
         updates::TESTS,
         verdicts::TESTS,
         xdp::TESTS,

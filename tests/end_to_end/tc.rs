@@ -1,18 +1,16 @@
 //! The program at the tc hook, where another program has the interface's XDP.
 
 use crate::scene::{AGENT, LISTED, UNLISTED, expect, install, is_linux, status, try_install};
-use crate::xdp::{PINS, attached, flags, foreign, tagged_syn, under_traffic};
-use crate::{tests, xdp_tags};
+use crate::xdp::{PINS, attached, flags, tagged_syn, under_traffic};
+use crate::{foreign, tests, xdp_tags};
 use agent_fw::configuration::Configuration;
 use agent_fw::engine::interfaces;
 use agent_fw::source::{Catalogue, Lists};
-use agent_fw::xdp::{self, OBJECT, Targets};
+use agent_fw::xdp::{self, Targets};
 use agent_fw_lab::{Lab, Listener, Outcome, agent_fw, kill_agent_fw_after, run};
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::links::LinkOrder;
-use aya::programs::tc::TcAttachOptions;
 use aya::programs::{SchedClassifier, TcAttachType, XdpMode};
-use aya::{Ebpf, EbpfLoader};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
@@ -71,7 +69,7 @@ pub(crate) fn has_tcx() -> bool {
 
 /// How the program gets to the tc hook.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Road {
+pub(crate) enum Road {
     /// As on this kernel.
     Tcx,
     /// As on one without TCX.
@@ -84,7 +82,7 @@ impl Road {
         [Self::Tcx, Self::Clsact].into_iter().filter(|road| *road == Self::Clsact || has_tcx())
     }
 
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Tcx => "tcx",
             Self::Clsact => "clsact",
@@ -92,7 +90,7 @@ impl Road {
     }
 
     /// `agent-fw install` on manager0. A program that is below clsact stays there.
-    fn install(self, backend: &str, more: &[&str]) -> Result<String> {
+    pub(crate) fn install(self, backend: &str, more: &[&str]) -> Result<String> {
         let flags = flags(backend, "manager0", more);
         if self == Self::Clsact && !Path::new(PINS).exists() {
             install(&flags)?;
@@ -126,7 +124,7 @@ fn behind_anothers_xdp_program_the_tc_hook_admits_listed_sources_and_no_others()
         let manager = lab.peer("manager")?;
         let _agent = Listener::bind(AGENT)?;
         for (mode, word) in [(XdpMode::Driver, "native"), (XdpMode::Skb, "generic")] {
-            let theirs = foreign("manager0", mode)?;
+            let theirs = foreign::at_xdp("manager0", mode)?;
             let before = attached("manager0")?;
             for (road, backend) in [(Road::Tcx, "xdp"), (Road::Clsact, "xdp"), (Road::Tcx, "both")]
             {
@@ -140,7 +138,7 @@ fn behind_anothers_xdp_program_the_tc_hook_admits_listed_sources_and_no_others()
                 if road == Road::Tcx {
                     let which = format!("somebody else's {word} XDP program");
                     ensure!(said.contains("the tc hook (TCX) on manager0"), "{said}");
-                    ensure!(said.contains(&which) && said.contains("`agent_fw_xdp`"), "{said}");
+                    ensure!(said.contains(&which) && said.contains("`others_drive`"), "{said}");
                 }
                 expect(&manager, Outcome::Talked, &LISTED)?;
                 expect(&manager, Outcome::Silent, &UNLISTED[..1])
@@ -163,7 +161,7 @@ fn a_vlan_tag_gets_nobody_past_the_tc_hook() -> Result<()> {
     Lab::run(|lab| {
         let peer = lab.peer("manager")?;
         let _agent = Listener::bind(AGENT)?;
-        let _theirs = foreign("manager0", XdpMode::Driver)?;
+        let _theirs = foreign::at_xdp("manager0", XdpMode::Driver)?;
         let sources =
             [(Ipv4Addr::new(34, 205, 5, 1), true), (Ipv4Addr::new(198, 51, 100, 7), false)];
         for (source, _) in sources {
@@ -186,7 +184,7 @@ fn no_number_of_priority_tags_gets_an_unlisted_source_past_the_tc_hook() -> Resu
         let peer = lab.peer("manager")?;
         let _agent = Listener::bind(AGENT)?;
         xdp_tags::prepare(&peer)?;
-        let _theirs = foreign("manager0", XdpMode::Driver)?;
+        let _theirs = foreign::at_xdp("manager0", XdpMode::Driver)?;
         for road in Road::all() {
             for backend in ["xdp", "both"] {
                 road.install(backend, &xdp_tags::LISTED_V6)?;
@@ -203,7 +201,7 @@ fn updates_at_the_tc_hook_lose_nothing_and_let_nobody_in() -> Result<()> {
     for road in Road::all() {
         Lab::run(|lab| {
             let peer = lab.peer("manager")?;
-            let _theirs = foreign("manager0", XdpMode::Driver)?;
+            let _theirs = foreign::at_xdp("manager0", XdpMode::Driver)?;
             road.install("xdp", &[])?;
             let update = || -> Result<()> {
                 for round in 0..30 {
@@ -232,7 +230,7 @@ fn when_the_other_program_goes_the_next_update_moves_ours_to_xdp_without_a_gap()
     for road in Road::all() {
         Lab::run(|lab| {
             let peer = lab.peer("manager")?;
-            let theirs = foreign("manager0", XdpMode::Driver)?;
+            let theirs = foreign::at_xdp("manager0", XdpMode::Driver)?;
             road.install("xdp", &[])?;
             drop(theirs);
             while attached("manager0")?.is_some() {
@@ -254,27 +252,16 @@ fn when_the_other_program_goes_the_next_update_moves_ours_to_xdp_without_a_gap()
     Ok(())
 }
 
-/// Another's program at the tc hook, for as long as it lives.
-fn foreign_at_tc(interface: &str, order: LinkOrder) -> Result<Ebpf> {
-    let mut ebpf = EbpfLoader::new().load(OBJECT)?;
-    let program: &mut SchedClassifier =
-        ebpf.program_mut("agent_fw_tc").context("no program")?.try_into()?;
-    program.load()?;
-    let order = TcAttachOptions::TcxOrder(order);
-    program.attach_with_options(interface, TcAttachType::Ingress, order)?;
-    Ok(ebpf)
-}
-
 fn anothers_tc_programs_stay_and_one_in_front_of_ours_is_named() -> Result<()> {
     Lab::run(|lab| {
         let manager = lab.peer("manager")?;
         let _agent = Listener::bind(AGENT)?;
-        let _theirs = foreign("manager0", XdpMode::Driver)?;
-        let _before = foreign_at_tc("manager0", LinkOrder::first())?;
+        let _theirs = foreign::at_xdp("manager0", XdpMode::Driver)?;
+        let _before = foreign::at_tc("manager0", LinkOrder::first())?;
         install(&flags("xdp", "manager0", &[]))?;
         let ahead = || -> Result<_> { Ok(status()?.0["xdp"]["interfaces"][0]["ahead"].as_u64()) };
         ensure!(ahead()? == Some(0), "one that was there before is in front");
-        let front = foreign_at_tc("manager0", LinkOrder::first())?;
+        let front = foreign::at_tc("manager0", LinkOrder::first())?;
         ensure!(ahead()? == Some(1), "{:#}", status()?.0);
         let said = agent_fw(["status"])?.success()?;
         ensure!(said.contains("come before it"), "{said}");
@@ -292,7 +279,7 @@ fn anothers_clsact_and_its_filters_stay() -> Result<()> {
     Lab::run(|lab| {
         let manager = lab.peer("manager")?;
         let _agent = Listener::bind(AGENT)?;
-        let _theirs = foreign("manager0", XdpMode::Driver)?;
+        let _theirs = foreign::at_xdp("manager0", XdpMode::Driver)?;
         run(["tc", "qdisc", "add", "dev", "manager0", "clsact"])?;
         let filter = "tc filter add dev manager0 ingress prio 9 protocol ip u32 \
                       match ip dst 192.0.2.99/32 flowid 1:1";
@@ -321,7 +308,7 @@ fn explain_names_the_tc_program_that_drops_and_no_other() -> Result<()> {
             for source in [LISTED[0], UNLISTED[0]] {
                 manager.add_address(source.parse()?)?;
             }
-            let _theirs = foreign("manager0", XdpMode::Driver)?;
+            let _theirs = foreign::at_xdp("manager0", XdpMode::Driver)?;
             run(["tc", "qdisc", "add", "dev", "manager0", "clsact"])?;
             let filter = "tc filter add dev manager0 ingress prio 9 protocol ip u32 \
                           match ip dst 192.0.2.99/32 flowid 1:1";
@@ -349,7 +336,7 @@ fn when_a_later_step_fails_nothing_is_left_at_the_tc_hook() -> Result<()> {
     Lab::run(|lab| {
         let manager = lab.peer("manager")?;
         let _agent = Listener::bind(AGENT)?;
-        let _theirs = foreign("manager0", XdpMode::Driver)?;
+        let _theirs = foreign::at_xdp("manager0", XdpMode::Driver)?;
         let refused = |flags: &[&str]| -> Result<()> {
             // A directory where the new file should be prepared.
             std::fs::create_dir_all("/etc/agent-fw/policy.toml.new")?;
@@ -381,7 +368,7 @@ fn after_kill_9_at_any_moment_uninstall_leaves_the_tc_hook_clean_and_the_other_p
 -> Result<()> {
     Lab::run(|lab| {
         let _manager = lab.peer("manager")?;
-        let _theirs = foreign("manager0", XdpMode::Driver)?;
+        let _theirs = foreign::at_xdp("manager0", XdpMode::Driver)?;
         let before = attached("manager0")?;
         for delay in (0..60).step_by(4) {
             let argv = [&["install", "--no-boot"], &flags("xdp", "manager0", &[])[..]].concat();

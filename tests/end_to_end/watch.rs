@@ -1,8 +1,8 @@
 //! Refused packets, told as they come.
 
 use crate::scene::{AGENT, LISTED, expect, install};
-use crate::tests;
-use crate::xdp::{flags, foreign};
+use crate::xdp::flags;
+use crate::{foreign, tests};
 use agent_fw_lab::{Lab, Listener, Outcome, Peer, agent_fw, command};
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::XdpMode;
@@ -68,7 +68,7 @@ fn watch_tells_of_refused_packets_at_the_tc_hook() -> Result<()> {
     Lab::run(|lab| {
         let manager = lab.peer("manager")?;
         let _agent = Listener::bind(AGENT)?;
-        let _theirs = foreign("manager0", XdpMode::Skb)?;
+        let _theirs = foreign::at_xdp("manager0", XdpMode::Skb)?;
         install(&flags("xdp", "manager0", &[]))?;
         let watching = watch(&["--count", "1"])?;
         refused_one(&manager)?;

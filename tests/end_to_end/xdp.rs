@@ -3,16 +3,14 @@
 use crate::scene::{
     AGENT, LISTED, PATIENCE, UNLISTED, address, expect, install, status, try_install,
 };
-use crate::{tests, updates};
-use agent_fw::xdp::OBJECT;
+use crate::{foreign, tests, updates};
 use agent_fw_lab::packet::{Ethernet, Ipv4, Tcp, Vlan};
 use agent_fw_lab::{
     Conversation, Lab, Listener, Outcome, Peer, Wire, agent_fw, feed, is_emulated,
     kill_agent_fw_after, knock, run,
 };
 use anyhow::{Context as _, Result, ensure};
-use aya::programs::{Xdp, XdpMode};
-use aya::{Ebpf, EbpfLoader};
+use aya::programs::XdpMode;
 use serde_json::Value;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -342,15 +340,6 @@ fn an_interface_that_was_deleted_is_in_nobodys_way() -> Result<()> {
     })
 }
 
-/// Another's program, on an interface for as long as it lives.
-pub(crate) fn foreign(interface: &str, mode: XdpMode) -> Result<Ebpf> {
-    let mut ebpf = EbpfLoader::new().load(OBJECT)?;
-    let program: &mut Xdp = ebpf.program_mut("agent_fw_xdp").context("no program")?.try_into()?;
-    program.load()?;
-    program.attach(interface, mode)?;
-    Ok(ebpf)
-}
-
 fn another_program_cannot_take_the_place_of_ours() -> Result<()> {
     Lab::run(|lab| {
         let manager = lab.peer("manager")?;
@@ -358,7 +347,7 @@ fn another_program_cannot_take_the_place_of_ours() -> Result<()> {
         install(&flags("xdp", "manager0", &[]))?;
         let before = attached("manager0")?;
         for mode in [XdpMode::Driver, XdpMode::Skb] {
-            ensure!(foreign("manager0", mode).is_err(), "{mode:?} was attached");
+            ensure!(foreign::at_xdp("manager0", mode).is_err(), "{mode:?} was attached");
         }
         ensure!(attached("manager0")? == before);
         expect(&manager, Outcome::Silent, &UNLISTED[..1])

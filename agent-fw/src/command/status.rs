@@ -226,8 +226,14 @@ impl Findings {
 
     fn print_kernel(&self) -> anyhow::Result<()> {
         if !self.held.is_something() {
-            let what = "has no table inet agent_fw and no XDP program: nothing is enforced";
-            report::bad("kernel:  ", what);
+            if self.held.unexplained.is_empty() {
+                let what = "has no table inet agent_fw and no XDP program: nothing is enforced";
+                report::bad("kernel:  ", what);
+            } else {
+                let what = "has no table inet agent_fw, and programs of which nothing is known:";
+                report::bad("kernel:  ", what);
+                report::differences(&self.held.unexplained);
+            }
             if let Some((configuration, _)) = &self.wanted {
                 report::remedy(configuration)?;
             }

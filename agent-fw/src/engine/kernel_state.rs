@@ -3,7 +3,8 @@
 use super::interfaces::Found;
 use super::plan::{interfaces_of, missing_interfaces, objections_of};
 use crate::configuration::{Compiled, Configuration, XdpMode};
-use crate::host::interface::Interface;
+use crate::host::interface::{self, Interface};
+use crate::host::privilege;
 use crate::nft::{Difference, Live, Nftables, Ruleset, TableName, differences};
 use crate::policy::PolicyHash;
 use crate::xdp::{self, Attachment};
@@ -17,6 +18,9 @@ pub struct KernelState {
     pub firewall: Vec<Live>,
     /// The interfaces that have a program.
     pub programs: Vec<Attachment>,
+    /// XDP programs of which neither a pin nor the kernel tells whether they are agent-fw's, in
+    /// words. The kernel tells it to whoever has CAP_SYS_ADMIN.
+    pub unexplained: Vec<String>,
 }
 
 /// The command that puts right what differs.
@@ -68,7 +72,15 @@ impl KernelState {
     fn of(tables: Vec<Live>) -> anyhow::Result<Self> {
         let (mut gate, firewall): (Vec<Live>, Vec<Live>) =
             tables.into_iter().partition(|live| live.image.name == TableName::Gate);
-        Ok(Self { table: gate.pop(), firewall, programs: xdp::attachments()? })
+        let programs = xdp::attachments()?;
+        let unexplained = if privilege::may_list_programs() {
+            Vec::new()
+        } else {
+            let is_known = |i: &Interface| programs.iter().any(|at| at.interface.index == i.index);
+            let others = interface::list()?.into_iter().filter(|interface| !is_known(interface));
+            others.filter_map(|interface| unexplained(&interface)).collect()
+        };
+        Ok(Self { table: gate.pop(), firewall, programs, unexplained })
     }
 
     /// Whether the kernel holds anything.
@@ -189,8 +201,16 @@ impl KernelState {
     ) -> Option<String> {
         let name = &interface.name;
         let Some(at) = self.programs.iter().find(|at| at.interface.index == interface.index) else {
-            return Some(format!("{name} has no XDP program of agent-fw's"));
+            let unexplained = unexplained(interface).filter(|what| self.unexplained.contains(what));
+            let none = || format!("{name} has no XDP program of agent-fw's");
+            return Some(unexplained.unwrap_or_else(none));
         };
+        if !at.is_pinned {
+            return Some(format!(
+                "no pin below /sys/fs/bpf explains agent-fw's program {} on {name}",
+                at.program
+            ));
+        }
         let hook = at.hook;
         if !hook.serves(mode) {
             return Some(format!("the program on {name} is {hook}, should be {mode}"));
@@ -210,4 +230,14 @@ impl KernelState {
             Some(_) => None,
         }
     }
+}
+
+/// An interface's XDP program, of which nothing is known.
+fn unexplained(interface: &Interface) -> Option<String> {
+    let program = interface.xdp?.program;
+    let name = &interface.name;
+    Some(format!(
+        "{name} has no XDP program that a pin shows to be agent-fw's; what program {program} does \
+         there is not known"
+    ))
 }

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod awaited;
 pub mod boot;
+pub mod bpf;
 pub mod changes;
 pub mod ethtool;
 pub mod file;

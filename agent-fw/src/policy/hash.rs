@@ -12,6 +12,11 @@ use std::str::FromStr;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PolicyHash([u8; 16]);
 
+impl PolicyHash {
+    /// No policy's: what stands where it is not known which one is enforced.
+    pub const UNKNOWN: Self = Self([0; 16]);
+}
+
 impl fmt::Display for PolicyHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))

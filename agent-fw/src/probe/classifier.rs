@@ -1,6 +1,7 @@
 //! Programs and filters at an interface's tc hook, which may end a packet before nf_tables sees it.
 
 use super::driver::{self, TcAction};
+use crate::host::bpf::{self, Program};
 use crate::host::interface::Interface;
 use crate::host::traffic;
 
@@ -26,8 +27,8 @@ pub fn tc_programs(interface: u32) -> Vec<String> {
 /// Each in words and, where it is a program, with its number.
 fn attached(interface: u32) -> Vec<(String, Option<u32>)> {
     let mut all = Vec::new();
-    for program in driver::tcx(interface).unwrap_or_default() {
-        let name = driver::name_of(program).unwrap_or_else(|_| "without a name".to_owned());
+    for program in bpf::tcx(interface).unwrap_or_default() {
+        let name = Program::of(program).map_or("without a name".to_owned(), |program| program.name);
         all.push((format!("tc program {name} (number {program})"), Some(program)));
     }
     for filter in traffic::filters(interface).unwrap_or_default() {

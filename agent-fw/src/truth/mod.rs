@@ -6,7 +6,6 @@
 
 mod field;
 #[cfg(feature = "xdp")]
-mod instructions;
 #[cfg(feature = "xdp")]
 mod program;
 mod region;

@@ -2,9 +2,9 @@
 //! tables that the kernel has.
 
 use super::Program;
-use super::instructions::instructions;
 use super::region::{Block, Condition, ETHERNET, LOCAL, Number, TCP, difference, only};
 use super::table::Effect;
+use crate::host::bpf;
 use crate::host::surroundings::Surroundings;
 use crate::policy::{AddressSet, MacAddr, Port, Range, RangeSet};
 use crate::xdp::{self, Attachment, OBJECT};
@@ -317,7 +317,8 @@ fn compare(info: &ProgramInfo, contents: &Contents, maps: &Maps) -> anyhow::Resu
         return Ok(false);
     }
     let our_maps = Maps::of(&our_info)?;
-    Ok(named(instructions(our_info.fd()?)?, &our_maps) == named(instructions(info.fd()?)?, maps))
+    Ok(named(bpf::instructions(our_info.fd()?)?, &our_maps)
+        == named(bpf::instructions(info.fd()?)?, maps))
 }
 
 /// `BPF_LD | BPF_IMM | BPF_DW`, the first half of an instruction that loads 64 bits.

@@ -13,6 +13,7 @@ use super::own_frames::own_frames;
 use super::pin::{self, Enforced, MapName, Pin};
 use super::program::Programs;
 use super::state::{Attachment, Hook};
+use super::unpinned::{self, XDP};
 use crate::configuration::XdpMode;
 use crate::host::file;
 use crate::host::interface::{self, Interface};
@@ -24,7 +25,7 @@ use agent_fw_ebpf::{Image, LabelTally, LoadError, OwnFrames, Tally, load, load_p
 use aya::maps::{HashMap, MapInfo, PerCpuArray, PerCpuValues};
 use aya::programs::{ProgramInfo, loaded_programs};
 use aya::{Ebpf, EbpfLoader, Pod};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// What the numbers stand for under which the programs count, in one network namespace each.
@@ -32,24 +33,31 @@ fn numbering_path() -> Result<PathBuf, XdpError> {
     let namespace = namespace::current()?;
     Ok(PathBuf::from(format!("/run/agent-fw/xdp-labels-{namespace}.json")))
 }
-/// XDP's program in the object.
-const XDP: &str = "agent_fw_xdp";
 
 /// The interfaces that agent-fw's program is on.
 pub fn attachments() -> Result<Vec<Attachment>, XdpError> {
-    let pins = Pin::list()?;
+    let (pins, loaded) = (Pin::list()?, unpinned::loaded());
     let mut attached = Vec::new();
-    if pins.is_empty() {
+    if pins.is_empty() && loaded.is_empty() {
         return Ok(attached);
     }
     let known: BTreeMap<u32, Enforced> = pins.iter().filter_map(enforced).collect();
     for interface in interface::list()? {
-        for Place { hook, program, ahead } in hook::ours(&interface)? {
-            let of = known.get(&program);
+        for Place { hook, program, ahead, is_pinned } in hook::ours(&interface, &loaded)? {
+            let of = known.get(&program).filter(|of| **of != Enforced::UNKNOWN);
             let (policy, gate) = (of.map(|of| of.policy), of.is_some_and(|of| of.gate));
             let behind = hook.mode().is_none().then(|| foreign(&interface)).flatten();
             let interface = interface.clone();
-            attached.push(Attachment { interface, hook, program, behind, ahead, policy, gate });
+            attached.push(Attachment {
+                interface,
+                hook,
+                program,
+                behind,
+                ahead,
+                policy,
+                gate,
+                is_pinned,
+            });
         }
     }
     Ok(attached)
@@ -120,7 +128,7 @@ impl Targets {
                 return Err(XdpError::Interface { interface: interface.name, obstacle });
             }
             let tcx = self.may_use_tcx && hook::has_tcx(&interface);
-            let ours = hook::ours(&interface)?;
+            let ours = hook::ours(&interface, &BTreeSet::new())?;
             let hook = hook::choose(&interface, &ours, mode, tcx);
             Ok(Site { interface, hook, ours: ours.iter().map(|place| place.hook).collect() })
         };
@@ -176,6 +184,7 @@ pub fn prepare(
     mode: XdpMode,
 ) -> Result<Prepared, XdpError> {
     pin::make_directory()?;
+    unpinned::adopt()?;
     let before = Programs::of_before()?;
     match load_all(lowered, gate, targets, mode) {
         Ok((programs, numbering, sites)) => Ok(Prepared { before, programs, numbering, sites }),
@@ -357,7 +366,10 @@ impl Change {
 
 /// Takes the program off every interface, those that have gone included, and removes every pin.
 pub fn remove() -> Result<(), XdpError> {
-    pin::release_all()?;
+    let released = pin::release_all();
+    // Also where pins cannot be seen, or not be removed.
+    unpinned::release()?;
+    released?;
     Ok(file::remove(&numbering_path()?)?)
 }
 

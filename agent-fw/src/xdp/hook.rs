@@ -6,12 +6,14 @@ use super::pin::{Pin, failed};
 use super::program::Programs;
 use super::state::{Hook, mode_of, place_of};
 use crate::configuration::XdpMode;
-use crate::host::interface::Interface;
+use crate::host::bpf::{self, Link};
+use crate::host::interface::{AttachedXdp, Interface};
 use crate::host::traffic::{self, Filter, HANDLE, PRIORITY};
+use aya::programs::TcAttachType;
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::xdp::{self, XdpLink};
-use aya::programs::{SchedClassifier, TcAttachType};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// The tc hook's program in the object: by this name, a filter is ours.
@@ -24,37 +26,60 @@ pub(super) struct Place {
     pub(super) program: u32,
     /// Programs at the same hook that come before ours, and could let a packet pass it.
     pub(super) ahead: usize,
+    /// Whether a pin of this network namespace holds it there.
+    pub(super) is_pinned: bool,
 }
 
-/// Where our programs are on this interface now.
-pub(super) fn ours(interface: &Interface) -> Result<Vec<Place>, XdpError> {
-    let clsact = ours_below_clsact(interface)?;
-    Ok([ours_at_xdp(interface), ours_at_tcx(interface), clsact].into_iter().flatten().collect())
+/// Where our programs are on this interface now, by the pins and by the numbers of all programs in
+/// the kernel that are ours.
+pub(super) fn ours(interface: &Interface, loaded: &BTreeSet<u32>) -> Result<Vec<Place>, XdpError> {
+    let places = [
+        ours_at_xdp(interface, loaded),
+        ours_at_tcx(interface, loaded),
+        ours_below_clsact(interface, loaded)?,
+    ];
+    Ok(places.into_iter().flatten().collect())
 }
 
-/// `None` where the link is not there, or is that of an interface which has gone.
-fn ours_at_xdp(interface: &Interface) -> Option<Place> {
-    let attached = interface.xdp?;
-    let program = linked(&Pin::Link(interface.index))?;
-    let hook = Hook::Xdp(attached.place);
-    (program == attached.program).then_some(Place { hook, program, ahead: 0 })
+/// `None` where none is, or the link is that of an interface which has gone.
+fn ours_at_xdp(interface: &Interface, loaded: &BTreeSet<u32>) -> Option<Place> {
+    let AttachedXdp { place, program } = interface.xdp?;
+    let is_pinned = linked(&Pin::Link(interface.index)) == Some(program);
+    let is_ours = is_pinned || loaded.contains(&program);
+    is_ours.then_some(Place { hook: Hook::Xdp(place), program, ahead: 0, is_pinned })
 }
 
-fn ours_at_tcx(interface: &Interface) -> Option<Place> {
-    let program = linked(&Pin::Tcx(interface.index))?;
-    let (_, all) = SchedClassifier::query_tcx(&interface.name, TcAttachType::Ingress).ok()?;
-    let ahead = all.iter().position(|info| info.id() == program)?;
-    Some(Place { hook: Hook::Tcx, program, ahead })
+fn ours_at_tcx(interface: &Interface, loaded: &BTreeSet<u32>) -> Option<Place> {
+    let pinned = linked(&Pin::Tcx(interface.index));
+    if pinned.is_none() && loaded.is_empty() {
+        return None;
+    }
+    let all = bpf::tcx(interface.index).ok()?;
+    let find = |program: u32| all.iter().position(|other| *other == program);
+    let by_pin = pinned.and_then(|program| Some((program, find(program)?, true)));
+    let by_number = || {
+        let is_ours = |(_, program): &(usize, &u32)| loaded.contains(program);
+        let (ahead, program) = all.iter().enumerate().find(is_ours)?;
+        Some((*program, ahead, false))
+    };
+    let (program, ahead, is_pinned) = by_pin.or_else(by_number)?;
+    Some(Place { hook: Hook::Tcx, program, ahead, is_pinned })
 }
 
-fn ours_below_clsact(interface: &Interface) -> Result<Option<Place>, XdpError> {
-    if !Pin::Filter(interface.index).is_there() {
+fn ours_below_clsact(
+    interface: &Interface,
+    loaded: &BTreeSet<u32>,
+) -> Result<Option<Place>, XdpError> {
+    let is_pinned = Pin::Filter(interface.index).is_there();
+    if !is_pinned && loaded.is_empty() {
         return Ok(None);
     }
     let filters = traffic::filters(interface.index)?;
-    let found = filters.iter().position(is_ours);
+    let is_loaded = |filter: &Filter| filter.program.is_some_and(|number| loaded.contains(&number));
+    let found = filters.iter().position(|f| is_ours(f) && (is_pinned || is_loaded(f)));
     let place = found.and_then(|ahead| {
-        Some(Place { hook: Hook::Clsact, program: filters.get(ahead)?.program?, ahead })
+        let program = filters.get(ahead)?.program?;
+        Some(Place { hook: Hook::Clsact, program, ahead, is_pinned })
     });
     Ok(place)
 }
@@ -71,8 +96,7 @@ fn linked(pin: &Pin) -> Option<u32> {
 }
 
 fn linked_at(path: &Path) -> Option<u32> {
-    let link = PinnedLink::from_pin(path).ok()?;
-    Some(FdLink::from(link).info().ok()?.program_id())
+    Some(Link::from_pin(path).ok()?.program)
 }
 
 /// Whether the program of the link that is pinned at `path` is on this interface, or, where it is a
@@ -81,9 +105,8 @@ pub(super) fn is_attached(interface: &Interface, path: &Path) -> bool {
     let Some(program) = linked_at(path) else {
         return traffic::filters(interface.index).is_ok_and(|filters| filters.iter().any(is_ours));
     };
-    let tcx = SchedClassifier::query_tcx(&interface.name, TcAttachType::Ingress);
     interface.xdp.is_some_and(|attached| attached.program == program)
-        || tcx.is_ok_and(|(_, all)| all.iter().any(|info| info.id() == program))
+        || bpf::tcx(interface.index).is_ok_and(|all| all.contains(&program))
 }
 
 /// Where the program belongs on an interface that has ours at these places. `tcx`: whether the
@@ -100,7 +123,7 @@ pub(super) fn choose(interface: &Interface, ours: &[Place], mode: XdpMode, tcx: 
 
 /// Whether the kernel has TCX (from Linux 6.6).
 pub(super) fn has_tcx(interface: &Interface) -> bool {
-    SchedClassifier::query_tcx(&interface.name, TcAttachType::Ingress).is_ok()
+    bpf::tcx(interface.index).is_ok()
 }
 
 /// What holds the program at a hook of this interface, and is released with it.
@@ -238,7 +261,7 @@ fn obstacle(interface: &Interface, hook: Hook, errno: nix::errno::Errno) -> XdpE
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::interface::{AttachedXdp, XdpPlace};
+    use crate::host::interface::XdpPlace;
 
     fn interface(xdp: Option<u32>) -> Interface {
         let attached = |program| AttachedXdp { place: XdpPlace::Native, program };
@@ -246,7 +269,7 @@ mod tests {
     }
 
     fn at(hook: Hook) -> [Place; 1] {
-        [Place { hook, program: 7, ahead: 0 }]
+        [Place { hook, program: 7, ahead: 0, is_pinned: true }]
     }
 
     #[test]

@@ -6,7 +6,6 @@
 mod alone;
 mod attach;
 mod counters;
-mod detach;
 mod error;
 mod hook;
 mod image;
@@ -15,6 +14,7 @@ mod own_frames;
 mod pin;
 mod program;
 mod state;
+mod unpinned;
 mod watch;
 
 pub use alone::{Objection, objections};

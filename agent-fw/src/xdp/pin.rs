@@ -2,9 +2,9 @@
 //! map in the kernel. Each network namespace has a directory of its own: interfaces have numbers that
 //! mean something in one namespace alone, and what another one enforces is not ours to take off.
 
-use super::detach::detach;
 use super::error::XdpError;
 use super::hook;
+use crate::host::bpf::Link;
 use crate::host::{interface, namespace, traffic};
 use crate::policy::PolicyHash;
 use aya::maps::MapData;
@@ -86,6 +86,11 @@ pub(super) struct Enforced {
     pub(super) gate: bool,
 }
 
+impl Enforced {
+    /// Of a program that was found without pins.
+    pub(super) const UNKNOWN: Self = Self { policy: PolicyHash::UNKNOWN, gate: false };
+}
+
 const WITH_GATE: &str = "-gate";
 
 impl fmt::Display for Enforced {
@@ -164,10 +169,12 @@ impl Pin {
     pub(super) fn release(&self) -> Result<(), XdpError> {
         let path = self.path();
         let released = match self {
-            Self::Link(_) | Self::Tcx(_) => match detach(&path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
-                _ => Ok(()),
-            },
+            Self::Link(_) | Self::Tcx(_) => {
+                match Link::from_pin(&path).and_then(|link| link.detach()) {
+                    Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
+                    _ => Ok(()),
+                }
+            }
             Self::Filter(index) if self.is_there() => {
                 traffic::remove_filter(*index).map_err(Into::into)
             }

@@ -86,6 +86,8 @@ pub struct Attachment {
     pub policy: Option<PolicyHash>,
     /// Whether it counts on the gate behind it.
     pub gate: bool,
+    /// Whether a pin of this network namespace holds it there.
+    pub is_pinned: bool,
 }
 
 /// What the program of one interface has counted.
