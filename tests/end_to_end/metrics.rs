@@ -15,6 +15,7 @@ tests![
     a_heartbeat_that_fails_to_come_is_told_and_whether_it_was_refused_here,
     where_no_heartbeat_is_expected_none_is_missed,
     whether_sources_get_through_is_a_metric_that_feigns_no_contact,
+    what_agent_fw_itself_sends_is_in_no_counter_that_is_shown,
     what_rules_beyond_the_agents_port_met_is_a_metric,
     prometheus_own_tool_finds_nothing_wrong_with_the_metrics,
     the_dashboard_asks_for_metrics_that_there_are,
@@ -214,6 +215,54 @@ fn where_no_heartbeat_is_expected_none_is_missed() -> Result<()> {
         ensure!(check_after(120)?.1 == Some(1), "a drift is told as ever");
         Ok(())
     })
+}
+
+fn what_agent_fw_itself_sends_is_in_no_counter_that_is_shown() -> Result<()> {
+    let rules = crate::firewall::rules("06-allow-arp-and-watch")?;
+    for words in [
+        &["--allow-from", "34.205.5.0/27"][..],
+        &["--allow-from", "34.205.5.0/27", "--early-drop"],
+        &["--allow-from", "34.205.5.0/27", "--backend", "both", "--interface", "manager0"],
+        &["--allow-from", "34.205.5.0/27", "--rules", &rules, "--policy"],
+    ] {
+        Lab::run(|lab| {
+            let manager = lab.peer("manager")?;
+            let _agent = Listener::bind(AGENT)?;
+            run(["ip", "route", "add", "34.205.5.0/27", "via", &manager.v4().to_string()])?;
+            run(["ip", "route", "add", "198.51.100.0/24", "via", &manager.v4().to_string()])?;
+            install(words)?;
+            let shown = || -> Result<[String; 2]> {
+                let (mut said, _) = status()?;
+                // When a packet came last is another matter.
+                said["admitted"].as_array_mut().into_iter().flatten().for_each(|by| {
+                    by["last_between_seconds_ago"].take();
+                });
+                said["xdp"].take();
+                let metrics = agent_fw(["metrics"])?.success()?;
+                let counts = |line: &&str| line.contains("packets_total");
+                let metrics: Vec<&str> = metrics.lines().filter(counts).collect();
+                Ok([format!("{said:#}"), metrics.join("\n")])
+            };
+            expect(&manager, Outcome::Talked, &["34.205.5.1"])?;
+            expect(&manager, Outcome::Silent, &["198.51.100.7"])?;
+            let before = shown()?;
+            for _ in 0..3 {
+                agent_fw(["explain", "--from", "34.205.5.1"])?.success()?;
+                agent_fw(["explain", "--from", "198.51.100.7"])?;
+                agent_fw(["explain", "--all"])?;
+                agent_fw(["doctor"])?;
+                agent_fw(["metrics", "--probe"])?;
+            }
+            let after = shown()?;
+            ensure!(before == after, "before: {before:#?}\nafter: {after:#?}");
+            // Others' packets are counted as ever.
+            expect(&manager, Outcome::Silent, &["198.51.100.7"])?;
+            ensure!(shown()? != before, "a stranger's packet is not counted");
+            Ok(())
+        })
+        .with_context(|| words.join(" "))?;
+    }
+    Ok(())
 }
 
 fn whether_sources_get_through_is_a_metric_that_feigns_no_contact() -> Result<()> {

@@ -7,6 +7,7 @@ use crate::configuration::{Compiled, Configuration};
 use crate::contact::Contact;
 use crate::engine::judge::{NotClosed, judge};
 use crate::engine::kernel_state::KernelState;
+use crate::engine::own_counts::OwnCounts;
 use crate::engine::policy;
 use crate::firewall::Rule;
 use crate::host::{self, boot, lock, privilege};
@@ -85,6 +86,7 @@ impl Findings {
             // What cannot be written down is not known the next time: no reason to say nothing now.
             let counted = heartbeat::counted(&findings.held, findings.counters.as_ref());
             findings.contact = Contact::note(&counted).ok();
+            OwnCounts::read().take_off(&mut findings.held, findings.counters.as_mut());
         }
         Ok(findings)
     }

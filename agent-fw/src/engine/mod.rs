@@ -13,6 +13,7 @@ pub mod judge;
 pub mod kernel_state;
 pub mod last_good;
 pub mod opening;
+pub mod own_counts;
 pub mod plan;
 pub mod policy;
 pub mod sources;

@@ -101,7 +101,7 @@ pub struct Counter {
 }
 
 /// Packets and their bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Count {
     /// Packets.
     pub packets: u64,

@@ -1,6 +1,7 @@
 //! Whether a router's word that a packet of the agent's was too large gets in, asked of the kernel.
 
 use super::check::{Check, Health};
+use crate::command::own_packets::OwnPackets;
 use crate::command::{road, sample};
 use crate::configuration::Compiled;
 use crate::policy::Port;
@@ -36,7 +37,11 @@ fn check(case: &Case) -> Check {
     };
     let why = "where a link on the way carries less, large packets are lost and connections hang, \
                unless routers may say so";
-    let found = match PathMtu::ask(case) {
+    let mut own = OwnPackets::begin();
+    let asked = PathMtu::ask(case);
+    own.sent_besides(asked.as_ref().map_or(0, |found| found.road.sent));
+    drop(own);
+    let found = match asked {
         Ok(found) => found,
         Err(error) => {
             return Check::new(

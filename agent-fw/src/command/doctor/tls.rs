@@ -1,6 +1,7 @@
 //! TLS on the agent's port: version and suite, beside those that the vendor publishes.
 
 use super::check::{Check, Health};
+use crate::command::own_packets::OwnPackets;
 use crate::host::agent;
 use crate::policy::Port;
 use crate::tls::{Agreed, NoHandshake, handshake, offers};
@@ -17,7 +18,12 @@ pub(super) fn encryption(port: Port) -> Option<Check> {
     let check = |health, seen: String| {
         Check::new("TLS on the agent's port", why, health, format!("{address} port {port}: {seen}"))
     };
-    Some(match handshake((address, port.0).into(), PATIENCE) {
+    let mut own = OwnPackets::begin();
+    let shaken = handshake((address, port.0).into(), PATIENCE);
+    // Of a connection, the first is counted.
+    own.sent_besides(1);
+    drop(own);
+    Some(match shaken {
         Ok(agreed) => {
             let (is_published, seen) = beside_the_published(&agreed);
             let check = check(if is_published { Health::Good } else { Health::Note }, seen);
