@@ -2,7 +2,7 @@
 
 use crate::scene::{AGENT, LISTED, PATIENCE, UNLISTED, address, check, from, install, status};
 use crate::tests;
-use agent_fw_lab::{Lab, Listener, Outcome, Peer, agent_fw, connect, feed, run};
+use agent_fw_lab::{Lab, Listener, Outcome, Peer, agent_fw, connect, feed, output, run};
 use anyhow::{Result, ensure};
 use std::net::SocketAddr;
 
@@ -14,6 +14,7 @@ tests![
     doctor_names_a_rule_that_sends_the_port_on_to_a_container,
     doctor_names_a_rule_that_hands_other_ports_to_the_agent,
     doctor_names_a_rule_that_changes_sources_behind_the_gate,
+    a_program_alone_is_not_called_closed_where_the_port_is_rewritten_behind_it,
 ];
 
 /// On a kernel with IPVS.
@@ -209,6 +210,89 @@ fn doctor_names_a_rule_that_changes_sources_behind_the_gate() -> Result<()> {
     })
 }
 
+/// What gives packets the agent's port where only a program on the interface has seen them.
+const REWRITING: [&str; 5] = [
+    "table ip x { chain p { type nat hook prerouting priority dstnat;
+       tcp dport 8444 redirect to :4118\n}\n}",
+    "table ip x { chain p { type nat hook prerouting priority dstnat;
+       tcp dport 8444 dnat to HERE:4118\n}\n}",
+    "table ip x { map m { type inet_service : inet_service; elements = { 8444 : 4118 }\n}
+       chain p { type nat hook prerouting priority dstnat;
+       meta l4proto tcp redirect to :tcp dport map @m\n}\n}",
+    "table ip x { chain p { type nat hook prerouting priority dstnat; meta l4proto tcp jump q\n}
+       chain q { meta l4proto tcp redirect to :4000-4200\n}\n}",
+    "table ip x { chain p { type filter hook prerouting priority -150;
+       tcp dport 8444 tcp dport set 4118\n}\n}",
+];
+/// Of these, what does not.
+const HARMLESS: [&str; 4] = [
+    "table ip x { chain p { type nat hook prerouting priority dstnat;
+       tcp dport 8444 redirect to :4119\n}\n}",
+    "table ip x { chain p { type nat hook prerouting priority dstnat;
+       udp dport 8444 redirect to :4118\n}\n}",
+    "table ip x { chain p { type nat hook prerouting priority dstnat;
+       tcp dport 8444 dnat to 192.0.2.99:4118\n}\n}",
+    "table ip x { chain p { type nat hook output priority -100;
+       tcp dport 8444 redirect to :4118\n}\n}",
+];
+
+fn a_program_alone_is_not_called_closed_where_the_port_is_rewritten_behind_it() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        let stranger = address(UNLISTED[0]);
+        manager.add_address(stranger)?;
+        let to = SocketAddr::from((manager.host_v4(), 8444));
+        let knock = || manager.enter(|| connect(stranger, to, PATIENCE))?;
+        let alone = ["--allow-from", "region:us-1", "--backend", "xdp", "--interface", "manager0"];
+        install(&alone)?;
+        let is_closed = || -> Result<(bool, String)> {
+            let (said, _) = status()?;
+            Ok((said["closed"] == true, said["not_closed"].to_string()))
+        };
+        let here = manager.host_v4().to_string();
+        for rules in REWRITING {
+            feed(["nft", "-f", "-"], &rules.replace("HERE", &here))?;
+            let (closed, why) = is_closed()?;
+            ensure!(!closed && why.contains("behind the XDP program"), "{rules}: {why}");
+            let (health, seen) = check(DETOURS)?;
+            ensure!(health == "bad", "{rules}: {seen}");
+            // Without a rule that changes the answer back, what is set reaches the agent alone.
+            if !rules.contains("set 4118") && !rules.contains("4000-4200") {
+                ensure!(knock()? == Outcome::Talked, "it is so: {rules}");
+            }
+            // What is advised.
+            let both = ["--allow-from", "region:us-1", "--backend", "both"];
+            install(&[&both[..], &["--interface", "manager0"]].concat())?;
+            ensure!(knock()? != Outcome::Talked, "{rules}");
+            ensure!(is_closed()?.0, "{rules}: {}", is_closed()?.1);
+            install(&alone)?;
+            run(["nft", "delete", "table", "ip", "x"])?;
+        }
+        for rules in HARMLESS {
+            feed(["nft", "-f", "-"], rules)?;
+            ensure!(is_closed()?.0, "{rules}: {}", is_closed()?.1);
+            run(["nft", "delete", "table", "ip", "x"])?;
+        }
+        // The same by iptables, in both of its ways.
+        for iptables in ["iptables-nft", "iptables-legacy"] {
+            let nat = [iptables, "-t", "nat"];
+            let redirect = ["-p", "tcp", "--dport", "8444", "-j", "REDIRECT", "--to-ports", "4118"];
+            let rule = |verb| [&nat[..], &[verb, "PREROUTING"], &redirect].concat();
+            if output(rule("-A"))?.code != Some(0) {
+                // This kernel has not both.
+                continue;
+            }
+            let (closed, why) = is_closed()?;
+            ensure!(!closed && why.contains("behind the XDP program"), "{iptables}: {why}");
+            ensure!(knock()? == Outcome::Talked, "it is so: {iptables}");
+            run(rule("-D"))?;
+            ensure!(is_closed()?.0, "{iptables}: {}", is_closed()?.1);
+        }
+        Ok(())
+    })
+}
+
 fn ipvs_is_closed_too() -> Result<()> {
     Lab::run(|lab| {
         let manager = lab.peer("manager")?;
@@ -225,6 +309,12 @@ fn ipvs_is_closed_too() -> Result<()> {
         install(&["--allow-from", "region:us-1"])?;
         ensure!(knock()? == Outcome::Silent);
         ensure!(from(&manager, LISTED[0], 8443)? == Outcome::Talked, "a listed source");
+        // A program alone does not see it, and is not called closed.
+        let alone = ["--allow-from", "region:us-1", "--backend", "xdp", "--interface", "manager0"];
+        install(&alone)?;
+        let (said, _) = status()?;
+        let why = said["not_closed"].to_string();
+        ensure!(said["closed"] == false && why.contains("IPVS: service"), "{why}");
         Ok(())
     })
 }

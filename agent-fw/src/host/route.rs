@@ -60,7 +60,7 @@ fn exchange(
 }
 
 /// `struct nlmsghdr`, then the request.
-fn message_of(kind: u16, flags: i32, request: &[u8]) -> Vec<u8> {
+pub(crate) fn message_of(kind: u16, flags: i32, request: &[u8]) -> Vec<u8> {
     let length = u32::try_from(HEADER_BYTES + request.len()).unwrap_or_default();
     let flags = u16::try_from(flags).unwrap_or_default();
     let mut message = length.to_ne_bytes().to_vec();

@@ -5,6 +5,7 @@
 use super::base::{self, Base};
 use super::legacy;
 use super::netfilter::{Connection, Kind, Message, find, number, text};
+use super::rewriting::{self, Rewriting};
 use super::rule_text::{elements, words_of};
 use super::trace::Place;
 use crate::host::route::attributes;
@@ -33,6 +34,18 @@ pub enum Detour {
         /// Its name.
         name: String,
     },
+    /// Where no table of agent-fw's sees it, packets to other ports get the agent's: by a rule, or by
+    /// the load balancer.
+    Rewritten {
+        /// The rule, or the service.
+        rule: String,
+    },
+    /// Where no table of agent-fw's sees them, packets come out of others that programs on interfaces
+    /// cannot look into.
+    Unpacked {
+        /// Out of what.
+        from: String,
+    },
     /// At the hook `input`, a rule gives packets another source: the late gate judges by that one.
     Resourced {
         /// The rule.
@@ -54,6 +67,12 @@ impl fmt::Display for Detour {
                 "the BPF program {program} ({}) chooses sockets for packets, whatever their port",
                 name.escape_debug()
             ),
+            Self::Rewritten { rule } => {
+                write!(f, "packets to other ports get the agent's behind the XDP program: {rule}")
+            }
+            Self::Unpacked { from } => {
+                write!(f, "packets come out of {from}, where the XDP program cannot see them")
+            }
             Self::Resourced { rule } => {
                 write!(f, "packets get another source behind the gate: {rule}")
             }
@@ -69,7 +88,7 @@ impl Detour {
 
     /// Whether it lets others in, as far as that can be known.
     pub fn is_certain(&self) -> bool {
-        matches!(self, Self::SentOn { .. } | Self::Handed { .. })
+        !matches!(self, Self::Chosen { .. } | Self::Resourced { .. })
     }
 
     /// Whether what decides at prerouting, or at the driver, comes before it.
@@ -89,6 +108,9 @@ impl Detour {
                 "see with `bpftool link` whether it is attached in this network namespace, and \
                  whether it sends anything to the agent's port"
             }
+            Self::Rewritten { .. } | Self::Unpacked { .. } => {
+                "agent-fw install --backend both: its table sees them"
+            }
             Self::Resourced { .. } => {
                 "leave packets to the agent's port out of that rule, or admit the source that it \
                  gives them"
@@ -104,6 +126,9 @@ pub fn detours(ports: &RangeSet<Port>) -> anyhow::Result<Vec<Detour>> {
     let every_family = 0;
     let rules = connection.dump(Kind::GetRule, every_family, &[])?;
     let mut found = Vec::new();
+    // A table of agent-fw's sees packets last of all, with the port that they have then.
+    let is_lone = !bases.keys().any(|base| base.table == GATE);
+    let here = rewriting::addresses();
     for message in &rules {
         let (Some(table), Some(chain)) = (message.text(1), message.text(2)) else { continue };
         let at = Place { family: message.family, table, chain };
@@ -111,24 +136,42 @@ pub fn detours(ports: &RangeSet<Port>) -> anyhow::Result<Vec<Detour>> {
             continue;
         }
         let mut rule = Rule::new(ports);
+        let mut rewriting = Rewriting::new(ports, &here);
         for (_, expression) in attributes(message.find(EXPRESSIONS).unwrap_or_default()) {
             let name = find(expression, 1).map(text).unwrap_or_default();
             let data = find(expression, 2).unwrap_or_default();
             rule.add(&name, data, |set| elements(&mut connection, &at, set));
+            rewriting.add(&name, data);
+        }
+        if is_lone && rewriting.is_one(bases.get(&at).map(|base| base.hook)) {
+            found.push(Detour::Rewritten { rule: describe(&mut connection, &at, message) });
         }
         if let Some(make) = rule.concerns(bases.get(&at)) {
             found.push(make(describe(&mut connection, &at, message)));
         }
     }
+    let rewriting = Rewriting::new(ports, &here);
     if legacy::has_tables() {
         for is_v4 in [true, false] {
-            found.extend(legacy::saved(is_v4, &[]).lines().filter_map(|line| of_line(line, ports)));
+            for line in legacy::saved(is_v4, &[]).lines() {
+                found.extend(of_line(line, ports));
+                let rule = format!("iptables-legacy: {line}");
+                let rewrites = is_lone && rewriting.is_line(line);
+                found.extend(rewrites.then_some(Detour::Rewritten { rule }));
+            }
         }
+    }
+    if is_lone {
+        let balanced = rewriting::balanced(&rewriting).into_iter();
+        found.extend(balanced.map(|rule| Detour::Rewritten { rule }));
+        found.extend(rewriting::unpacked().into_iter().map(|from| Detour::Unpacked { from }));
     }
     found.extend(choosers());
     Ok(found)
 }
 
+/// The gate's table.
+const GATE: &str = "agent_fw";
 /// `NFTA_RULE_EXPRESSIONS`.
 const EXPRESSIONS: u16 = 4;
 /// `IPPROTO_TCP`.

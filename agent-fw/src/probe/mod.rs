@@ -14,6 +14,7 @@ mod legacy;
 mod netfilter;
 mod outbound;
 mod path_mtu;
+mod rewriting;
 mod road;
 mod routes;
 mod rule_text;
