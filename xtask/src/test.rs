@@ -142,9 +142,10 @@ fn in_user_mode(options: &Options, binary: &Path, count: &mut Count) -> Result<b
     println!("\nxtask: what kernels often lack (VRF, MPLS, IPVS), on a kernel in user mode");
     let all = options.kernel.contains(&Where::UserMode);
     let suite = UserModeSuite::build(binary, options.filter.as_deref(), all)?;
+    let mut failures = Failures::default();
     suite.run(|line| {
         println!("user mode: {line}");
-        count.read(line);
+        count.read(line, &mut failures);
     })
 }
 
@@ -181,9 +182,12 @@ fn in_machines(
             })
             .collect();
         drop(said);
+        let mut failures = Kernel::ALL.map(|kernel| (kernel, Failures::default()));
         for (kernel, line) in lines {
             println!("{kernel}: {line}");
-            count.read(&line);
+            if let Some((_, failures)) = failures.iter_mut().find(|(of, _)| *of == kernel) {
+                count.read(&line, failures);
+            }
         }
         for machine in machines {
             let ended = machine.join().map_err(|_| anyhow!("what watches a machine panicked"));
@@ -201,6 +205,10 @@ fn conclude(count: &Count, succeeded: bool) -> ExitCode {
     }
     if strict && count.skipped > 0 {
         println!("CI=true: what is skipped counts as failed");
+    }
+    // Once more, where whoever looks at the end of a long output finds it.
+    for line in &count.failures {
+        println!("{line}");
     }
     if !succeeded && count.failed == 0 {
         println!("something else than a test failed: see above");
@@ -223,10 +231,11 @@ fn run_tests(command: &mut Command, count: &mut Count) -> Result<bool> {
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let output = child.stdout.take().context("cargo's output is not connected")?;
     let mut screen = std::io::stdout();
+    let mut failures = Failures::default();
     for line in BufReader::new(output).split(b'\n') {
         let line = line.context("cannot read what cargo says")?;
         screen.write_all(&line).and_then(|()| screen.write_all(b"\n")).context("cannot print")?;
-        count.read(&String::from_utf8_lossy(&line));
+        count.read(&String::from_utf8_lossy(&line), &mut failures);
     }
     Ok(child.wait().context("cannot wait for cargo")?.success())
 }
@@ -239,11 +248,25 @@ struct Count {
     skipped: usize,
     /// Which were skipped, with their reasons where they gave one.
     reasons: Vec<String>,
+    /// What the failed ones said.
+    failures: Vec<String>,
+}
+
+/// Where in a test binary's output a reader is: it tells its failures one after another, twice by
+/// name, before the result.
+#[derive(Debug, Default)]
+struct Failures {
+    is_told: bool,
 }
 
 impl Count {
     /// Takes in one line of a test binary's output.
-    fn read(&mut self, line: &str) {
+    fn read(&mut self, line: &str, failures: &mut Failures) {
+        failures.is_told |= line == "failures:";
+        failures.is_told &= !line.starts_with("test result: ");
+        if failures.is_told {
+            self.failures.push(line.to_owned());
+        }
         if let Some(result) = line.strip_prefix("test result: ") {
             // "ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in …"
             self.passed += number_before(result, "passed");
@@ -281,24 +304,28 @@ fn ignored(line: &str) -> Option<(&str, &str)> {
 
 #[cfg(test)]
 mod tests {
-    use super::Count;
+    use super::{Count, Failures};
 
     #[test]
     fn the_results_of_several_binaries_add_up() {
-        let mut count = Count::default();
+        let (mut count, mut failures) = (Count::default(), Failures::default());
         for line in [
             "running 3 tests",
             "test a ... ok",
             "test b ... ignored, needs a kernel with XDP",
             "test c ... FAILED",
+            "failures:",
+            "---- c ----",
+            "it is so",
             "test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 7 filtered out; finished in 0.00s",
             "test d     ... ignored",
             "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 1.20s",
             "say: test result: ok. 99 passed",
         ] {
-            count.read(line);
+            count.read(line, &mut failures);
         }
         assert_eq!(count.to_string(), "13 passed, 1 failed, 2 skipped");
         assert_eq!(count.reasons, ["b, needs a kernel with XDP", "d"]);
+        assert_eq!(count.failures, ["failures:", "---- c ----", "it is so"]);
     }
 }
