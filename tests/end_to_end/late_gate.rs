@@ -15,6 +15,7 @@ tests![
     doctor_names_a_rule_that_hands_other_ports_to_the_agent,
     doctor_names_a_rule_that_changes_sources_behind_the_gate,
     a_program_alone_is_not_called_closed_where_the_port_is_rewritten_behind_it,
+    what_segment_routing_unpacks_is_refused_too,
 ];
 
 /// On a kernel with IPVS.
@@ -289,6 +290,42 @@ fn a_program_alone_is_not_called_closed_where_the_port_is_rewritten_behind_it() 
             run(rule("-D"))?;
             ensure!(is_closed()?.0, "{iptables}: {}", is_closed()?.1);
         }
+        Ok(())
+    })
+}
+
+fn what_segment_routing_unpacks_is_refused_too() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        lab.forward()?;
+        lab.host().set_sysctl("net/ipv4/conf/all/rp_filter", "0")?;
+        lab.host().set_sysctl("net/ipv4/conf/manager0/rp_filter", "0")?;
+        let segment = "2001:db8:5e6::1";
+        let (here, gateway) = (manager.host_v4().to_string(), manager.host_v6().to_string());
+        let unpack = format!("route add {segment} encap seg6local action End.DX4 nh4 0.0.0.0");
+        run(["ip", "-6"].into_iter().chain(unpack.split(' ')).chain(["dev", "manager0"]))?;
+        let eth0 = manager.own_interface();
+        manager.enter(|| {
+            run(["ip", "-6", "route", "add", segment, "via", &gateway])?;
+            let pack = format!("route add {here}/32 encap seg6 mode encap segs {segment}");
+            run(["ip"].into_iter().chain(pack.split(' ')).chain(["dev", eth0]))
+        })??;
+        let stranger = || from(&manager, UNLISTED[0], AGENT);
+        ensure!(stranger()? == Outcome::Talked, "it would get in");
+        for backend in [&[][..], &["--backend", "both", "--interface", "manager0"]] {
+            install(&[&["--allow-from", "region:us-1"], backend].concat())?;
+            ensure!(stranger()? == Outcome::Silent, "{backend:?}");
+            ensure!(from(&manager, LISTED[0], AGENT)? == Outcome::Talked, "{backend:?}");
+        }
+        // What forwards is no host for a program alone; once it no longer does, the road is named.
+        run(["nft", "flush", "ruleset"])?;
+        lab.host().set_sysctl("net/ipv4/ip_forward", "0")?;
+        lab.host().set_sysctl("net/ipv6/conf/all/forwarding", "0")?;
+        install(&["--allow-from", "region:us-1", "--backend", "xdp", "--interface", "manager0"])?;
+        let (said, _) = status()?;
+        let why = said["not_closed"].to_string();
+        ensure!(said["closed"] == false && why.contains("segment routing"), "{why}");
         Ok(())
     })
 }
