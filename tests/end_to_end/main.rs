@@ -22,6 +22,7 @@ mod kernel_features;
 mod late_gate;
 mod lifecycle;
 mod loopback;
+mod lost_answers;
 mod messages;
 mod metrics;
 mod mutation;
@@ -140,6 +141,7 @@ fn selection() -> Vec<&'static [Test]> {
             hostile::TESTS,
             explain_all::TESTS,
             lifecycle::TESTS,
+            lost_answers::TESTS,
             messages::TESTS,
             metrics::TESTS,
             openness::TESTS,

@@ -90,6 +90,9 @@ const RECEIVE_BYTES: usize = 64 * 1024;
 /// An acknowledgement of 36 bytes occupies this much of the receive buffer, with room to spare.
 const ACKNOWLEDGEMENT_BYTES: usize = 2048;
 
+/// The sequence numbers of requests have this bit; those of transactions begin at 1.
+const REQUEST: u32 = 1 << 31;
+
 /// A buffer aligned as netlink messages are.
 #[repr(align(8))]
 struct Buffer([u8; RECEIVE_BYTES]);
@@ -154,9 +157,18 @@ impl Socket {
         // The kernel has worked the transaction off by now, and its answers wait to be read.
         let mut refusal = None;
         let mut answered = 0;
+        let mut lost = None;
         while answered < expected.len() {
-            let Some(answers) = self.receive_waiting()? else {
-                break;
+            let answers = match self.receive_waiting() {
+                Ok(None) => break,
+                Ok(Some(answers)) => answers,
+                // Some found no room. The others are read all the same: one of them may say that
+                // the transaction is refused, and none may be taken for the answer to a request.
+                Err(error @ NetlinkError::System { errno: Errno::ENOBUFS, .. }) => {
+                    lost = Some(error);
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
             for answer in answers {
                 answered += usize::from(expected.contains(&answer.sequence));
@@ -165,13 +177,14 @@ impl Socket {
                 }
             }
         }
-        match refusal {
-            Some(answer) => Err(refused(&answer, &batch, &parts, &expected)),
-            None if answered < expected.len() => Err(NetlinkError::Unexpected(format!(
+        match (refusal, lost) {
+            (Some(answer), _) => Err(refused(&answer, &batch, &parts, &expected)),
+            (None, Some(lost)) => Err(lost),
+            _ if answered < expected.len() => Err(NetlinkError::Unexpected(format!(
                 "{answered} of {} acknowledgements came",
                 expected.len()
             ))),
-            None => Ok(()),
+            _ => Ok(()),
         }
     }
 
@@ -213,7 +226,7 @@ impl Socket {
         request: impl FnOnce(u32) -> Vec<u8>,
         mut read: impl FnMut(&[u8]) -> Result<(), NetlinkError>,
     ) -> Result<Dump, NetlinkError> {
-        self.sequence = self.sequence.wrapping_add(1).max(1);
+        self.sequence = self.sequence.wrapping_add(1) | REQUEST;
         let sequence = self.sequence;
         let message = request(sequence);
         let kernel = NetlinkAddr::new(0, 0);
