@@ -39,6 +39,11 @@ fn forget() -> Result<()> {
     run(["nft", "flush", "ruleset"]).map(drop)
 }
 
+/// A message, however it was wrapped.
+fn words_of(said: &str) -> String {
+    said.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 fn make_fifo(path: &str) -> Result<()> {
     run(["mkfifo", path]).map(drop)
 }
@@ -308,7 +313,14 @@ fn an_older_versions_policy_stays_in_force_whoever_owns_its_lists() -> Result<()
         fs::remove_file(LAST_GOOD)?;
         forget()?;
         agent_fw(["apply", "--boot"])?.success()?;
-        is_closed(&manager)
+        is_closed(&manager)?;
+        // With a warning that names the key.
+        let warned = |said: String| said.contains("trust_file_modes = true") && said.contains(list);
+        let shown = agent_fw(["status"])?;
+        ensure!(shown.code == Some(0) && warned(words_of(&shown.stderr)), "{shown}");
+        let (health, seen) = crate::scene::check("consent")?;
+        ensure!(health != "good" && warned(seen.clone()), "{health}: {seen}");
+        Ok(())
     })
 }
 
