@@ -45,6 +45,7 @@ mod verdicts;
 mod verify;
 mod verify_xdp;
 mod watch;
+mod without_lock;
 mod xdp;
 mod xdp_alone;
 mod xdp_others;
@@ -156,6 +157,7 @@ fn selection() -> Vec<&'static [Test]> {
             verify::TESTS,
             verify_xdp::TESTS,
             watch::TESTS,
+            without_lock::TESTS,
         ]);
     }
     selection

@@ -7,6 +7,7 @@
 )]
 
 use super::encode::Transaction;
+use super::generation::BATCH_BEGIN_BYTES;
 use mnl::mnl_sys;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, NetlinkAddr, recv, sendmsg, setsockopt, sockopt};
@@ -38,6 +39,9 @@ pub enum NetlinkError {
         /// The kernel's own words, where it has some.
         explanation: Option<String>,
     },
+    /// The ruleset is no longer of the generation that a transaction was made for.
+    #[error("somebody else changed the ruleset meanwhile; nothing was changed")]
+    Overtaken,
     /// The ruleset changed while it was read, again and again.
     #[error("the ruleset kept changing while it was read; try again")]
     KeptChanging,
@@ -141,9 +145,16 @@ impl Socket {
 
     /// Sends a transaction and reads all its acknowledgements.
     pub(super) fn transact(&mut self, transaction: Transaction<'_>) -> Result<(), NetlinkError> {
-        let Transaction { batch, parts } = transaction;
+        let Transaction { batch, parts, generation } = transaction;
         let batch = batch.finalize();
-        let pages: Vec<IoSlice<'_>> = batch.iter().map(IoSlice::new).collect();
+        let mut pages: Vec<&[u8]> = batch.iter().collect();
+        let begin;
+        if let Some(generation) = generation {
+            let (plain, rest) = pages[0].split_at(BATCH_BEGIN_BYTES);
+            begin = generation.condition(plain);
+            pages.splice(..1, [&begin[..], rest]);
+        }
+        let pages: Vec<IoSlice<'_>> = pages.into_iter().map(IoSlice::new).collect();
         let bytes: usize = pages.iter().map(|page| page.len()).sum();
         let expected = batch.sequence_numbers();
         self.make_room(bytes, expected.len())?;
@@ -291,6 +302,9 @@ fn refused(
     expected: &std::ops::Range<u32>,
 ) -> NetlinkError {
     let errno = Errno::from_raw(answer.errno);
+    if errno == Errno::ERESTART {
+        return NetlinkError::Overtaken;
+    }
     if errno == Errno::EOPNOTSUPP && !expected.contains(&answer.sequence) {
         return NetlinkError::NotSupported;
     }
