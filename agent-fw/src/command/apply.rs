@@ -22,8 +22,9 @@ pub(super) struct Apply {
     ///
     /// If the policy cannot be enforced, the last one that could be is (exit code 1); if there is
     /// none, the port is closed to every source. Where an interface is still missing that gets an
-    /// XDP program, the nftables table holds until it comes. Where no policy was ever installed,
-    /// nothing is changed.
+    /// XDP program, the nftables table holds until it comes. Where another agent-fw is still at work
+    /// after --wait, only the tables are exchanged, and XDP programs stay as they are (exit code 1).
+    /// Where no policy was ever installed, nothing is changed.
     #[arg(long)]
     boot: bool,
     /// Enforce a policy that no longer restricts a port or a direction which the last one restricts
