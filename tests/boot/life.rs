@@ -177,8 +177,9 @@ fn faults<'a>(mut host: Host<'a>, neighbour: &Neighbour) -> Result<Host<'a>> {
 }
 
 /// A common hardening: once systemd-sysctl has run, nothing may load a module. What else the machine
-/// needs by then is loaded as an administrator would have it.
+/// needs by then is loaded as an administrator would have it. The policy needs more than usual.
 fn harden(host: &mut Host) -> Result<()> {
+    host.run(&[&INSTALL[..], &["--log"]].concat())?;
     host.script(&format!(
         "echo kernel.modules_disabled=1 > {HARDENING}
          echo virtio_net > /etc/modules-load.d/card.conf
