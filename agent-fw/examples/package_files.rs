@@ -4,7 +4,7 @@
 
 use agent_fw::command::Arguments;
 use agent_fw::configuration::Configuration;
-use agent_fw::host::boot::{MODULES, Origin, RULE, modules, udev_rule, units};
+use agent_fw::host::boot::{MODULES, Origin, RULE, modules, modules_besides, udev_rule, units};
 use anyhow::{Context as _, Result};
 use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
@@ -30,6 +30,7 @@ fn write_units(root: &Path) -> Result<()> {
         write(&directory.join(name), text)?;
     }
     write(&root.join("usr/lib/modules-load.d").join(MODULES), modules(Origin::Package))?;
+    write(&root.join("usr/lib/modprobe.d").join(MODULES), modules_besides(Origin::Package))?;
     write(&root.join("usr/lib/udev/rules.d").join(RULE), udev_rule(Origin::Package))
 }
 

@@ -192,6 +192,7 @@ impl Configuration {
         notices.extend(firewall.iter().flat_map(beyond::remarks));
         let lowered = if closes { closed(port) } else { lower(rules, port, self.otherwise)? };
         self.check_breadth(&lowered.policy, &mut notices)?;
+        notices.extend(self.unconfirmed_lists(lists));
         let extras = Extras { early_drop: self.early_drop, log: self.log };
         let ruleset = Ruleset::compile(&lowered, extras);
         let firewall_tables =
@@ -218,6 +219,15 @@ impl Configuration {
             "{wide} is wider than a /8 of IPv4 or a /16 of IPv6, and so may be a slip; if it is \
              meant, say --allow-wide, or allow_wide = true in policy.toml"
         )
+    }
+
+    /// The lists of an older version's policy that others can change, to which nobody has consented.
+    fn unconfirmed_lists(&self, lists: &Lists) -> Option<Notice> {
+        let asked = self.is_legacy && !self.trust_file_modes;
+        let read = self.lists().filter(|list| asked && lists.is_others(list));
+        let names: Vec<String> = read.map(ToString::to_string).collect();
+        let what = format!("{}, which others than root can change,", names.join(", "));
+        (!names.is_empty()).then_some(Notice::Unconfirmed { what, key: "trust_file_modes" })
     }
 
     /// Whether it says nothing about who is admitted.

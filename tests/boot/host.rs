@@ -1,6 +1,7 @@
 //! The machine: a Debian that an administrator has set up, with a stand-in for the agent that
 //! listens from the first moment.
 
+use crate::installed_before;
 use crate::neighbour::{GATEWAY, MACHINE, MACHINE_MAC_TEXT, Neighbour, Seen, TAP};
 use agent_fw_lab::package;
 use agent_fw_lab::vm::{Console, Image, Kernel, Machine, Orders, PAYLOAD, Parts, Payload};
@@ -37,13 +38,15 @@ pub(crate) const OLDER: &str = "/opt/agent-fw/older.deb";
 pub(crate) const NEWER: &str = "/opt/agent-fw/newer.deb";
 
 fn payload() -> Result<Payload> {
-    let network =
-        format!("[Match]\nName=eth0\n[Network]\nAddress={MACHINE}/24\nGateway={GATEWAY}\n");
-    Ok(Payload::default()
+    // Whatever its name is by then.
+    let network = format!(
+        "[Match]\nMACAddress={MACHINE_MAC_TEXT}\n[Network]\nAddress={MACHINE}/24\nGateway={GATEWAY}\n"
+    );
+    Ok(installed_before::files(Payload::default())
         .copy(OLDER, &package("older", ".deb")?)
         .copy(NEWER, &package("newer", ".deb")?)
         .copy(format!("{PAYLOAD}/guest"), Path::new(env!("CARGO_BIN_EXE_guest")))
-        .text("/etc/systemd/network/10-eth0.network", network)
+        .text("/etc/systemd/network/10-card.network", network)
         .link(
             format!("{SYSTEM}/multi-user.target.wants/systemd-networkd.service"),
             "/lib/systemd/system/systemd-networkd.service",
@@ -108,6 +111,11 @@ impl<'a> Host<'a> {
     pub(crate) fn run(&mut self, argv: &[&str]) -> Result<String> {
         let said = self.orders.run(argv, COMMAND);
         said.with_context(|| format!("the console: {}", self.console.log().display()))
+    }
+
+    /// Runs the lines of a script, each of which must succeed.
+    pub(crate) fn script(&mut self, lines: &str) -> Result<String> {
+        self.run(&["sh", "-e", "-c", lines])
     }
 
     /// Runs a command again and again until it succeeds.

@@ -2,6 +2,7 @@
 
 use crate::host::{BOOT, Build, Host, NEWER, OLDER, disk};
 use crate::neighbour::{Neighbour, Seen};
+use crate::{installed_before, interface};
 use agent_fw_lab::Lab;
 use agent_fw_lab::vm::{Kernel, Parts};
 use anyhow::{Context, Result, ensure};
@@ -19,7 +20,8 @@ pub(crate) const TESTS: &[(&str, Test)] = &[(
 const INSTALL: [&str; 4] = ["agent-fw", "install", "--allow-from", "region:us-1"];
 const NFTABLES_RESTARTED: [&str; 3] = ["systemctl", "restart", "nftables"];
 const NFTABLES_STOPPED: [&str; 3] = ["systemctl", "stop", "nftables"];
-const ETH0: &str = "/sys/class/net/eth0";
+/// What forbids to load modules.
+const HARDENING: &str = "/etc/sysctl.d/90-hardening.conf";
 /// Where metrics are written.
 const METRICS: &str = "/srv/metrics";
 /// How often the power is cut in the middle of an installation, on each kernel.
@@ -45,18 +47,23 @@ fn from_the_first_packet_to_the_last_no_unlisted_source_is_answered(
         let shown = host.run(&["systemctl", "status", "--no-pager", "agent-fw"])?;
         ensure!(shown.contains("Status: \"closed: TCP port 4118"), "{shown}");
 
+        installed_before::upgrade(&mut host, &neighbour, unlisted).context("an upgrade")?;
         let mut host = host.restart(&["systemctl", "reboot"]).context("a reboot")?;
-        host.is_closed(&neighbour, unlisted).context("after a reboot")?;
-        host.run(&["agent-fw", "status"])?;
+        installed_before::is_in_force_with_a_warning(&mut host, &neighbour, unlisted)
+            .context("after a reboot")?;
         metrics(&mut host).context("metrics")?;
-        upgrade(&mut host, &neighbour, unlisted).context("an upgrade")?;
+        host.run(&INSTALL)?;
         other_firewalls(&mut host, &neighbour)?;
-        interface_goes_and_comes(&mut host, &neighbour)?;
+        host.run(&[&INSTALL[..], &["--backend", "both", "--interface", "eth0"]].concat())?;
+        interface::goes_and_comes(&mut host, &neighbour)?;
+        interface::gets_another_name(&mut host, &neighbour)?;
         on_guard(&mut host, &neighbour)?;
-        let host = faults(host, &neighbour)?;
+        let mut host = faults(host, &neighbour)?;
+        harden(&mut host)?;
         let unlisted = neighbour.seen().unlisted;
         let mut host = host.restart(&["sh", "-c", "echo c > /proc/sysrq-trigger"])?;
         host.is_closed(&neighbour, unlisted).context("after a crash")?;
+        without_modules(&mut host).context("with kernel.modules_disabled=1")?;
         power_cuts(host, &neighbour)?;
         println!("{name}: {} SYNs, {:?}", neighbour.sent(), neighbour.seen());
         Ok(())
@@ -116,23 +123,6 @@ fn other_firewalls(host: &mut Host, neighbour: &Neighbour) -> Result<()> {
     Ok(())
 }
 
-/// The network card is taken out and put in again: its XDP program comes back by itself, and until
-/// then the table holds.
-fn interface_goes_and_comes(host: &mut Host, neighbour: &Neighbour) -> Result<()> {
-    host.run(&[&INSTALL[..], &["--backend", "both", "--interface", "eth0"]].concat())?;
-    let unlisted = neighbour.unlisted_so_far();
-    host.is_closed(neighbour, unlisted).context("with an XDP program")?;
-    let device = host.run(&["readlink", "/sys/class/net/eth0/device"])?;
-    let device = device.trim().rsplit('/').next().unwrap_or_default().to_owned();
-    for (verb, there) in [("unbind", "!"), ("bind", "")] {
-        let driver = format!("/sys/bus/virtio/drivers/virtio_net/{verb}");
-        host.run(&["sh", "-c", &format!("echo {device} > {driver}; {there} test -e {ETH0}")])?;
-    }
-    host.is_closed(neighbour, unlisted).context("after the interface's return")?;
-    host.run_until_true(&["agent-fw", "verify"]).context("the interface has no program")?;
-    host.is_closed(neighbour, unlisted).context("with the program on the new interface")
-}
-
 /// Somebody flushes every table while the guard stands, and the package is exchanged under it.
 fn on_guard(host: &mut Host, neighbour: &Neighbour) -> Result<()> {
     host.run(&[&INSTALL[..], &["--guard"]].concat())?;
@@ -184,6 +174,32 @@ fn faults<'a>(mut host: Host<'a>, neighbour: &Neighbour) -> Result<Host<'a>> {
     host.run(&["systemctl", "restart", "agent-fw"])?;
     host.is_closed(neighbour, unlisted).context("after the policy was put right")?;
     Ok(host)
+}
+
+/// A common hardening: once systemd-sysctl has run, nothing may load a module. What else the machine
+/// needs by then is loaded as an administrator would have it. The policy needs more than usual.
+fn harden(host: &mut Host) -> Result<()> {
+    host.run(&[&INSTALL[..], &["--log"]].concat())?;
+    host.script(&format!(
+        "echo kernel.modules_disabled=1 > {HARDENING}
+         echo virtio_net > /etc/modules-load.d/card.conf
+         sync"
+    ))?;
+    Ok(())
+}
+
+/// The next boot has them again.
+fn without_modules(host: &mut Host) -> Result<()> {
+    let value = host.run(&["cat", "/proc/sys/kernel/modules_disabled"])?;
+    ensure!(value.trim() == "1", "the kernel loads modules: {value}");
+    let refused = host.script("! modprobe dummy");
+    refused.context("the kernel loads a module")?;
+    host.run(&["agent-fw", "status"])?;
+    host.run(&["agent-fw", "verify"])?;
+    let doctor = host.script("agent-fw doctor || test $? = 1")?;
+    ensure!(doctor.contains("good modules at boot"), "{doctor}");
+    host.script(&format!("rm {HARDENING}; sync"))?;
+    Ok(())
 }
 
 /// Power is cut at moments drawn at random while policies are exchanged. The machine comes up with

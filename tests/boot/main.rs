@@ -5,6 +5,8 @@
 //! to run.
 
 mod host;
+mod installed_before;
+mod interface;
 mod life;
 mod neighbour;
 

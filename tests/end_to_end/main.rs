@@ -22,6 +22,7 @@ mod kernel_features;
 mod late_gate;
 mod lifecycle;
 mod loopback;
+mod lost_answers;
 mod messages;
 mod metrics;
 mod mutation;
@@ -44,6 +45,7 @@ mod verdicts;
 mod verify;
 mod verify_xdp;
 mod watch;
+mod without_lock;
 mod xdp;
 mod xdp_alone;
 mod xdp_others;
@@ -140,6 +142,7 @@ fn selection() -> Vec<&'static [Test]> {
             hostile::TESTS,
             explain_all::TESTS,
             lifecycle::TESTS,
+            lost_answers::TESTS,
             messages::TESTS,
             metrics::TESTS,
             openness::TESTS,
@@ -154,6 +157,7 @@ fn selection() -> Vec<&'static [Test]> {
             verify::TESTS,
             verify_xdp::TESTS,
             watch::TESTS,
+            without_lock::TESTS,
         ]);
     }
     selection

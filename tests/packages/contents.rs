@@ -17,7 +17,7 @@ tests![
 ];
 
 /// What every package has, by how its path ends.
-const ALL: [&str; 17] = [
+const ALL: [&str; 18] = [
     "usr/bin/agent-fw",
     "usr/lib/systemd/system/agent-fw.service",
     "usr/lib/systemd/system/agent-fw-guard.service",
@@ -25,6 +25,7 @@ const ALL: [&str; 17] = [
     "usr/lib/systemd/system/agent-fw-metrics@.service",
     "usr/lib/systemd/system/agent-fw-metrics@.timer",
     "usr/lib/systemd/system/nftables.service.d/agent-fw.conf",
+    "usr/lib/modprobe.d/agent-fw.conf",
     "usr/lib/modules-load.d/agent-fw.conf",
     "usr/lib/udev/rules.d/99-agent-fw.rules",
     "usr/share/bash-completion/completions/agent-fw",

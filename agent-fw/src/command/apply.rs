@@ -5,7 +5,9 @@ use super::{Patience, exceptions, report};
 use crate::engine::apply::{self, Applied, AtBoot, Read};
 use crate::engine::judge::{NotClosed, judge};
 use crate::engine::kernel_state::KernelState;
-use crate::host::{lock, privilege};
+use crate::engine::without_lock;
+use crate::host::lock::{self, Busy};
+use crate::host::privilege;
 use crate::nft::Nftables;
 use sd_notify::NotifyState;
 use std::time::Duration;
@@ -20,8 +22,9 @@ pub(super) struct Apply {
     ///
     /// If the policy cannot be enforced, the last one that could be is (exit code 1); if there is
     /// none, the port is closed to every source. Where an interface is still missing that gets an
-    /// XDP program, the nftables table holds until it comes. Where no policy was ever installed,
-    /// nothing is changed.
+    /// XDP program, the nftables table holds until it comes. Where another agent-fw is still at work
+    /// after --wait, only the tables are exchanged, and XDP programs stay as they are (exit code 1).
+    /// Where no policy was ever installed, nothing is changed.
     #[arg(long)]
     boot: bool,
     /// Enforce a policy that no longer restricts a port or a direction which the last one restricts
@@ -48,20 +51,32 @@ impl Apply {
     }
 }
 
-/// Closes the port before anything else; then enforces the policy, or what stands in for it.
+/// Closes the port before anything else; then enforces the policy, or what stands in for it. Whoever
+/// stands on the lock cannot keep the port open.
 fn at_boot(patience: Duration) -> Result<Outcome> {
-    match apply::close_at_once() {
+    match without_lock::close_at_once() {
         Ok(None) => {}
         Ok(Some(substitute)) => report::remark(&format!("before anything else, {substitute}")),
         Err(error) => report::caution("note:", format_args!("not closed at once: {error:#}")),
     }
     // Reading may take its time, and others may need the lock meanwhile.
     let mut read = Read::now();
-    let _lock = lock::acquire_for_change("apply", patience)?;
+    let lock = lock::acquire_for_change("apply", patience);
     if read.is_outdated() {
         read = Read::now();
     }
-    Ok(conclude(apply::at_boot(&read)?))
+    let done = match &lock {
+        Ok(_) => apply::at_boot(&read),
+        Err(error) => {
+            let why = error.downcast_ref::<Busy>().map_or_else(
+                || format!("could not be taken: {error:#}"),
+                |Busy { holder, waited }| format!("{holder} holds; waited {} s", waited.as_secs()),
+            );
+            report::caution("note:", format_args!("without the lock, which {why}"));
+            without_lock::at_boot(&read)
+        }
+    };
+    Ok(conclude(done?))
 }
 
 /// Says what was done at boot, or by the guard.
@@ -75,6 +90,21 @@ pub(super) fn conclude(done: AtBoot) -> Outcome {
             tell(&applied);
             exceptions::refresh_at_boot(&applied.configuration, &applied.compiled);
             Outcome::Done
+        }
+        AtBoot::ByTablesAlone(applied) => {
+            tell(&applied);
+            let backend = applied.configuration.backend;
+            if !backend.has_programs() {
+                return Outcome::Done;
+            }
+            report::caution(
+                "note:",
+                format_args!(
+                    "the XDP programs were left as they are (the backend is {backend}): when the \
+                     lock is free, run `agent-fw apply --boot`"
+                ),
+            );
+            Outcome::False
         }
         AtBoot::FellBack(failure, substitute) => {
             let why = failure.error();

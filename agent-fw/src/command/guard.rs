@@ -59,7 +59,8 @@ fn tell(event: Event) {
             "note:",
             "too little memory: while a command changes the table, no source reaches the port",
         ),
-        Event::Enforced(AtBoot::NothingInstalled) | Event::Covered(_) => {}
+        Event::Enforced(AtBoot::NothingInstalled | AtBoot::ByTablesAlone(_))
+        | Event::Covered(_) => {}
         Event::Failed(error) => report::failure(&error),
     }
 }

@@ -42,6 +42,8 @@ pub enum AtBoot {
     NothingInstalled,
     /// The policy is in force.
     Applied(Box<Applied>),
+    /// The tables enforce the policy; without the lock, nothing else was changed.
+    ByTablesAlone(Box<Applied>),
     /// It could not be enforced, and something else is in force.
     FellBack(Failure, Substitute),
 }
@@ -83,27 +85,6 @@ pub fn apply(may_open: bool) -> Result<Applied> {
     let mut applied = enforce_policy(known, Missing::Refused)?;
     applied.notes.extend(keep(&applied.configuration, &applied.compiled));
     Ok(applied)
-}
-
-/// Closes the port, where nothing of agent-fw's is in force, before any file is read that somebody
-/// else may have made: by the last good policy, or to every source. It needs no lock: nothing that
-/// is there is replaced.
-pub fn close_at_once() -> anyhow::Result<Option<Substitute>> {
-    if !policy::is_installed() && !last_good::is_kept() {
-        return Ok(None);
-    }
-    let mut nftables = Nftables::open()?;
-    if nftables.has_tables()? || !crate::xdp::attachments()?.is_empty() {
-        return Ok(None);
-    }
-    let (tables, substitute) = if let Ok(Some((_, compiled))) = last_good::compiled() {
-        let hash = compiled.lowered.policy.hash();
-        (compiled.images(), Substitute::LastGood(hash))
-    } else {
-        let ports = ports_to_close(None);
-        (vec![closing_table(&ports)], Substitute::Closed(ports))
-    };
-    Ok(nftables.create(&tables)?.then_some(substitute))
 }
 
 /// The installed policy as it is read at boot, and by the guard: nobody waits for a file system that
@@ -276,7 +257,7 @@ fn close(known: Option<Port>) -> anyhow::Result<Substitute> {
 
 /// The ports that a readable record names: the agent's, and the relay's where the policy says who
 /// reaches it.
-fn ports_to_close(known: Option<Port>) -> Vec<Port> {
+pub(super) fn ports_to_close(known: Option<Port>) -> Vec<Port> {
     let policy = policy_file();
     let port = policy.as_ref().and_then(port).or(known).unwrap_or(Port::AGENT);
     let relay = policy.as_ref().is_some_and(names_relay).then_some(Port::RELAY);
@@ -284,7 +265,7 @@ fn ports_to_close(known: Option<Port>) -> Vec<Port> {
 }
 
 /// The table that closes these ports to every source.
-fn closing_table(ports: &[Port]) -> Image {
+pub(super) fn closing_table(ports: &[Port]) -> Image {
     let ports = ports.iter().copied().map(Range::single).collect();
     let policy = Policy::new(ports, Others::Drop, []);
     let nobody = Lowered { policy, ledger: Ledger::default() };

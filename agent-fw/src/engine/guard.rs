@@ -3,7 +3,7 @@
 use super::apply::{self, AtBoot, Read};
 use super::failure::Result;
 use super::kernel_state::KernelState;
-use super::policy;
+use super::{policy, without_lock};
 use crate::host::changes::{Change, Changes};
 use crate::host::handover::{Door, Guest};
 use crate::host::lock::{self, Busy};
@@ -188,7 +188,7 @@ impl<S: FnMut(Event)> Keeper<S> {
         let _lock = match lock::acquire("guard", Duration::ZERO) {
             Err(error) if error.is::<Busy>() => {
                 // Whoever has the lock may not be about the table at all.
-                if let Some(substitute) = apply::close_at_once()? {
+                if let Some(substitute) = without_lock::close_at_once()? {
                     let differing = vec![format!("nothing was there; now {substitute}")];
                     (self.say)(Event::PutBack { cause, differing });
                 }

@@ -191,7 +191,7 @@ impl ThisHost {
 }
 
 /// How the kernel's tables differ from these.
-fn found_differences(
+pub(super) fn found_differences(
     nftables: &mut Nftables,
     tables: &[Image],
 ) -> Result<Vec<String>, NetlinkError> {

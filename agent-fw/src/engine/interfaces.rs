@@ -168,8 +168,12 @@ fn is_now<'a>(
 ) -> Option<&'a Interface> {
     if identity.boot == boot && identity.namespace == namespace {
         // No other interface of this namespace has had its number.
-        return all.iter().find(|interface| interface.index == identity.index);
+        let same = all.iter().find(|interface| interface.index == identity.index);
+        if same.is_some() {
+            return same;
+        }
     }
+    // One that has come back has another.
     let mac = identity.permanent_mac?;
     let mut same = all.iter().filter(|interface| interface.permanent_mac == Some(mac));
     same.next().filter(|_| same.next().is_none())
@@ -213,6 +217,12 @@ mod tests {
         assert_eq!(names(&found), ["lan0"]);
         assert!(found.present[0].is_renamed());
         assert_eq!(found.missing, ["v1"]);
+        // One that was taken out comes back with another number, and perhaps another name.
+        let mut back = interface(9, "lan1");
+        back.permanent_mac = identity(3, "now", Some(7)).permanent_mac;
+        let known_by_mac = BTreeMap::from([("v1".to_owned(), identity(3, "now", Some(7)))]);
+        let found = resolve(&wanted[1..], &[back], &known_by_mac, "now", 1);
+        assert_eq!(names(&found), ["lan1"]);
         // Numbers mean nothing after a boot, nor in another namespace.
         assert_eq!(resolve(&wanted, &all, &known, "later", 1).missing, wanted);
         assert_eq!(resolve(&wanted, &all, &known, "now", 2).missing, wanted);

@@ -17,3 +17,4 @@ pub mod own_counts;
 pub mod plan;
 pub mod policy;
 pub mod sources;
+pub mod without_lock;

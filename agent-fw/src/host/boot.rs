@@ -29,7 +29,9 @@ pub const RULE: &str = "99-agent-fw.rules";
 /// Where administrators name modules that are loaded early, and `agent-fw install` where no package
 /// has.
 const MODULES_LOAD: &str = "/etc/modules-load.d";
-/// The name of the file there, and below `/usr/lib/modules-load.d`.
+/// Where they say what is loaded with a module.
+const MODPROBE: &str = "/etc/modprobe.d";
+/// The name of the files there, and below `/usr/lib`.
 pub const MODULES: &str = "agent-fw.conf";
 /// The first line of what agent-fw has written.
 const OURS: &str = "# Written by agent-fw";
@@ -55,6 +57,7 @@ impl Origin {
 /// The files of `data/`, with places for their origin and the path of agent-fw.
 const UDEV: &str = include_str!("../../data/99-agent-fw.rules");
 const MODULES_TEMPLATE: &str = include_str!("../../data/modules-load.conf");
+const MODPROBE_TEMPLATE: &str = include_str!("../../data/modprobe.conf");
 const SANDBOX: &str = include_str!("../../data/sandbox.conf");
 const IPTABLES: &str = include_str!("../../data/iptables-drop-in.conf");
 const TEMPLATES: [(&str, &str); 8] = [
@@ -86,10 +89,18 @@ pub fn modules(origin: Origin) -> String {
     MODULES_TEMPLATE.replace("@ORIGIN@", origin.line())
 }
 
+/// The modules that are loaded with these.
+pub fn modules_besides(origin: Origin) -> String {
+    MODPROBE_TEMPLATE.replace("@ORIGIN@", origin.line())
+}
+
 /// Whether these modules are loaded at boot.
 pub fn loads_modules() -> bool {
-    let directories = [MODULES_LOAD, "/usr/lib/modules-load.d", "/lib/modules-load.d"];
-    directories.iter().any(|directory| Path::new(directory).join(MODULES).exists())
+    let is_there = |directories: [&str; 3]| {
+        directories.iter().any(|directory| Path::new(directory).join(MODULES).exists())
+    };
+    is_there([MODULES_LOAD, "/usr/lib/modules-load.d", "/lib/modules-load.d"])
+        && is_there([MODPROBE, "/usr/lib/modprobe.d", "/lib/modprobe.d"])
 }
 
 /// What outlives a reboot, as far as systemd's links tell.
@@ -149,6 +160,7 @@ pub fn files() -> anyhow::Result<Vec<(PathBuf, String)>> {
     let mut files: Vec<_> = units.map(|(name, text)| (Path::new(UNITS).join(name), text)).collect();
     files.push((Path::new(RULES).join(RULE), udev_rule(Origin::Command)));
     files.push((Path::new(MODULES_LOAD).join(MODULES), modules(Origin::Command)));
+    files.push((Path::new(MODPROBE).join(MODULES), modules_besides(Origin::Command)));
     Ok(files)
 }
 
@@ -269,7 +281,8 @@ pub fn remove() -> anyhow::Result<()> {
         }
     }
     let units = TEMPLATES.iter().map(|(name, _)| Path::new(UNITS).join(name));
-    let others = [Path::new(RULES).join(RULE), Path::new(MODULES_LOAD).join(MODULES)];
+    let others = [(RULES, RULE), (MODULES_LOAD, MODULES), (MODPROBE, MODULES)];
+    let others = others.map(|(directory, name)| Path::new(directory).join(name));
     for path in units.chain(others).filter(|path| is_ours(path)) {
         file::remove(&path)?;
     }

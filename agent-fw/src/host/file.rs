@@ -54,6 +54,12 @@ pub fn read_list(path: &Path, trust: Trust) -> anyhow::Result<Vec<u8>> {
     }
 }
 
+/// Whether others than root, or whoever runs this, can change a file that is there.
+pub fn is_others(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| check_owner(&metadata).is_err())
+        || check_way(path).is_err() && path.exists()
+}
+
 /// Reads what comes from a pipe, or from standard input, to its end.
 pub fn read_stream(stream: impl Read) -> anyhow::Result<Vec<u8>> {
     limited(stream, MAX_LIST_BYTES)

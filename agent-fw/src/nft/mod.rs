@@ -19,7 +19,7 @@ pub use difference::{Difference, differences};
 pub use expression::{CtKey, Expression, MetaKey, Payload, PayloadBase, Program};
 pub use foreign::{Comparison, Foreign, ForeignBase, ForeignRule, Instruction};
 pub use name::TableName;
-pub use netlink::{Cover, Hold, Live, NetlinkError, Nftables, Tenure};
+pub use netlink::{Cover, Generation, Hold, Live, NetlinkError, Nftables, Rest, Tenure};
 pub(crate) use ruleset::{COMMENT, LOG_BURST};
 pub use ruleset::{Extras, LOG_RATE, Ruleset};
 pub use stamp::Stamp;

@@ -78,6 +78,11 @@ impl Lists {
         }
     }
 
+    /// Whether a list is read from a file that others than root can change.
+    pub fn is_others(&self, file: &ListFile) -> bool {
+        matches!(file, ListFile::Path(path) if !self.kept.contains_key(path) && file::is_others(path))
+    }
+
     /// Keeps a text that is to be found under `path`.
     pub fn keep(&mut self, path: PathBuf, text: String) {
         self.kept.insert(path, text);

@@ -96,10 +96,10 @@ fn persistence() -> Check {
 }
 
 /// What an older version has installed, and would need consent now.
-fn consent(compiled: &Compiled) -> Option<Check> {
-    let notice = compiled.notices.iter().find(|notice| notice.is_lasting())?;
+fn consent(compiled: &Compiled) -> impl Iterator<Item = Check> {
     let why = "what admits much of the Internet, or is decided by others, may be a slip";
-    Some(Check::new("consent", why, Health::Note, notice.to_string()))
+    let lasting = compiled.notices.iter().filter(|notice| notice.is_lasting());
+    lasting.map(move |notice| Check::new("consent", why, Health::Note, notice.to_string()))
 }
 
 /// Whether the kernel has what was installed.

@@ -6,10 +6,12 @@
 mod decode;
 mod encode;
 mod epoch;
+mod generation;
 mod interface;
 mod socket;
 
 pub use decode::{Live, Tenure};
+pub use generation::Generation;
 pub use socket::NetlinkError;
 
 use super::name::TableName;
@@ -40,6 +42,15 @@ pub enum Cover {
     Nothing,
 }
 
+/// What becomes of agent-fw's tables that are there and not wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rest {
+    /// They are deleted.
+    Goes,
+    /// They stay as they are.
+    Stays,
+}
+
 /// A connection to the nf_tables of this network namespace.
 pub struct Nftables {
     socket: Socket,
@@ -56,13 +67,43 @@ impl Nftables {
     /// packet is decided on by anything but the old rules or the new ones, and none is missed;
     /// counters of the same name go on.
     pub fn replace(&mut self, images: &[Image]) -> Result<(), NetlinkError> {
+        self.replace_if(None, images, Rest::Goes)
+    }
+
+    /// The state of the ruleset now.
+    pub fn generation(&mut self) -> Result<Generation, NetlinkError> {
+        decode::generation(&mut self.socket)
+    }
+
+    /// The same as [`Self::replace`], without the lock: unless the ruleset is of this generation
+    /// until the last of it is committed, nothing is exchanged ([`NetlinkError::Overtaken`]).
+    pub fn replace_at(
+        &mut self,
+        generation: Generation,
+        images: &[Image],
+        rest: Rest,
+    ) -> Result<(), NetlinkError> {
+        self.replace_if(Some(generation), images, rest)
+    }
+
+    fn replace_if(
+        &mut self,
+        generation: Option<Generation>,
+        images: &[Image],
+        rest: Rest,
+    ) -> Result<(), NetlinkError> {
         let live = self.outline()?;
         let before = |name| live.iter().find(|live| live.image.name == name);
         let mut created = Vec::new();
         let mut updated = Vec::new();
         for image in images {
             match before(image.name) {
-                Some(live) if live.strays.is_empty() && live.image.comment == image.comment => {
+                Some(live)
+                    if live.strays.is_empty()
+                        && live.image.comment == image.comment
+                        // They may belong to whoever has the lock and is about to use them.
+                        && (generation.is_none() || live.leftovers.is_empty()) =>
+                {
                     updated.push((image, live));
                 }
                 // What is not ours is best met by deleting it with the table.
@@ -73,7 +114,7 @@ impl Nftables {
                 }
             }
         }
-        let mut preparation = Transaction::new();
+        let mut preparation = Transaction::at(generation);
         for (image, live) in &updated {
             preparation.prepare(image, live);
         }
@@ -81,8 +122,9 @@ impl Nftables {
         if prepared {
             self.socket.transact(preparation)?;
         }
-        let mut exchange = Transaction::new();
-        let is_wanted = |name| images.iter().any(|image| image.name == name);
+        let prepared_at = generation.map(Generation::next);
+        let mut exchange = Transaction::at(if prepared { prepared_at } else { generation });
+        let is_wanted = |name| rest == Rest::Stays || images.iter().any(|image| image.name == name);
         let names = live.iter().map(|live| live.image.name);
         names.filter(|name| !is_wanted(*name)).for_each(|name| exchange.delete(name));
         for image in &created {

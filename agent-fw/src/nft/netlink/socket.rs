@@ -7,6 +7,7 @@
 )]
 
 use super::encode::Transaction;
+use super::generation::BATCH_BEGIN_BYTES;
 use mnl::mnl_sys;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, NetlinkAddr, recv, sendmsg, setsockopt, sockopt};
@@ -38,6 +39,9 @@ pub enum NetlinkError {
         /// The kernel's own words, where it has some.
         explanation: Option<String>,
     },
+    /// The ruleset is no longer of the generation that a transaction was made for.
+    #[error("somebody else changed the ruleset meanwhile; nothing was changed")]
+    Overtaken,
     /// The ruleset changed while it was read, again and again.
     #[error("the ruleset kept changing while it was read; try again")]
     KeptChanging,
@@ -90,6 +94,9 @@ const RECEIVE_BYTES: usize = 64 * 1024;
 /// An acknowledgement of 36 bytes occupies this much of the receive buffer, with room to spare.
 const ACKNOWLEDGEMENT_BYTES: usize = 2048;
 
+/// The sequence numbers of requests have this bit; those of transactions begin at 1.
+const REQUEST: u32 = 1 << 31;
+
 /// A buffer aligned as netlink messages are.
 #[repr(align(8))]
 struct Buffer([u8; RECEIVE_BYTES]);
@@ -138,9 +145,16 @@ impl Socket {
 
     /// Sends a transaction and reads all its acknowledgements.
     pub(super) fn transact(&mut self, transaction: Transaction<'_>) -> Result<(), NetlinkError> {
-        let Transaction { batch, parts } = transaction;
+        let Transaction { batch, parts, generation } = transaction;
         let batch = batch.finalize();
-        let pages: Vec<IoSlice<'_>> = batch.iter().map(IoSlice::new).collect();
+        let mut pages: Vec<&[u8]> = batch.iter().collect();
+        let begin;
+        if let Some(generation) = generation {
+            let (plain, rest) = pages[0].split_at(BATCH_BEGIN_BYTES);
+            begin = generation.condition(plain);
+            pages.splice(..1, [&begin[..], rest]);
+        }
+        let pages: Vec<IoSlice<'_>> = pages.into_iter().map(IoSlice::new).collect();
         let bytes: usize = pages.iter().map(|page| page.len()).sum();
         let expected = batch.sequence_numbers();
         self.make_room(bytes, expected.len())?;
@@ -154,9 +168,18 @@ impl Socket {
         // The kernel has worked the transaction off by now, and its answers wait to be read.
         let mut refusal = None;
         let mut answered = 0;
+        let mut lost = None;
         while answered < expected.len() {
-            let Some(answers) = self.receive_waiting()? else {
-                break;
+            let answers = match self.receive_waiting() {
+                Ok(None) => break,
+                Ok(Some(answers)) => answers,
+                // Some found no room. The others are read all the same: one of them may say that
+                // the transaction is refused, and none may be taken for the answer to a request.
+                Err(error @ NetlinkError::System { errno: Errno::ENOBUFS, .. }) => {
+                    lost = Some(error);
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
             for answer in answers {
                 answered += usize::from(expected.contains(&answer.sequence));
@@ -165,13 +188,14 @@ impl Socket {
                 }
             }
         }
-        match refusal {
-            Some(answer) => Err(refused(&answer, &batch, &parts, &expected)),
-            None if answered < expected.len() => Err(NetlinkError::Unexpected(format!(
+        match (refusal, lost) {
+            (Some(answer), _) => Err(refused(&answer, &batch, &parts, &expected)),
+            (None, Some(lost)) => Err(lost),
+            _ if answered < expected.len() => Err(NetlinkError::Unexpected(format!(
                 "{answered} of {} acknowledgements came",
                 expected.len()
             ))),
-            None => Ok(()),
+            _ => Ok(()),
         }
     }
 
@@ -213,7 +237,7 @@ impl Socket {
         request: impl FnOnce(u32) -> Vec<u8>,
         mut read: impl FnMut(&[u8]) -> Result<(), NetlinkError>,
     ) -> Result<Dump, NetlinkError> {
-        self.sequence = self.sequence.wrapping_add(1).max(1);
+        self.sequence = self.sequence.wrapping_add(1) | REQUEST;
         let sequence = self.sequence;
         let message = request(sequence);
         let kernel = NetlinkAddr::new(0, 0);
@@ -278,6 +302,9 @@ fn refused(
     expected: &std::ops::Range<u32>,
 ) -> NetlinkError {
     let errno = Errno::from_raw(answer.errno);
+    if errno == Errno::ERESTART {
+        return NetlinkError::Overtaken;
+    }
     if errno == Errno::EOPNOTSUPP && !expected.contains(&answer.sequence) {
         return NetlinkError::NotSupported;
     }

@@ -13,7 +13,8 @@ use crate::nft::foreign::{Foreign, Instruction};
 use crate::nft::name::TableName;
 use crate::nft::table::{Chain, Image, Set};
 use crate::nft::{Stamp, ruleset::GATE};
-use reader::{Reader, generation};
+use reader::Reader;
+pub(super) use reader::generation;
 
 /// How often a read is tried again when the ruleset changes meanwhile.
 const ATTEMPTS: usize = 20;

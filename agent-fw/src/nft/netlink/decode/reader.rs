@@ -13,6 +13,7 @@ use crate::nft::expression::Program;
 use crate::nft::foreign::{Foreign, ForeignRule};
 use crate::nft::name::TableName;
 use crate::nft::netlink::epoch::Epoch;
+use crate::nft::netlink::generation::Generation;
 use crate::nft::netlink::interface::{
     NFT_OBJECT_COUNTER, TABLE_DORMANT, TABLE_OWNER, TABLE_PERSIST, attributes, family, table_name,
 };
@@ -305,8 +306,8 @@ fn is_of(table: TableName, message: &[u8]) -> bool {
     attribute_of(message, TABLE).is_some_and(|name| name == table_name(table).to_bytes_with_nul())
 }
 
-/// The number of the ruleset's present state: every transaction makes a new one.
-pub(super) fn generation(socket: &mut Socket) -> Result<u32, NetlinkError> {
+/// The ruleset's present state.
+pub(crate) fn generation(socket: &mut Socket) -> Result<Generation, NetlinkError> {
     /// `NFTA_GEN_ID` of linux/netfilter/nf_tables.h.
     const ID: u16 = 1;
     let mut generation = None;
@@ -317,7 +318,8 @@ pub(super) fn generation(socket: &mut Socket) -> Result<u32, NetlinkError> {
         generation = value.and_then(|value| value.try_into().ok()).map(u32::from_be_bytes);
         Ok(())
     })?;
-    generation.ok_or_else(|| NetlinkError::Unexpected("no generation of the ruleset".to_owned()))
+    let unknown = || NetlinkError::Unexpected("no generation of the ruleset".to_owned());
+    generation.map(Generation).ok_or_else(unknown)
 }
 
 fn attribute_of(message: &[u8], wanted: u16) -> Option<&[u8]> {

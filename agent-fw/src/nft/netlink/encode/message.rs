@@ -221,7 +221,9 @@ unsafe impl NlMsg for SetMessage<'_> {
             }
             set_u32(sys::NFTNL_SET_KEY_TYPE, key_type);
             set_u32(sys::NFTNL_SET_KEY_LEN, key_length);
-            let (kind, flags) = (libc::NFT_MSG_NEWSET, libc::NLM_F_CREATE);
+            // Nothing is added to a set that somebody else has made under this name, and may use.
+            let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+            let kind = libc::NFT_MSG_NEWSET;
             let header = header(self.table, buffer, kind, flags, sequence);
             sys::nftnl_set_nlmsg_build_payload(header, set.as_ptr());
         }

@@ -5,6 +5,7 @@ mod message;
 
 use super::decode::Live;
 use super::epoch::Epoch;
+use super::generation::Generation;
 use super::interface::{TABLE_OWNER, TABLE_PERSIST, attributes, family, hook, table_name};
 use crate::nft::expression::Program;
 use crate::nft::name::TableName;
@@ -22,12 +23,19 @@ use std::ffi::CString;
 pub(super) struct Transaction<'a> {
     pub(super) batch: Batch,
     pub(super) parts: Parts<'a>,
+    /// The only state of the ruleset in which the kernel takes it; any, without one.
+    pub(super) generation: Option<Generation>,
 }
 
 impl<'a> Transaction<'a> {
     pub(super) fn new() -> Self {
+        Self::at(None)
+    }
+
+    /// One that the kernel refuses if the ruleset is of another generation than this.
+    pub(super) fn at(generation: Option<Generation>) -> Self {
         // Pages of 1 MiB: the kernel takes 1024 of them in one message.
-        Self { batch: Batch::with_page_size(1 << 20), parts: Parts::default() }
+        Self { batch: Batch::with_page_size(1 << 20), parts: Parts::default(), generation }
     }
 
     fn push_add<T: NlMsg>(&mut self, part: Part<'a>, message: &T) {

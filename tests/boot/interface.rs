@@ -1,0 +1,61 @@
+//! The network card: taken out and put in again, and by another name.
+
+use crate::host::Host;
+use crate::neighbour::{MACHINE_MAC_TEXT, Neighbour};
+use anyhow::{Context, Result, ensure};
+
+/// What udev names the card by when it comes.
+const LINK: &str = "/etc/systemd/network/10-card.link";
+
+/// The network card is taken out and put in again: its XDP program comes back by itself, and until
+/// then the table holds. The policy, for eth0, has both.
+pub(crate) fn goes_and_comes(host: &mut Host, neighbour: &Neighbour) -> Result<()> {
+    let unlisted = neighbour.unlisted_so_far();
+    host.is_closed(neighbour, unlisted).context("with an XDP program")?;
+    comes_back(host, "eth0", "eth0")?;
+    host.is_closed(neighbour, unlisted).context("after the interface's return")?;
+    has_its_program(host, "eth0")?;
+    host.is_closed(neighbour, unlisted).context("with the program on the new interface")
+}
+
+/// It gets another name, while it is there and when it comes back. The policy goes on calling it eth0.
+pub(crate) fn gets_another_name(host: &mut Host, neighbour: &Neighbour) -> Result<()> {
+    let unlisted = neighbour.unlisted_so_far();
+    rename(host, "eth0", "lan0")?;
+    has_its_program(host, "lan0").context("renamed")?;
+    host.is_closed(neighbour, unlisted).context("renamed")?;
+    let link = format!("[Match]\nMACAddress={MACHINE_MAC_TEXT}\n[Link]\nName=lan1\n");
+    host.script(&format!("printf '{link}' > {LINK}"))?;
+    comes_back(host, "lan0", "lan1")?;
+    has_its_program(host, "lan1").context("come back by another name")?;
+    host.is_closed(neighbour, unlisted).context("come back by another name")?;
+    host.run(&["rm", LINK])?;
+    rename(host, "lan1", "eth0")?;
+    has_its_program(host, "eth0").context("by its own name again")?;
+    host.is_closed(neighbour, unlisted).context("by its own name again")
+}
+
+fn rename(host: &mut Host, from: &str, to: &str) -> Result<()> {
+    host.script(&format!(
+        "ip link set {from} down; ip link set {from} name {to}; ip link set {to} up"
+    ))?;
+    Ok(())
+}
+
+/// The card's driver lets go of it and takes it again; then it has this name.
+fn comes_back(host: &mut Host, from: &str, to: &str) -> Result<()> {
+    let device = host.run(&["readlink", &format!("/sys/class/net/{from}/device")])?;
+    let device = device.trim().rsplit('/').next().unwrap_or_default();
+    let driver = "/sys/bus/virtio/drivers/virtio_net";
+    host.script(&format!("echo {device} > {driver}/unbind; ! test -e /sys/class/net/{from}"))?;
+    host.script(&format!("echo {device} > {driver}/bind"))?;
+    host.run_until_true(&["test", "-e", &format!("/sys/class/net/{to}")])
+}
+
+/// Waits until the policy is in force, and demands that the program is there.
+fn has_its_program(host: &mut Host, name: &str) -> Result<()> {
+    host.run_until_true(&["agent-fw", "verify"])?;
+    let shown = host.run(&["ip", "-details", "link", "show", name])?;
+    ensure!(shown.contains("prog/xdp"), "{name} has no program: {shown}");
+    Ok(())
+}
