@@ -111,6 +111,7 @@ fn selection() -> Vec<&'static [Test]> {
         disguise::TESTS,
         dispatcher::TESTS,
         explain::TESTS,
+        firewall::ENGINE,
         firewall::TRAFFIC,
         guard::TESTS,
         late_gate::TESTS,
