@@ -21,6 +21,7 @@ mod hostile;
 mod kernel_features;
 mod late_gate;
 mod lifecycle;
+mod live_sessions;
 mod loopback;
 mod messages;
 mod metrics;
@@ -115,6 +116,7 @@ fn selection() -> Vec<&'static [Test]> {
         firewall::TRAFFIC,
         guard::TESTS,
         late_gate::TESTS,
+        live_sessions::TESTS,
         loopback::TESTS,
         outbound::TESTS,
         relay::TESTS,
