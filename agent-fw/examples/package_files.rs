@@ -20,7 +20,8 @@ fn main() -> Result<()> {
     write_units(&root)?;
     write_manual(&root)?;
     write_completions(&root)?;
-    let policy = Configuration { allow_from: vec!["region:us-1".parse()?], ..Default::default() };
+    let (allow_from, engine_rules) = (vec!["region:us-1".parse()?], Some(true));
+    let policy = Configuration { allow_from, engine_rules, ..Default::default() };
     write(&root.join("usr/share/doc/agent-fw/examples/policy.toml"), policy.to_toml())
 }
 

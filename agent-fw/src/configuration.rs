@@ -38,6 +38,9 @@ pub struct Configuration {
     pub rules: Vec<ListFile>,
     /// Whether all rules of these files are enforced, as a whole firewall policy.
     pub policy: bool,
+    /// Whether the rules of the vendor's engine are part of that policy. A file without this key is of
+    /// a version that had none of them: they are not.
+    pub engine_rules: Option<bool>,
     /// Whether fields of rules that agent-fw does not know are ignored.
     pub lenient: bool,
     /// Sources that reach the port of a relay, TCP 4122, and nobody else does; none: it is left
@@ -79,6 +82,7 @@ impl Default for Configuration {
             allow_mac: Vec::new(),
             rules: Vec::new(),
             policy: false,
+            engine_rules: None,
             lenient: false,
             relay: Vec::new(),
             outbound: Outbound::default(),
@@ -190,6 +194,9 @@ impl Configuration {
         let firewall = self.firewall(&rules, &flags)?;
         let limited = self.limits(&rules);
         notices.extend(firewall.iter().flat_map(beyond::remarks));
+        if self.policy && self.engine_rules.is_none() {
+            notices.push(Notice::NoEngineRules);
+        }
         let lowered = if closes { closed(port) } else { lower(rules, port, self.otherwise)? };
         self.check_breadth(&lowered.policy, &mut notices)?;
         notices.extend(self.unconfirmed_lists(lists));

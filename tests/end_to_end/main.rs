@@ -21,6 +21,7 @@ mod hostile;
 mod kernel_features;
 mod late_gate;
 mod lifecycle;
+mod live_sessions;
 mod loopback;
 mod lost_answers;
 mod messages;
@@ -113,9 +114,11 @@ fn selection() -> Vec<&'static [Test]> {
         disguise::TESTS,
         dispatcher::TESTS,
         explain::TESTS,
+        firewall::ENGINE,
         firewall::TRAFFIC,
         guard::TESTS,
         late_gate::TESTS,
+        live_sessions::TESTS,
         loopback::TESTS,
         outbound::TESTS,
         relay::TESTS,

@@ -143,7 +143,7 @@ fn a_conversation_that_stands_goes_on_when_the_rest_is_denied() -> Result<()> {
         let mut inward = peer.enter(|| Conversation::open(there, to, PATIENCE))??;
         let mut outward = Conversation::open(here, SocketAddr::new(there, 8443), PATIENCE)?;
         ensure!(outward.say(PATIENCE)? == Outcome::Talked);
-        install(&["--default-deny-outbound"])?;
+        install(&["--default-deny-outbound", "--accept-risk", "out:tcp/8443"])?;
         let goes_on = inward.say(LONG)?;
         ensure!(goes_on == Outcome::Talked, "an administrator's session: {goes_on}");
         let ends = outward.say(PATIENCE);

@@ -86,7 +86,7 @@ fn is_heard(peer: &Peer, agent: &Listener) -> Result<bool> {
 }
 
 /// An IPv4 packet.
-fn packet(source: Ipv4Addr, to: Ipv4Addr, protocol: u8, inside: &[u8]) -> Vec<u8> {
+pub(crate) fn packet(source: Ipv4Addr, to: Ipv4Addr, protocol: u8, inside: &[u8]) -> Vec<u8> {
     let length = u16::try_from(20 + inside.len()).unwrap_or_default().to_be_bytes();
     let mut header = vec![0x45, 0, length[0], length[1], 0, 0, 0x40, 0, 64, protocol, 0, 0];
     header.extend(source.octets());

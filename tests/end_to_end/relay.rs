@@ -122,7 +122,7 @@ fn a_restrictive_policy_leaves_the_relay_open_to_its_sources() -> Result<()> {
         let peer = lab.peer("world")?;
         let _here = [RELAY, 22].map(|port| Listener::bind(port).expect("free"));
         let rules = crate::firewall::rules("01-allow-list-of-a-web-server")?;
-        install(&["--rules", &rules, "--policy"])?;
+        install(&["--rules", &rules, "--policy", "--accept-risk", "tcp/4122"])?;
         expect(&peer, RELAY, Outcome::Silent, &["198.51.100.7"])?;
         install(&["--rules", &rules, "--policy", "--relay", "198.51.100.0/24"])?;
         expect(&peer, RELAY, Outcome::Talked, &["198.51.100.7"])?;

@@ -88,7 +88,7 @@ fn write_firewall(
 }
 
 /// The rules of a firewall policy, in the order in which they are evaluated.
-fn firewall_as_json(firewall: &Firewall) -> Value {
+fn firewall_as_json(firewall: &Firewall, has_engine_rules: bool) -> Value {
     let idle = firewall.idle_rules();
     let rules = firewall.rules().iter().map(|rule| {
         let idle = idle.iter().find(|idle| std::ptr::eq(idle.rule, rule));
@@ -103,6 +103,7 @@ fn firewall_as_json(firewall: &Firewall) -> Value {
     });
     let restrictive = |direction| firewall.restricts(direction);
     json!({
+        "engine_rules": has_engine_rules,
         "rules": rules.collect::<Vec<_>>(),
         "incoming_is_restrictive": restrictive(Direction::Incoming),
         "outgoing_is_restrictive": restrictive(Direction::Outgoing),
@@ -124,6 +125,7 @@ fn as_json(configuration: &Configuration, compiled: &Compiled) -> Value {
         })
         .collect();
     let sources: Vec<&String> = compiled.provenance.values().collect();
+    let firewall = compiled.firewall.as_ref();
     let ports: Vec<String> = policy.ports().ranges().iter().map(ToString::to_string).collect();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -137,7 +139,7 @@ fn as_json(configuration: &Configuration, compiled: &Compiled) -> Value {
         "admits_everyone": policy.admits_everyone(),
         "admissions": admissions,
         "sources": sources,
-        "firewall": compiled.firewall.as_ref().map(firewall_as_json),
+        "firewall": firewall.map(|of| firewall_as_json(of, configuration.enforces_engine_rules())),
         "notices": compiled.notices.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
 }

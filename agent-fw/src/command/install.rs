@@ -1,5 +1,6 @@
 //! `agent-fw install`: from words to an enforced policy, all of it or nothing.
 
+use super::consent::Consent;
 use super::outcome::{Failure, Outcome, Result};
 use super::units::Units;
 use super::words::{Words, compile};
@@ -11,11 +12,14 @@ use crate::engine::host::ThisHost;
 use crate::engine::interfaces::{self, Found};
 use crate::engine::judge::judge;
 use crate::engine::kernel_state::KernelState;
+use crate::engine::live::Live;
 use crate::engine::plan::{Missing, plan};
 use crate::engine::policy::installed;
+use crate::firewall::Firewall;
 use crate::host::{self, boot, file, lock, privilege};
 use crate::nft::Nftables;
 use crate::policy::Port;
+use crate::rule::Direction;
 use crate::source::Lists;
 use crate::xdp;
 use anyhow::anyhow;
@@ -30,6 +34,8 @@ use std::path::{Path, PathBuf};
 pub(super) struct Install {
     #[command(flatten)]
     words: Words,
+    #[command(flatten)]
+    consent: Consent,
     /// Print what would change, and change nothing (exit code 1 if anything would)
     #[arg(long)]
     dry_run: bool,
@@ -73,10 +79,13 @@ impl Install {
             let held = KernelState::read(&mut nftables)?;
             let boot = self.units.files()?;
             let installed = is_installed(&configuration, &lists, boot.as_deref());
-            return Ok(dry_run(&held.differences(&configuration, &compiled)?, installed));
+            let outcome = dry_run(&held.differences(&configuration, &compiled)?, installed);
+            self.consent.check(&configuration, &compiled)?;
+            return Ok(outcome);
         }
         let lock = lock::acquire_for_change("install", self.patience.duration())?;
         refuse_to_open(&configuration, &compiled, meant)?;
+        let live = self.consent.check(&configuration, &compiled)?;
         let held = KernelState::read(&mut nftables)?;
         let boot = self.units.files()?;
         let differing = held.differences(&configuration, &compiled)?;
@@ -92,6 +101,7 @@ impl Install {
             report::remark("no change: the kernel and policy.toml are as they should be");
             return promises(&configuration, &compiled, test, &self.patience);
         }
+        keep_sessions(&live, &compiled);
         let kept_edit = take_steps(&configuration, &lists, &compiled, boot.as_deref())?;
         remove_stale_lists(&configuration);
         let awaiting = apply::await_interfaces(&configuration);
@@ -105,6 +115,18 @@ impl Install {
         drop(lock);
         self.units.start(boot.is_some());
         promises(&configuration, &compiled, test, &self.patience)
+    }
+}
+
+/// Where rules let answers pass, the sessions that stand are to be known for what they are. That they
+/// cannot be made known is no reason to do without the policy.
+fn keep_sessions(live: &Live, compiled: &Compiled) {
+    let directions = [Direction::Incoming, Direction::Outgoing];
+    let asks = |firewall: &Firewall| directions.iter().any(|way| firewall.restricts(*way));
+    if compiled.firewall.as_ref().is_some_and(asks)
+        && let Err(error) = live.keep()
+    {
+        report::caution("note:", format_args!("sessions that stand may end: {error:#}"));
     }
 }
 

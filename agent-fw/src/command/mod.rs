@@ -2,6 +2,7 @@
 
 mod apply;
 mod compile;
+mod consent;
 mod doctor;
 mod exceptions;
 mod explain;
@@ -134,6 +135,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Ok(outcome) => outcome.exit_code(),
         Err(failure) => {
             report::failure(failure.error());
+            if let Some(refused) = failure.error().downcast_ref::<consent::AtRisk>() {
+                report::command(&refused.command);
+            }
             outcome::failed(&failure)
         }
     }

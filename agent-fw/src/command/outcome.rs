@@ -2,6 +2,7 @@
 
 pub(super) use crate::engine::failure::{Failure, Result};
 
+use super::consent::AtRisk;
 use crate::engine::apply::OpensMore;
 use std::process::ExitCode;
 
@@ -25,7 +26,7 @@ impl Outcome {
 
 /// The exit code of a command that could not do what it should.
 pub(super) fn failed(failure: &Failure) -> ExitCode {
-    if failure.error().is::<OpensMore>() {
+    if failure.error().is::<OpensMore>() || failure.error().is::<AtRisk>() {
         return ExitCode::from(1);
     }
     match failure {

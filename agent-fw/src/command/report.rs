@@ -80,6 +80,11 @@ pub(super) fn failure(error: &anyhow::Error) {
     }
 }
 
+/// A command beside the output, not wrapped: it is to be copied.
+pub(super) fn command(command: &str) {
+    warn!("  {command}");
+}
+
 /// Something that the user should know.
 pub(super) fn notice(notice: &Notice) {
     let text = wrapped("", "  ", &format!("note: {notice}"));

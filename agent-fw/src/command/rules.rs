@@ -5,7 +5,7 @@ use super::report::{self, say, wrapped};
 use crate::firewall::{self, Firewall, Idle};
 use crate::policy::Port;
 use crate::rule::{
-    Meaning, Place, Rule, RuleFile, SchemaForm, Written, read_rules, rule_file_schema,
+    Meaning, Place, Rule, RuleFile, SchemaForm, Written, engine_rules, read_rules, rule_file_schema,
 };
 use crate::source::{ListFile, Notice};
 use serde_json::{Value, json};
@@ -83,7 +83,9 @@ impl Check {
             })
             .collect();
         let firewall = whole(&judged);
-        let idle = firewall.idle_rules();
+        let mut idle = firewall.idle_rules();
+        // Of the file's rules, not of the engine's.
+        idle.retain(|idle| judged.iter().any(|judged| judged.rule.name == idle.rule.name));
         if self.json {
             say!("{:#}", as_json(port, &judged, &ignored, &idle));
         } else {
@@ -94,6 +96,11 @@ impl Check {
             for idle in &idle {
                 report::notice(&Notice::FirewallRule { said: format!("with --policy, {idle}") });
             }
+            let engine = engine_rules().map(|rule| format!("`{}`", rule.name)).join(", ");
+            report::remark(&format!(
+                "With --policy, the rules of the vendor's engine are enforced, too, all of them \
+                 Force Allow with priority 4: {engine}. --no-engine-rules leaves them out."
+            ));
             conclude(port, &judged);
         }
         Ok(if is_replaced(&judged) { Outcome::Done } else { Outcome::False })
@@ -104,7 +111,7 @@ impl Check {
 fn whole(judged: &[Judged]) -> Firewall {
     let rules = judged.iter().map(|judged| &judged.rule);
     let expressible = rules.filter(|rule| firewall::Rule::new(rule).is_ok());
-    Firewall::new(expressible).unwrap_or_default()
+    Firewall::new(expressible.chain(&engine_rules())).unwrap_or_default()
 }
 
 fn count(judged: &[Judged], word: &str) -> usize {
@@ -212,11 +219,21 @@ fn as_json(port: Port, judged: &[Judged], ignored: &[Place], idle: &[Idle<'_>]) 
             })
         })
         .collect();
+    let engine = engine_rules().into_iter().map(|rule| {
+        let Rule { name, action, priority, direction, .. } = rule;
+        json!({
+            "name": name,
+            "action": action.to_string(),
+            "priority": priority.to_string(),
+            "direction": direction.to_string(),
+        })
+    });
     json!({
         "port": port.0,
         "replaced": is_replaced(judged),
         "rules": rules,
         "never_decide": idle.collect::<Vec<_>>(),
+        "engine_rules": engine.collect::<Vec<_>>(),
         "ignored": ignored.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
 }

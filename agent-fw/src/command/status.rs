@@ -301,6 +301,7 @@ impl Findings {
             "port": configuration.map(|configuration| configuration.port),
             "direction": configuration.map(|configuration| configuration.direction.to_string()),
             "relay": configuration.map(|configuration| &configuration.relay),
+            "engine_rules": configuration.map(Configuration::enforces_engine_rules),
             "outbound": configuration.map(|configuration| configuration.outbound),
             "outbound_to": configuration.map(|configuration| &configuration.outbound_to),
             "otherwise": policy.map(|policy| policy.others().to_string()),

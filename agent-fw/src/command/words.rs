@@ -43,6 +43,12 @@ pub(super) struct Words {
     /// all that no rule admits.
     #[arg(long, requires = "rules")]
     policy: bool,
+    /// Leave out of the policy the rules that the vendor's engine has of its own
+    ///
+    /// They are Force Allow with priority 4: outgoing DNS (to port 53), outgoing DHCP (from 68 to
+    /// 67), incoming DHCP (from 67 to 68), incoming ICMP type 3 code 4.
+    #[arg(long, requires = "policy")]
+    no_engine_rules: bool,
     /// Ignore fields of rules that agent-fw does not know
     #[arg(long, requires = "rules")]
     lenient: bool,
@@ -188,6 +194,7 @@ impl Words {
             allow_mac,
             rules: self.rules.into_iter().map(ListFile::from).collect(),
             policy,
+            engine_rules: Some(!self.no_engine_rules),
             lenient,
             relay,
             outbound,

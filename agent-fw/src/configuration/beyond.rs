@@ -3,17 +3,22 @@
 
 use super::{Configuration, Mode};
 use crate::connectivity::{CAVEAT, Role};
-use crate::firewall::Firewall;
+use crate::firewall::{self, Firewall};
 use crate::outbound::{self, Destination, Outbound, Places};
 use crate::policy::{Others, Port};
 use crate::rule::{
-    Action, Addresses, Direction, Endpoint, Match, Rule, closing_rule, hidden_rule, is_limited,
-    near_misses,
+    Action, Addresses, Direction, Endpoint, Match, Rule, closing_rule, engine_rules, hidden_rule,
+    is_limited, near_misses,
 };
 use crate::source::{Catalogue, Lists, Notice, resolve};
 use anyhow::bail;
 
 impl Configuration {
+    /// Whether the rules of the vendor's engine are enforced, as a part of a whole policy.
+    pub fn enforces_engine_rules(&self) -> bool {
+        self.policy && self.engine_rules.unwrap_or(false)
+    }
+
     /// Refuses what contradicts itself.
     pub(super) fn check_beyond(&self) -> anyhow::Result<()> {
         let restricts_outbound = self.outbound != Outbound::Untouched;
@@ -145,7 +150,9 @@ impl Configuration {
         let bypasses = self.replacing(rules).filter(is_bypass);
         let bypasses = bypasses.filter(|rule| written.contains(rule));
         let answers: Vec<Rule> = bypasses.map(outbound::answers_to).collect();
-        let all = written.into_iter().chain(&closing).chain(flags).chain(&answers);
+        let engine = if self.enforces_engine_rules() { &engine_rules()[..] } else { &[] };
+        // Behind the others: of two rules that say the same, the written one decides.
+        let all = written.into_iter().chain(&closing).chain(flags).chain(&answers).chain(engine);
         let firewall = Firewall::new(all)?;
         Ok(Some(if denies { firewall.denying(Direction::Outgoing) } else { firewall }))
     }
@@ -160,8 +167,10 @@ pub(super) fn remarks(firewall: &Firewall) -> Vec<Notice> {
             rule.name, rule.priority
         )
     });
+    // That the engine's rules say nothing new is no news to who has not written them.
+    let own: Vec<_> = engine_rules().iter().flat_map(firewall::Rule::new).collect();
     let idle = firewall.idle_rules();
-    let idle = idle.iter().map(ToString::to_string);
+    let idle = idle.iter().filter(|idle| !own.contains(idle.rule)).map(ToString::to_string);
     let narrowed = outbound::narrows_443(firewall).then(|| {
         format!(
             "outgoing TCP 443 is not open to every address. {CAVEAT} --restrict-outbound keeps it \

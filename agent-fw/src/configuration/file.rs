@@ -56,6 +56,7 @@ impl Configuration {
         let relay = list(self.relay.iter().map(ToString::to_string).collect());
         let outbound_to = list(self.outbound_to.iter().map(ToString::to_string).collect());
         let (policy, lenient) = (self.policy, self.lenient);
+        let engine_rules = self.engine_rules.unwrap_or(false);
         let (allow_wide, trust_file_modes) = (self.allow_wide, self.trust_file_modes);
         let mut text = format!(
             "# Who may reach the security agent's port. After a change: agent-fw apply\n\
@@ -73,6 +74,10 @@ impl Configuration {
              \n\
              # Enforce all rules of these files, as a whole firewall policy.\n\
              policy = {policy}\n\
+             \n\
+             # The rules of the vendor's engine are part of that policy: outgoing DNS and\n\
+             # DHCP, incoming DHCP and ICMP type 3 code 4, all Force Allow with priority 4.\n\
+             engine_rules = {engine_rules}\n\
              \n\
              # Ignore fields of rules that agent-fw does not know.\n\
              lenient = {lenient}\n\
@@ -162,6 +167,7 @@ mod tests {
             allow_mac: vec!["02:00:00:00:00:01".parse().expect("a MAC address")],
             rules: vec![ListFile::Path("/etc/my rules.json".into())],
             policy: true,
+            engine_rules: Some(true),
             relay: vec!["10.0.0.0/8".parse().expect("a source")],
             outbound: Outbound::DefaultDeny,
             outbound_to: ["dns-server=192.0.2.53", "service-gateway=none"]
@@ -174,7 +180,11 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        let everyone = Configuration { allow_from: vec![Source::Any], ..Configuration::default() };
+        let everyone = Configuration {
+            allow_from: vec![Source::Any],
+            engine_rules: Some(false),
+            ..Configuration::default()
+        };
         for configuration in [everyone, configuration()] {
             let text = configuration.to_toml();
             let read = Configuration::parse("policy.toml", &text).expect("written by us");

@@ -6,6 +6,7 @@
 mod counter;
 mod criteria;
 mod packet;
+mod reach;
 mod rule;
 mod shadow;
 mod space;
@@ -13,6 +14,7 @@ mod tables;
 
 pub use criteria::{Criteria, Place, Protocols};
 pub use packet::{Datagram, Flow, ICMP, ICMPV6, Packet, Payload, TCP, Transport, UDP};
+pub use reach::Service;
 pub use rule::{FirewallError, Refusal, Rule};
 pub use shadow::Idle;
 

@@ -4,7 +4,7 @@
 use super::criteria::{Criteria, Place, Protocols, match_flags};
 use super::packet::ICMPV6;
 use crate::nft::Family;
-use crate::policy::{MacMatch, Ordinal, Range, RangeSet};
+use crate::policy::{AddressSet, MacMatch, Ordinal, Port, Range, RangeSet};
 use crate::rule::Icmp;
 use std::collections::BTreeSet;
 
@@ -36,7 +36,7 @@ fn messages(icmp: Icmp) -> RangeSet<u128> {
 
 /// Packets that differ in more than in what their fields have: by the version of IP (`None` is
 /// ARP), and whether they came in an Ethernet frame.
-type Kind = (Option<Family>, bool);
+pub(super) type Kind = (Option<Family>, bool);
 
 const KINDS: [Kind; 5] = [
     (Some(Family::V4), true),
@@ -51,11 +51,50 @@ const FIELDS: usize = 9;
 
 /// Packets of a kind, by what each field may have. What a packet has no field for may be anything.
 #[derive(Clone)]
-struct Block([RangeSet<u128>; FIELDS]);
+pub(super) struct Block([RangeSet<u128>; FIELDS]);
 
 impl Block {
+    /// The packets from some addresses to a port of others, with these TCP flags.
+    pub(super) fn to_service(
+        protocol: u8,
+        flags: u8,
+        from: &AddressSet,
+        (at, port): (&AddressSet, Port),
+        family: Family,
+    ) -> Self {
+        let addresses = |of: &AddressSet| match family {
+            Family::V4 => numbers(&of.v4),
+            Family::V6 => numbers(&of.v6),
+        };
+        let only = |number: u128| RangeSet::from(Range::single(number));
+        Self([
+            only(protocol.into()),
+            only(flags.into()),
+            up_to(u16::MAX),
+            addresses(from),
+            addresses(at),
+            up_to(u16::MAX),
+            only(port.0.into()),
+            RangeSet::all(),
+            RangeSet::all(),
+        ])
+    }
+
+    /// The answers to these packets, with these TCP flags. They have no MAC addresses yet.
+    pub(super) fn into_answer(self, flags: u8) -> Self {
+        let Self([protocol, _, icmp, from, to, from_port, to_port, ..]) = self;
+        let flags = RangeSet::from(Range::single(flags.into()));
+        let macs = RangeSet::all;
+        Self([protocol, flags, icmp, to, from, to_port, from_port, macs(), macs()])
+    }
+
+    /// What is in both.
+    pub(super) fn intersection(&self, other: &Self) -> Self {
+        Self(std::array::from_fn(|field| self.0[field].intersection(&other.0[field])))
+    }
+
     /// The packets of a kind that are meant.
-    fn of(criteria: &Criteria, (family, is_framed): Kind) -> Self {
+    pub(super) fn of(criteria: &Criteria, (family, is_framed): Kind) -> Self {
         let macs = |place: &Place| match &place.macs {
             MacMatch::Any => RangeSet::all(),
             MacMatch::Only(macs) if is_framed => numbers(macs),
@@ -83,14 +122,13 @@ impl Block {
         ])
     }
 
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.iter().any(RangeSet::is_empty)
     }
 
     /// What is in this block and not in the other, in blocks.
-    fn minus(self, other: &Self) -> Vec<Self> {
-        let common = |(field, others): (&RangeSet<u128>, _)| field.intersection(others);
-        let common = Self(std::array::from_fn(|field| common((&self.0[field], &other.0[field]))));
+    pub(super) fn minus(self, other: &Self) -> Vec<Self> {
+        let common = self.intersection(other);
         if common.is_empty() {
             return vec![self];
         }

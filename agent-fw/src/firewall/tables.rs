@@ -39,7 +39,7 @@ impl Firewall {
 
     /// Whether connections that a Bypass lets begin are labelled: where their answers are to be
     /// told from those of others.
-    fn labels(&self) -> bool {
+    pub fn labels(&self) -> bool {
         let opens =
             |rule: &Rule| rule.action == Action::Bypass && self.restricts(opposite(rule.direction));
         self.rules.iter().any(opens)
@@ -247,7 +247,15 @@ impl<'a> Compiler<'a> {
 
     fn transport(&mut self, criteria: &Criteria) -> Vec<Statement> {
         let ends = [(End::Source, &criteria.source), (End::Destination, &criteria.destination)];
-        let ports = ends.map(|(end, place)| Some(self.sets.ports(end, place.ports.as_ref()?)));
+        let has_both = ends.iter().all(|(_, place)| place.ports.is_some());
+        let ports = ends.map(|(end, place)| {
+            let ports = place.ports.as_ref()?;
+            // Of two comparisons side by side, `nft -f` makes one: the text would give the kernel
+            // another table.
+            let is_looked_up = has_both && end == End::Source;
+            let port = if is_looked_up { Sets::port_set } else { Sets::ports };
+            Some(port(&mut self.sets, end, ports))
+        });
         let flags = criteria.tcp_flags.map(|flags| Statement::TcpFlags {
             mask: flags.mask,
             value: flags.value,

@@ -1,5 +1,6 @@
 //! The security agent on this host: its process, and who listens on its port.
 
+use super::sockets::{self, Protocol};
 use crate::policy::Port;
 use std::fs;
 use std::net::IpAddr;
@@ -63,35 +64,11 @@ fn opening<'a>(saved: &'a str, ports: &[Port]) -> Vec<&'a str> {
 
 /// The local addresses of TCP sockets that listen on this port in this network namespace.
 pub fn listeners(port: Port) -> Vec<IpAddr> {
-    let tables = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
-    let texts = tables.iter().filter_map(|path| fs::read_to_string(path).ok());
-    texts.flat_map(|text| listening(&text, port)).collect()
-}
-
-/// A line is: number, local address and port, remote ones, state, and more.
-fn listening(table: &str, port: Port) -> Vec<IpAddr> {
-    const LISTENS: &str = "0A";
-    let listens = |line: &str| {
-        let mut words = line.split_whitespace().skip(1);
-        let (address, number) = words.next()?.rsplit_once(':')?;
-        let state = words.nth(1)?;
-        let is_it = u16::from_str_radix(number, 16) == Ok(port.0) && state == LISTENS;
-        if is_it { address_of(address) } else { None }
-    };
-    table.lines().skip(1).filter_map(listens).collect()
-}
-
-/// The kernel prints each word of an address as this machine reads it.
-fn address_of(text: &str) -> Option<IpAddr> {
-    let (words, rest) = text.as_bytes().as_chunks::<8>();
-    let word = |word: &[u8; 8]| u32::from_str_radix(str::from_utf8(word).ok()?, 16).ok();
-    let words: Option<Vec<[u8; 4]>> =
-        words.iter().map(|digits| word(digits).map(u32::to_ne_bytes)).collect();
-    match words.filter(|_| rest.is_empty())?.as_slice() {
-        [v4] => Some(IpAddr::from(*v4)),
-        [a, b, c, d] => <[u8; 16]>::try_from([*a, *b, *c, *d].concat()).ok().map(IpAddr::from),
-        _ => None,
-    }
+    let all = sockets::list().unwrap_or_default().into_iter();
+    let listening = all.filter(|socket| {
+        socket.protocol == Protocol::Tcp && socket.remote.is_none() && socket.port() == port
+    });
+    listening.map(|socket| socket.local.ip()).collect()
 }
 
 #[cfg(test)]
@@ -109,24 +86,5 @@ mod tests {
         let found = opening(saved, &[Port(4118), RELAY]);
         let of = |port: u16| format!("-A INPUT -p tcp -m tcp --dport {port} -j ACCEPT");
         assert_eq!(found, [of(4118), of(4122)]);
-    }
-
-    #[test]
-    fn only_sockets_that_listen_on_the_port_count() {
-        let table = "  sl  local_address rem_address   st\n\
-             0: 00000000:1016 00000000:0000 0A 0\n\
-             1: 0100007F:1016 0100007F:C350 01 0\n\
-             2: 00000000:0016 00000000:0000 0A 0\n";
-        assert_eq!(listening(table, Port(4118)), [IpAddr::from([0, 0, 0, 0])]);
-        assert_eq!(listening("", Port(4118)), Vec::<IpAddr>::new());
-    }
-
-    #[test]
-    fn addresses_are_read_as_the_kernel_prints_them() {
-        let v6 = [0x2001_0db8_u32, 0, 0, 7].map(|word| format!("{:08X}", word.to_be())).concat();
-        assert_eq!(address_of(&v6), "2001:db8::7".parse().ok());
-        let v4 = format!("{:08X}", 0x7f00_0001_u32.to_be());
-        assert_eq!(address_of(&v4), "127.0.0.1".parse().ok());
-        assert_eq!(address_of("0100"), None);
     }
 }

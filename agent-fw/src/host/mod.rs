@@ -1,5 +1,6 @@
 //! This host, apart from its packets: files, locks, privileges, the boot unit.
 
+pub(crate) mod address;
 pub mod agent;
 pub mod awaited;
 pub mod boot;
@@ -15,6 +16,7 @@ pub(crate) mod namespace;
 pub mod privilege;
 pub(crate) mod program;
 pub(crate) mod route;
+pub mod sockets;
 pub mod surroundings;
 pub mod traffic;
 

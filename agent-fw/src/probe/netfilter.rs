@@ -187,6 +187,23 @@ impl Connection {
         }
     }
 
+    /// Asks for one object, by its whole type: what follows the family.
+    pub(super) fn get(&mut self, kind: u16, family: u8, body: &[u8]) -> nix::Result<Vec<u8>> {
+        self.sequence += 1;
+        self.send(&message(kind, libc::NLM_F_REQUEST, self.sequence, family, 0, body))?;
+        let mut buffer = vec![0; RECEIVE_BYTES];
+        loop {
+            let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+            for (of, sequence, bytes) in messages(&buffer[..length]) {
+                match i32::from(of) {
+                    _ if sequence != self.sequence => {}
+                    libc::NLMSG_ERROR => return Err(Errno::from_raw(errno(bytes))),
+                    _ => return Ok(parse(bytes).map(|message| message.body).unwrap_or_default()),
+                }
+            }
+        }
+    }
+
     /// Carries out all of it or nothing. Fails with the kernel's word on the first that it refuses.
     pub(super) fn transact(&mut self, parts: &[(Kind, u8, Vec<u8>)]) -> nix::Result<()> {
         let first = self.sequence + 1;

@@ -4,22 +4,28 @@
 //! It is taken back when it is dropped; if this process is killed before, it expires.
 
 use super::netfilter::{Connection, nested, numbered};
+use crate::firewall::TCP;
 use crate::host::route::attribute;
 use crate::policy::Port;
 use nix::errno::Errno;
 use std::net::IpAddr;
 
 /// `NFNL_SUBSYS_CTNETLINK` with `IPCTNL_MSG_CT_NEW` and `IPCTNL_MSG_CT_DELETE`.
-const NEW: u16 = 1 << 8;
+pub(super) const NEW: u16 = 1 << 8;
 const DELETE: u16 = 1 << 8 | 2;
 /// Seconds until it expires: it is needed for milliseconds.
 const EXPIRY: u32 = 3;
 /// Attributes of linux/netfilter/nfnetlink_conntrack.h.
-const TUPLE_ORIGINAL: u16 = 1;
-const TUPLE_REPLY: u16 = 2;
-const STATUS: u16 = 3;
+pub(super) const TUPLE_ORIGINAL: u16 = 1;
+pub(super) const TUPLE_REPLY: u16 = 2;
+pub(super) const STATUS: u16 = 3;
 const PROTOCOL_INFO: u16 = 4;
-const TIMEOUT: u16 = 7;
+pub(super) const TIMEOUT: u16 = 7;
+/// `IPS_CONFIRMED`, which every entry is and has to be called; with `IPS_SEEN_REPLY` and
+/// `IPS_ASSURED`, what a connection is that stands; `IPS_FIXED_TIMEOUT`: no packet prolongs it.
+const CONFIRMED: u32 = 1 << 3;
+pub(super) const ESTABLISHED: u32 = CONFIRMED | 1 << 1 | 1 << 2;
+const FIXED_TIMEOUT: u32 = 1 << 10;
 
 /// How far the connection has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,36 +52,24 @@ impl Tracked {
         own: (IpAddr, Port),
         state: State,
     ) -> nix::Result<Self> {
-        /// `IPS_SEEN_REPLY`, `IPS_ASSURED`, `IPS_CONFIRMED`, which every entry is and has to be called, and
-        /// `IPS_FIXED_TIMEOUT`: no packet prolongs it.
-        const SEEN_REPLY: u32 = 1 << 1;
-        const ASSURED: u32 = 1 << 2;
-        const CONFIRMED: u32 = 1 << 3;
-        const FIXED_TIMEOUT: u32 = 1 << 10;
         const ALWAYS: u32 = CONFIRMED | FIXED_TIMEOUT;
-        /// `TCP_CONNTRACK_SYN_SENT`, `TCP_CONNTRACK_ESTABLISHED`.
-        const SYN_SENT: u8 = 1;
-        const ESTABLISHED: u8 = 3;
-        /// `IP_CT_TCP_FLAG_BE_LIBERAL` and its mask: no window is known.
-        const LIBERAL: [u8; 2] = [8, 8];
         let mut netfilter = Connection::open().map_err(|_| Errno::EPROTONOSUPPORT)?;
         // AF_INET, AF_INET6
         let family = if own.0.is_ipv4() { 2 } else { 10 };
-        let tuple = tuple(TUPLE_ORIGINAL, remote, asked);
-        let (status, state) = match state {
-            State::Asked => (ALWAYS, SYN_SENT),
-            State::Established => (ALWAYS | SEEN_REPLY | ASSURED, ESTABLISHED),
+        let tuple = tuple(TUPLE_ORIGINAL, TCP, remote, asked);
+        let status = match state {
+            State::Asked => ALWAYS,
+            State::Established => ALWAYS | ESTABLISHED,
         };
-        let tcp = [attribute(1, &[state]), attribute(4, &LIBERAL), attribute(5, &LIBERAL)];
         let nat = if asked == own { Vec::new() } else { destination_nat(own) };
         let entry = [
             tuple.clone(),
             // NAT changes it.
-            self::tuple(TUPLE_REPLY, asked, remote),
+            self::tuple(TUPLE_REPLY, TCP, asked, remote),
             nat,
             numbered(STATUS, status),
             numbered(TIMEOUT, EXPIRY),
-            nested(PROTOCOL_INFO, &[nested(1, &tcp)]),
+            tcp_state(state),
         ];
         let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
         netfilter.order(NEW, flags, family, &entry.concat())?;
@@ -90,9 +84,25 @@ impl Drop for Tracked {
     }
 }
 
-/// From where to where, over TCP.
-fn tuple(kind: u16, (source, source_port): (IpAddr, Port), (to, port): (IpAddr, Port)) -> Vec<u8> {
-    const TCP: u8 = 6;
+/// How far a TCP connection has come, of which no window is known.
+pub(super) fn tcp_state(state: State) -> Vec<u8> {
+    /// `IP_CT_TCP_FLAG_BE_LIBERAL` and its mask.
+    const LIBERAL: [u8; 2] = [8, 8];
+    let state: u8 = match state {
+        State::Asked => 1,       // TCP_CONNTRACK_SYN_SENT
+        State::Established => 3, // TCP_CONNTRACK_ESTABLISHED
+    };
+    let tcp = [attribute(1, &[state]), attribute(4, &LIBERAL), attribute(5, &LIBERAL)];
+    nested(PROTOCOL_INFO, &[nested(1, &tcp)])
+}
+
+/// From where to where.
+pub(super) fn tuple(
+    kind: u16,
+    protocol: u8,
+    (source, source_port): (IpAddr, Port),
+    (to, port): (IpAddr, Port),
+) -> Vec<u8> {
     let addresses = match (source, to) {
         (IpAddr::V4(source), IpAddr::V4(to)) => {
             [attribute(1, &source.octets()), attribute(2, &to.octets())]
@@ -100,7 +110,7 @@ fn tuple(kind: u16, (source, source_port): (IpAddr, Port), (to, port): (IpAddr, 
         (source, to) => [attribute(3, &v6(source)), attribute(4, &v6(to))],
     };
     let ports = [
-        attribute(1, &[TCP]),
+        attribute(1, &[protocol]),
         attribute(2, &source_port.0.to_be_bytes()),
         attribute(3, &port.0.to_be_bytes()),
     ];

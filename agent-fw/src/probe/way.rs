@@ -1,5 +1,6 @@
 //! What the routing tables and neighbours of this host say of a source.
 
+use crate::host::interface;
 use crate::host::route::{self, attribute, attributes, number};
 use crate::policy::MacAddr;
 use nix::errno::Errno;
@@ -67,6 +68,15 @@ pub(super) fn back_to(source: IpAddr, by: Option<u32>) -> nix::Result<Way> {
         own: find(RTA_PREFSRC).and_then(address),
         neighbour: find(RTA_GATEWAY).and_then(address).unwrap_or(source),
     })
+}
+
+/// The MAC addresses of what comes in from an address by Ethernet: the neighbour's, and that of this
+/// host's interface.
+pub fn macs_towards(source: IpAddr) -> Option<(MacAddr, MacAddr)> {
+    let way = back_to(source, None).ok()?;
+    let all = interface::list().ok()?;
+    let own = all.iter().find(|interface| interface.index == way.interface)?.mac?;
+    Some((mac_of(way.neighbour, way.interface)?, MacAddr(own)))
 }
 
 /// What routing says of a packet that comes in.

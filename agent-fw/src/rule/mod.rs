@@ -3,11 +3,13 @@
 //! Fields and their values are those of the vendor's API. A rule here has its lists already looked
 //! up: what it names is what it means.
 
+mod engine;
 mod file;
 mod hidden;
 mod lower;
 mod meaning;
 
+pub use engine::engine_rules;
 pub use file::{Place, RuleFile, RuleFileError, SchemaForm, Written, read_rules, rule_file_schema};
 pub use hidden::{NearMiss, closing_rule, hidden_rule, near_misses};
 pub use lower::{Limit, LowerError, Lowered, closed, is_limited, lower};

@@ -40,6 +40,9 @@ pub enum Notice {
         /// The key of policy.toml that consents.
         key: &'static str,
     },
+    /// A policy.toml has a whole firewall policy, and does not say whether the rules of the vendor's
+    /// engine are part of it.
+    NoEngineRules,
     /// The vendor's block of before 2019 is admitted.
     Obsolete {
         /// The source.
@@ -50,7 +53,7 @@ pub enum Notice {
 impl Notice {
     /// Whether it is said for as long as it is so, not only when the policy is compiled.
     pub fn is_lasting(&self) -> bool {
-        matches!(self, Self::Unconfirmed { .. })
+        matches!(self, Self::Unconfirmed { .. } | Self::NoEngineRules)
     }
 }
 
@@ -72,6 +75,11 @@ impl fmt::Display for Notice {
                 f,
                 "an older version installed this policy, and {what} would need consent now: it \
                  stays in force; {key} = true in policy.toml gives it"
+            ),
+            Self::NoEngineRules => f.write_str(
+                "policy.toml does not say whether the rules of the vendor's engine (DNS, DHCP, ICMP \
+                 type 3 code 4) are part of the policy: they are not, as before; engine_rules = \
+                 true adds them, false keeps it so without this note",
             ),
             Self::Obsolete { source } => write!(
                 f,

@@ -1,5 +1,6 @@
 //! Whole firewall policies: `--policy`.
 
+mod engine;
 mod flow;
 mod golden;
 mod kernel;
@@ -8,6 +9,7 @@ mod random;
 mod specification;
 mod traffic;
 
+pub(crate) use engine::TESTS as ENGINE;
 pub(crate) use golden::{TESTS as GOLDEN, rules};
 pub(crate) use lifecycle::TESTS as LIFECYCLE;
 pub(crate) use specification::TESTS as SPECIFICATION;

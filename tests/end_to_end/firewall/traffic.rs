@@ -47,7 +47,8 @@ fn an_allow_list_admits_what_it_names_and_answers_to_what_the_host_asks() -> Res
         let _here = [22, 80, 443, 3306, 4118].map(|port| Listener::bind(port).expect("free"));
         let _there = peer.enter(|| Listener::bind(8080))??;
         expect(comes(&peer, "203.0.113.7", 3306)?, Outcome::Talked, "before")?;
-        install(&["--rules", &rules("01-allow-list-of-a-web-server")?, "--policy"])?;
+        let policy = ["--rules", &rules("01-allow-list-of-a-web-server")?, "--policy"];
+        install(&[&policy[..], &["--accept-risk", "tcp/3306"]].concat())?;
         for (source, port, due) in [
             ("203.0.113.7", 80, Outcome::Talked),
             ("2001:db8::7", 443, Outcome::Talked),
@@ -73,7 +74,8 @@ fn force_allow_wins_over_deny_of_its_priority_and_not_over_a_higher_one() -> Res
     Lab::run(|lab| {
         let peer = lab.peer("world")?;
         let _here = [22, 23, 631].map(|port| Listener::bind(port).expect("free"));
-        install(&["--rules", &rules("02-force-allow-and-deny")?, "--policy"])?;
+        let policy = ["--rules", &rules("02-force-allow-and-deny")?, "--policy"];
+        install(&[&policy[..], &["--accept-risk", "tcp/23"]].concat())?;
         for (source, port, due) in [
             ("198.51.100.9", 631, Outcome::Talked),
             ("198.51.100.9", 22, Outcome::Silent),
@@ -155,7 +157,7 @@ fn denying_everything_leaves_loopback_and_neighbour_discovery_alone() -> Result<
         let text = format!("[{}, {}]", deny("incoming"), deny("outgoing"));
         fs::write("/run/rules.json", text)?;
         let words = ["--rules", "/run/rules.json", "--policy", "--allow-from", "any"];
-        install(&words)?;
+        install(&[&words[..], &["--accept-risk", "tcp/22"]].concat())?;
         expect(comes(&peer, "203.0.113.7", 22)?, Outcome::Silent, "over IPv4")?;
         expect(comes(&peer, "2001:db8::7", 22)?, Outcome::Silent, "over IPv6")?;
         run(["ip", "neighbour", "flush", "all"])?;
@@ -196,7 +198,8 @@ fn the_examples_of_the_vendors_guide_come_out_as_it_says() -> Result<()> {
         expect(comes(&peer, other, 53)?, Outcome::Talked, "a name server's Force Allow")?;
         expect(comes(&peer, prohibited, 53)?, Outcome::Silent, "a Deny of higher priority")?;
         expect(comes(&peer, other, 80)?, Outcome::Talked, "what no rule is about")?;
-        install(&["--rules", &rules("13-documented-priority-before-action")?, "--policy"])?;
+        let policy = ["--rules", &rules("13-documented-priority-before-action")?, "--policy"];
+        install(&[&policy[..], &["--accept-risk", "tcp/80"]].concat())?;
         expect(comes(&peer, other, 80)?, Outcome::Silent, "a Deny of higher priority")?;
         expect(comes(&peer, other, 53)?, Outcome::Talked, "what no rule is about")?;
         install(&["--rules", &rules("14-documented-bypass-in-pairs")?, "--policy"])?;
@@ -206,7 +209,8 @@ fn the_examples_of_the_vendors_guide_come_out_as_it_says() -> Result<()> {
         let mut file: serde_json::Value = serde_json::from_str(&text)?;
         file["firewallRules"][2]["sourcePortMultiple"][0] = "9001".into();
         fs::write("/run/rules.json", file.to_string())?;
-        install(&["--rules", "/run/rules.json", "--policy"])?;
+        let policy = ["--rules", "/run/rules.json", "--policy"];
+        install(&[&policy[..], &["--accept-risk", "tcp/9000"]].concat())?;
         expect(comes(&peer, other, 9000)?, Outcome::Silent, "responses without their rule")
     })
 }

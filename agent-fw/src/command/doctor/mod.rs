@@ -23,6 +23,7 @@ use crate::host::{lock, privilege};
 use crate::nft::Nftables;
 use crate::policy::Port;
 use crate::probe;
+use crate::source::Notice;
 use check::{Check, Health};
 use serde_json::{Value, json};
 
@@ -64,7 +65,7 @@ impl Doctor {
             checks.push(detours::detours(configuration, compiled)?);
             checks.extend(sources::obsolete(compiled));
             checks.push(machine::versions(compiled));
-            checks.extend(consent(compiled));
+            checks.extend(left_by_older_versions(compiled));
             checks.push(persistence());
         }
         checks.extend(outbound::outbound());
@@ -95,11 +96,19 @@ fn persistence() -> Check {
     if found.unit { check } else { check.advise("agent-fw install without --no-boot enables it") }
 }
 
-/// What an older version has installed, and would need consent now.
-fn consent(compiled: &Compiled) -> impl Iterator<Item = Check> {
-    let why = "what admits much of the Internet, or is decided by others, may be a slip";
-    let lasting = compiled.notices.iter().filter(|notice| notice.is_lasting());
-    lasting.map(move |notice| Check::new("consent", why, Health::Note, notice.to_string()))
+/// What an older version has installed, and a newer one would ask about.
+fn left_by_older_versions(compiled: &Compiled) -> impl Iterator<Item = Check> {
+    compiled.notices.iter().filter(|notice| notice.is_lasting()).map(|notice| {
+        let (name, why) = if *notice == Notice::NoEngineRules {
+            let why = "where a policy is restrictive, the engine lets DNS, DHCP and words about \
+                       packets that are too large through";
+            ("rules of the engine", why)
+        } else {
+            let why = "what admits much of the Internet, or is decided by others, may be a slip";
+            ("consent", why)
+        };
+        Check::new(name, why, Health::Note, notice.to_string())
+    })
 }
 
 /// Whether the kernel has what was installed.

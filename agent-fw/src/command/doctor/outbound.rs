@@ -1,6 +1,7 @@
 //! What this host's own rules let out, asked of the kernel. Nothing is sent.
 
 use super::check::{Check, Health};
+use crate::command::own_packets::OwnPackets;
 use crate::command::road;
 use crate::policy::Port;
 use crate::probe::{Conclusion, Outbound, Road};
@@ -11,12 +12,20 @@ pub(super) fn outbound() -> [Check; 2] {
                  addresses are not published";
     let names = "the agent finds its manager by name";
     [
-        gets_out("outbound TCP 443", https, Outbound::tcp(Port(443))),
-        gets_out("outbound UDP 53 (DNS)", names, Outbound::udp(Port(53))),
+        gets_out("outbound TCP 443", https, || Outbound::tcp(Port(443))),
+        gets_out("outbound UDP 53 (DNS)", names, || Outbound::udp(Port(53))),
     ]
 }
 
-fn gets_out(name: &'static str, why: &'static str, asked: anyhow::Result<Road>) -> Check {
+fn gets_out(
+    name: &'static str,
+    why: &'static str,
+    ask: impl FnOnce() -> anyhow::Result<Road>,
+) -> Check {
+    let mut own = OwnPackets::begin();
+    let asked = ask();
+    own.sent_besides(asked.as_ref().map_or(0, |road| road.sent));
+    drop(own);
     match asked {
         Err(error) => {
             Check::new(name, why, Health::Note, format!("it could not be tried: {error:#}"))

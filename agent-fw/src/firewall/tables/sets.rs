@@ -43,9 +43,14 @@ impl Sets {
     }
 
     pub(super) fn ports(&mut self, end: End, ports: &RangeSet<Port>) -> Statement {
-        if let Some(port) = only(ports) {
-            return Statement::PortIs(end, port);
+        match only(ports) {
+            Some(port) => Statement::PortIs(end, port),
+            None => self.port_set(end, ports),
         }
+    }
+
+    /// The same, looked up in a set even if it is one port.
+    pub(super) fn port_set(&mut self, end: End, ports: &RangeSet<Port>) -> Statement {
         Statement::PortIn(end, self.name("ports", Elements::Port(ports.ranges().into())))
     }
 
