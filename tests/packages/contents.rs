@@ -17,7 +17,7 @@ tests![
 ];
 
 /// What every package has, by how its path ends.
-const ALL: [&str; 18] = [
+const ALL: [&str; 19] = [
     "usr/bin/agent-fw",
     "usr/lib/systemd/system/agent-fw.service",
     "usr/lib/systemd/system/agent-fw-guard.service",
@@ -30,6 +30,7 @@ const ALL: [&str; 18] = [
     "usr/lib/udev/rules.d/99-agent-fw.rules",
     "usr/share/bash-completion/completions/agent-fw",
     "usr/share/doc/agent-fw/README.md",
+    "usr/share/doc/agent-fw/docs/limits.md",
     "usr/share/doc/agent-fw/examples/policy.toml",
     "usr/share/fish/vendor_completions.d/agent-fw.fish",
     "usr/share/man/man8/agent-fw.8.gz",

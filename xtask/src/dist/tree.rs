@@ -45,7 +45,15 @@ impl Tree {
         run(Command::new("gzip")
             .args(["--best", "--no-name", "--recursive"])
             .arg(self.root.join("usr/share/man")))?;
-        self.copy_in(&sources.join("README.md"), "usr/share/doc/agent-fw/README.md")
+        let documents = "usr/share/doc/agent-fw";
+        self.copy_in(&sources.join("README.md"), &format!("{documents}/README.md"))?;
+        for entry in fs::read_dir(sources.join("docs"))? {
+            let page = entry?;
+            let name = page.file_name();
+            let to = format!("{documents}/docs/{}", name.to_string_lossy());
+            self.copy_in(&page.path(), &to)?;
+        }
+        Ok(())
     }
 
     /// Copies a file to a path below the root.
