@@ -2,9 +2,11 @@
 //! units, the rule of udev and a policy to begin with. `cargo xtask dist` runs this, with the
 //! directory to fill.
 
-use agent_fw::command::Arguments;
+use agent_fw::cli::Arguments;
 use agent_fw::configuration::Configuration;
-use agent_fw::host::boot::{MODULES, Origin, RULE, modules, modules_besides, udev_rule, units};
+use agent_fw::system::systemd::{
+    MODULES, Origin, RULE, modules, modules_besides, udev_rule, units,
+};
 use anyhow::{Context as _, Result};
 use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;

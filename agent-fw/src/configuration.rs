@@ -9,7 +9,6 @@ pub(crate) use file::digest;
 pub use file::{is_edited, is_written};
 
 use crate::firewall::Firewall;
-use crate::host::file::Trust;
 use crate::nft::{Extras, Image, Ruleset};
 use crate::outbound::{Destination, Outbound};
 use crate::policy::{Label, Others, Policy, Port};
@@ -18,6 +17,7 @@ use crate::rule::{
     read_rules,
 };
 use crate::source::{Catalogue, ListFile, Lists, MacSource, Notice, Source, resolve, resolve_macs};
+use crate::system::file::Trust;
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

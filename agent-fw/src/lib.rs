@@ -1,20 +1,19 @@
 //! The compiler behind `agent-fw`: words to rules, rules to a policy, a policy to the kernel.
 
-pub mod command;
+pub mod cli;
 pub mod configuration;
 pub mod connectivity;
-pub mod contact;
 pub mod engine;
-pub mod exception;
 pub mod firewall;
-pub mod host;
+pub mod host_firewall;
+pub mod netlink;
 pub mod nft;
 pub mod outbound;
 pub mod policy;
-pub mod probe;
 pub mod rule;
 pub mod source;
-pub mod tls;
-pub mod truth;
+pub mod system;
+pub mod trace;
+pub mod verify;
 #[cfg_attr(not(feature = "xdp"), path = "xdp/absent.rs")]
 pub mod xdp;

@@ -1,6 +1,6 @@
 //! The command `agent-fw`.
 
-use agent_fw::command::{Arguments, run};
+use agent_fw::cli::{Arguments, run};
 use clap::Parser as _;
 use std::process::ExitCode;
 

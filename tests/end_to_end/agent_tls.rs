@@ -2,8 +2,8 @@
 
 use crate::scene::{AGENT, check, install};
 use crate::tests;
-use agent_fw::host::agent;
 use agent_fw::policy::Port;
+use agent_fw::system::ds_agent;
 use agent_fw_lab::{Lab, Listener, command, run};
 use anyhow::{Result, ensure};
 use std::net::TcpListener;
@@ -42,7 +42,7 @@ impl TlsServer {
             .spawn()?;
         let server = Self(child);
         let deadline = Instant::now() + Duration::from_secs(20);
-        while agent::listeners(Port(AGENT)).is_empty() {
+        while ds_agent::listeners(Port(AGENT)).is_empty() {
             ensure!(Instant::now() < deadline, "openssl does not listen: {options:?}");
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -10,7 +10,8 @@ use agent_fw::policy::{
 };
 use agent_fw::rule::Lowered;
 use agent_fw::source::{Catalogue, Lists};
-use agent_fw::truth::{self, Kernel, Reach};
+use agent_fw::verify;
+use agent_fw::verify::{Kernel, Reach};
 use agent_fw_lab::packet::{Ethernet, Ipv4, Ipv6, Segment, Tcp};
 use agent_fw_lab::{Lab, Listener, MacAddr, Peer, Wire, run};
 use anyhow::{Context as _, Result, ensure};
@@ -218,9 +219,9 @@ fn what_was_installed_is_read_back_without_a_difference_for_random_policies() ->
             let found = agent_fw::nft::differences(&image, live.as_ref());
             ensure!(found.is_empty(), "{lowered:?}: {found:?}");
             // Nor is there one in what the rules do.
-            let table = live.as_ref().map(truth::effect);
+            let table = live.as_ref().map(verify::effect);
             let kernel = Kernel { table, programs: vec![] };
-            let found = truth::counterexample(&lowered.policy, &Reach::Everywhere, &kernel);
+            let found = verify::counterexample(&lowered.policy, &Reach::Everywhere, &kernel);
             ensure!(found.is_none(), "{lowered:?}: {found:?}");
         }
         // Words, too: what a configuration compiles to is what its text compiles to.

@@ -8,7 +8,8 @@ use agent_fw::configuration::{Compiled, Configuration};
 use agent_fw::nft::{Nftables, differences};
 use agent_fw::policy::{MacAddr, Packet, Policy, Port, Transport, Verdict};
 use agent_fw::source::{Catalogue, Lists};
-use agent_fw::truth::{self, Counterexample, Deed, Kernel, Reach, Sample, Sender};
+use agent_fw::verify;
+use agent_fw::verify::{Counterexample, Deed, Kernel, Reach, Sample, Sender};
 use agent_fw_lab::packet::{Ethernet, Ipv4, Ipv6, Tcp, Udp};
 use agent_fw_lab::{Finished, Lab, Peer, Wire, agent_fw, run};
 use anyhow::{Context as _, Result, ensure};
@@ -216,8 +217,8 @@ fn every_mutation_of_the_table_is_reported_with_a_packet_that_behaves_so() -> Re
             let judge = |nftables: &mut Nftables| -> Result<_> {
                 let live = nftables.read()?;
                 let differing = differences(&image, live.as_ref());
-                let kernel = Kernel { table: live.as_ref().map(truth::effect), programs: vec![] };
-                Ok((truth::counterexample(policy, &Reach::Everywhere, &kernel), differing))
+                let kernel = Kernel { table: live.as_ref().map(verify::effect), programs: vec![] };
+                Ok((verify::counterexample(policy, &Reach::Everywhere, &kernel), differing))
             };
             let (before, differing) = judge(&mut nftables)?;
             ensure!(

@@ -8,7 +8,8 @@ use crate::xdp::pins;
 use agent_fw::configuration::Configuration;
 use agent_fw::policy::{MacAddr, Packet, Port, Transport, Verdict};
 use agent_fw::source::{Catalogue, Lists};
-use agent_fw::truth::{self, Counterexample, Deed, Kernel, Reach};
+use agent_fw::verify;
+use agent_fw::verify::{Counterexample, Deed, Kernel, Reach};
 use agent_fw::xdp::OBJECT;
 use agent_fw_ebpf::{Config, Contents, OwnFrames, load_program, read_table, with_sections};
 use agent_fw_lab::packet::{Ethernet, Ipv4, Ipv6, Tcp};
@@ -213,7 +214,7 @@ fn every_flipped_bit_of_a_programs_tables_is_reported_if_it_changes_a_decision()
         let configuration = Configuration::parse("policy.toml", &configuration)?;
         let compiled = configuration.compile(&Catalogue::published()?, &Lists::default())?;
         let policy = &compiled.lowered.policy;
-        let interface = agent_fw::host::interface::list()?;
+        let interface = agent_fw::netlink::link::list()?;
         let index = interface.iter().find(|i| i.name == "manager0").context("it is there")?.index;
         let installed = Installed::read(&pinned()?)?;
         let names = std::fs::read_dir(pins()?)?.flatten().map(|entry| entry.path());
@@ -228,8 +229,8 @@ fn every_flipped_bit_of_a_programs_tables_is_reported_if_it_changes_a_decision()
             let program: &mut Xdp =
                 damaged.program_mut("agent_fw_xdp").context("a program")?.try_into()?;
             let attached = program.attach_to_link(held)?;
-            let kernel = Kernel { table: None, programs: truth::programs()? };
-            let found = truth::counterexample(policy, &Reach::Interfaces(vec![index]), &kernel);
+            let kernel = Kernel { table: None, programs: verify::programs()? };
+            let found = verify::counterexample(policy, &Reach::Interfaces(vec![index]), &kernel);
             match &found {
                 Some(Counterexample { deed: Deed::Unknown(_), .. }) => unknown += 1,
                 Some(found) => {

@@ -10,10 +10,11 @@ use super::plan::{Missing, interfaces_of, plan};
 use super::policy;
 use super::sources::SourceTexts;
 use crate::configuration::{Backend, Compiled, Configuration};
-use crate::host::{self, awaited, file};
 use crate::nft::{Extras, Image, Nftables, Ruleset, TableName};
 use crate::policy::{Ledger, Others, Policy, PolicyHash, Port, Range};
 use crate::rule::Lowered;
+use crate::system;
+use crate::system::{awaited_interfaces, file};
 use anyhow::anyhow;
 use std::fmt;
 use std::path::Path;
@@ -99,7 +100,7 @@ impl Read {
 
     /// Whether `policy.toml` is no longer as it was read.
     pub fn is_outdated(&self) -> bool {
-        let now = file::read(Path::new(host::POLICY)).ok().flatten();
+        let now = file::read(Path::new(system::POLICY)).ok().flatten();
         matches!(&self.0, Ok(texts) if texts.as_ref().map(|texts| &texts.policy) != now.as_ref())
     }
 
@@ -113,10 +114,10 @@ impl Read {
     pub fn compile(&self) -> Result<Known> {
         let texts = match &self.0 {
             Ok(Some(texts)) => texts,
-            Ok(None) => return Err(Failure::Input(anyhow!("there is no {}", host::POLICY))),
+            Ok(None) => return Err(Failure::Input(anyhow!("there is no {}", system::POLICY))),
             Err(error) => return Err(Failure::Input(anyhow!("{error:#}"))),
         };
-        texts.compile(host::POLICY).map_err(Failure::Input)
+        texts.compile(system::POLICY).map_err(Failure::Input)
     }
 }
 
@@ -173,7 +174,7 @@ fn enforce_policy((configuration, compiled): Known, missing: Missing) -> Result<
 pub fn await_interfaces(configuration: &Configuration) -> Vec<String> {
     let has_programs = configuration.backend.has_programs();
     let names: &[String] = if has_programs { &configuration.interfaces } else { &[] };
-    let awaited = awaited::set(&interfaces::marks(names));
+    let awaited = awaited_interfaces::set(&interfaces::marks(names));
     let note = |error| format!("an interface that comes later gets no XDP program: {error:#}");
     awaited.err().map(note).into_iter().collect()
 }
@@ -204,7 +205,7 @@ fn refuse_to_open(known: &Known) -> Result<()> {
 #[error(
     "{} would no longer restrict {opened}, which the last policy in force restricts; if that is \
      meant, run `agent-fw apply --accept-opening`",
-    host::POLICY
+    system::POLICY
 )]
 pub struct OpensMore {
     /// What, in words.
@@ -274,7 +275,7 @@ pub(super) fn closing_table(ports: &[Port]) -> Image {
 
 /// A `policy.toml` of which something is faulty.
 fn policy_file() -> Option<toml::Table> {
-    let text = file::read(Path::new(host::POLICY)).ok()??;
+    let text = file::read(Path::new(system::POLICY)).ok()??;
     text.parse().ok()
 }
 

@@ -4,7 +4,7 @@
 use super::enforce::{EnforceError, Plan, enforce};
 use super::host::{Host, ProgramSpec, policy_path};
 use crate::configuration::XdpMode;
-use crate::host::interface::Interface;
+use crate::netlink::link::Interface;
 use crate::nft::{Extras, Image, Ruleset};
 use crate::policy::{Others, PolicyHash, Port};
 use crate::rule::{Lowered, hidden_rule, lower};

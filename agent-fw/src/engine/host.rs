@@ -3,10 +3,11 @@
 
 use super::policy;
 use crate::configuration::XdpMode;
-use crate::host::interface::Interface;
-use crate::host::{self, boot, file};
+use crate::netlink::link::Interface;
 use crate::nft::{Image, Live, NetlinkError, Nftables, TableName, differences};
 use crate::rule::Lowered;
+use crate::system;
+use crate::system::{file, systemd};
 use crate::xdp::{self, Targets};
 use anyhow::{Context as _, anyhow};
 use std::path::{Path, PathBuf};
@@ -102,7 +103,7 @@ impl ThisHost {
 
 /// Where `policy.toml` is.
 pub fn policy_path() -> PathBuf {
-    PathBuf::from(host::POLICY)
+    PathBuf::from(system::POLICY)
 }
 
 impl Host for ThisHost {
@@ -180,7 +181,7 @@ impl Host for ThisHost {
     }
 
     fn enable_boot_unit(&mut self) -> anyhow::Result<()> {
-        boot::enable()
+        systemd::enable()
     }
 }
 

@@ -1,9 +1,10 @@
 //! The interfaces that a policy names. An interface is a thing, not a name: one that has been renamed
 //! since it was given a program is still the policy's, and is told from one that has gone.
 
-use crate::host::file;
-use crate::host::interface::{self, Interface};
-use crate::host::namespace;
+use crate::netlink::link;
+use crate::netlink::link::Interface;
+use crate::system::file;
+use crate::system::namespace;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -67,12 +68,12 @@ type Identities = BTreeMap<String, Identity>;
 /// Finds the interfaces of these names, by what they were when they were given a program, and by
 /// name. Without any name, every physical one that is up.
 pub fn find(names: &[String]) -> anyhow::Result<Found> {
-    Ok(resolve(names, &interface::list()?, &identities(), &boot(), namespace::current()?))
+    Ok(resolve(names, &link::list()?, &identities(), &boot(), namespace::current()?))
 }
 
 /// Finds the interfaces that have these names now.
 pub fn named(names: &[String]) -> anyhow::Result<Found> {
-    Ok(resolve(names, &interface::list()?, &Identities::new(), "", 0))
+    Ok(resolve(names, &link::list()?, &Identities::new(), "", 0))
 }
 
 /// The names of a policy, and the MAC addresses of the devices that they stood for: by either one an

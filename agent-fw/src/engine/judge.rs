@@ -4,9 +4,11 @@
 use super::kernel_state::KernelState;
 use super::plan::interfaces_of;
 use crate::configuration::{Backend, Compiled, Configuration};
-use crate::host::interface::{self, Interface};
+use crate::netlink::link;
+use crate::netlink::link::Interface;
 use crate::policy::Others;
-use crate::probe::{self, Detour};
+use crate::trace;
+use crate::trace::Detour;
 use std::fmt;
 
 /// Why the port is not closed.
@@ -88,12 +90,12 @@ pub fn judge(
     }
     let guarded: Vec<u32> =
         interfaces_of(configuration)?.interfaces().iter().map(|i| i.index).collect();
-    let open = unguarded(&interface::list()?, &guarded);
+    let open = unguarded(&link::list()?, &guarded);
     let is_guarded = open.is_empty();
     if configuration.backend == Backend::Xdp && state.table.is_none() && !is_guarded {
         found.push(NotClosed::Unguarded(open));
     }
-    let detours = probe::detours(policy.ports())?.into_iter().filter(Detour::is_certain);
+    let detours = trace::detours(policy.ports())?.into_iter().filter(Detour::is_certain);
     let decides_before = configuration.early_drop || is_guarded;
     let open = detours.filter(|detour| !(decides_before && detour.is_after_prerouting()));
     found.extend(open.map(NotClosed::Detour));

@@ -3,10 +3,11 @@
 use super::interfaces::Found;
 use super::plan::{interfaces_of, missing_interfaces, objections_of};
 use crate::configuration::{Compiled, Configuration, XdpMode};
-use crate::host::interface::{self, Interface};
-use crate::host::privilege;
+use crate::netlink::link;
+use crate::netlink::link::Interface;
 use crate::nft::{Difference, Live, Nftables, Ruleset, TableName, differences};
 use crate::policy::PolicyHash;
+use crate::system::privilege;
 use crate::xdp::{self, Attachment};
 use std::fmt;
 
@@ -77,7 +78,7 @@ impl KernelState {
             Vec::new()
         } else {
             let is_known = |i: &Interface| programs.iter().any(|at| at.interface.index == i.index);
-            let others = interface::list()?.into_iter().filter(|interface| !is_known(interface));
+            let others = link::list()?.into_iter().filter(|interface| !is_known(interface));
             others.filter_map(|interface| unexplained(&interface)).collect()
         };
         Ok(Self { table: gate.pop(), firewall, programs, unexplained })

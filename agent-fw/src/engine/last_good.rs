@@ -3,7 +3,7 @@
 
 use super::sources::SourceTexts;
 use crate::configuration::{Compiled, Configuration};
-use crate::host::file;
+use crate::system::file;
 use anyhow::Context as _;
 use std::path::Path;
 

@@ -1,10 +1,12 @@
 //! What this host's sockets are doing now: the services that listen, the sessions that stand.
 
 use crate::firewall::{TCP, UDP};
-use crate::host::address;
-use crate::host::sockets::{self, Protocol, Socket};
 use crate::policy::{AddressSet, MacAddr};
-use crate::probe::{self, Entry, Memory, Opener, Tracking};
+use crate::system::address;
+use crate::system::sockets;
+use crate::system::sockets::{Protocol, Socket};
+use crate::trace;
+use crate::trace::{Entry, Memory, Opener, Tracking};
 use anyhow::Context as _;
 use std::collections::BTreeSet;
 use std::fs;
@@ -155,7 +157,7 @@ impl Session {
 
     /// The MAC addresses that its incoming packets have.
     pub fn macs(&self) -> Option<(MacAddr, MacAddr)> {
-        probe::macs_towards(self.remote.ip())
+        trace::macs_towards(self.remote.ip())
     }
 }
 

@@ -12,6 +12,7 @@ pub mod interfaces;
 pub mod judge;
 pub mod kernel_state;
 pub mod last_good;
+pub mod last_seen;
 pub mod live;
 pub mod opening;
 pub mod own_counts;

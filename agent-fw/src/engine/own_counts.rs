@@ -2,8 +2,8 @@
 //! are nobody's: whoever shows a counter takes them off.
 
 use super::kernel_state::KernelState;
-use crate::host::file;
 use crate::nft::Count;
+use crate::system::file;
 use crate::xdp::Counters;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

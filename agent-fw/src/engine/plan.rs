@@ -4,7 +4,7 @@ use super::enforce::Plan;
 use super::host::ProgramSpec;
 use super::interfaces::{self, Found};
 use crate::configuration::{Backend, Compiled, Configuration};
-use crate::host::surroundings::Surroundings;
+use crate::netlink::surroundings::Surroundings;
 use crate::xdp::{self, Objection};
 use anyhow::bail;
 

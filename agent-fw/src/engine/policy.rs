@@ -2,22 +2,23 @@
 
 use super::failure::{Failure, Result};
 use crate::configuration::{Compiled, Configuration};
-use crate::host;
-use crate::host::file::{self, Trust};
 use crate::source::{Catalogue, Lists, OVERRIDES};
+use crate::system;
+use crate::system::file;
+use crate::system::file::Trust;
 use anyhow::anyhow;
 use std::path::Path;
 
 /// Whether a policy is installed, readable or not.
 pub fn is_installed() -> bool {
-    Path::new(host::POLICY).symlink_metadata().is_ok()
+    Path::new(system::POLICY).symlink_metadata().is_ok()
 }
 
 /// The installed configuration and its text, or `None` if there is none.
 pub fn installed() -> Result<Option<(Configuration, String)>> {
-    let text = file::read_trusted(Path::new(host::POLICY), Trust::Owned);
+    let text = file::read_trusted(Path::new(system::POLICY), Trust::Owned);
     let Some(text) = text.map_err(Failure::Input)? else { return Ok(None) };
-    let configuration = Configuration::parse(host::POLICY, &text).map_err(Failure::Input)?;
+    let configuration = Configuration::parse(system::POLICY, &text).map_err(Failure::Input)?;
     Ok(Some((configuration, text)))
 }
 
@@ -30,7 +31,7 @@ pub fn compiled() -> Result<Option<(Configuration, Compiled)>> {
 
 /// The same, where there must be one.
 pub fn required() -> Result<(Configuration, Compiled)> {
-    let missing = || anyhow!("there is no {}; `agent-fw install` writes it", host::POLICY);
+    let missing = || anyhow!("there is no {}; `agent-fw install` writes it", system::POLICY);
     compiled()?.ok_or_else(|| Failure::Input(missing()))
 }
 

@@ -5,10 +5,10 @@ use super::opening::Known;
 use super::risk::Name;
 use crate::configuration::Configuration;
 use crate::firewall::{Datagram, Firewall, Flow, Packet, Payload, Transport, Verdict};
-use crate::host::sockets::Protocol;
 use crate::policy::{self, MacAddr, MacMatch, Port};
-use crate::probe::Opener;
 use crate::rule::Direction;
+use crate::system::sockets::Protocol;
+use crate::trace::Opener;
 use std::net::SocketAddr;
 
 /// Whether this host's port is one of those that the command names the sources of.

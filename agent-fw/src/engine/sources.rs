@@ -2,9 +2,10 @@
 //! rule files that it names.
 
 use crate::configuration::{Compiled, Configuration};
-use crate::host;
-use crate::host::file::{self, Trust};
 use crate::source::{Catalogue, ListFile, Lists, OVERRIDES};
+use crate::system;
+use crate::system::file;
+use crate::system::file::Trust;
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -36,9 +37,9 @@ impl SourceTexts {
 
     /// Reads what the installed policy is compiled from; `None` if there is none.
     pub fn read_installed() -> anyhow::Result<Option<Self>> {
-        let policy = file::read_trusted(Path::new(host::POLICY), Trust::Owned)?;
+        let policy = file::read_trusted(Path::new(system::POLICY), Trust::Owned)?;
         let Some(policy) = policy else { return Ok(None) };
-        let configuration = Configuration::parse(host::POLICY, &policy)?;
+        let configuration = Configuration::parse(system::POLICY, &policy)?;
         Self::with_policy(&configuration, policy).map(Some)
     }
 

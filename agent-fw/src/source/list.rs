@@ -1,8 +1,9 @@
 //! Lists of addresses or MAC addresses in files: an item a line, `#` starts a comment.
 
 use super::item::{self, Item};
-use crate::host::file::{self, Trust};
 use crate::policy::{AddressRange, Label, MacAddr, Range, RangeSet};
+use crate::system::file;
+use crate::system::file::Trust;
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;

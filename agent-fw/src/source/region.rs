@@ -1,7 +1,7 @@
 //! Regions of the vendor's cloud: from which subnets each one's manager calls.
 
-use crate::host::file;
 use crate::policy::{AddressRange, AddressSet};
+use crate::system::file;
 use anyhow::{Context as _, bail};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};

@@ -9,7 +9,7 @@ pub use alone::{Objection, objections};
 pub use state::{Admitted, Attachment, Counters, Hook, OfInterface, Refusal};
 
 use crate::configuration::XdpMode;
-use crate::host::interface::Interface;
+use crate::netlink::link::Interface;
 use crate::policy::PolicyHash;
 use crate::rule::Lowered;
 

@@ -2,8 +2,8 @@
 //! not listed, whatever its MAC address and destination, so that no later change of these opens
 //! anything; where others' frames come by the interface, it would cut them off. Pure.
 
-use crate::host::interface::{Interface, tops};
-use crate::host::surroundings::{IpVersion, Surroundings};
+use crate::netlink::link::{Interface, tops};
+use crate::netlink::surroundings::{IpVersion, Surroundings};
 use std::fmt;
 
 /// Why a program that stands alone on an interface would cut others off.

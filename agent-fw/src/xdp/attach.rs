@@ -7,20 +7,21 @@ use super::OBJECT;
 use super::alone::{Objection, objections};
 use super::error::{Obstacle, XdpError};
 use super::hook::{self, CLASSIFIER, Place};
-use super::image::plan;
-use super::labels::Numberings;
 use super::own_frames::own_frames;
 use super::pin::{self, Enforced, MapName, Pin};
 use super::program::Programs;
 use super::state::{Attachment, Hook};
 use super::unpinned::{self, XDP};
 use crate::configuration::XdpMode;
-use crate::host::file;
-use crate::host::interface::{self, Interface};
-use crate::host::namespace;
-use crate::host::surroundings::Surroundings;
+use crate::netlink::link;
+use crate::netlink::link::Interface;
+use crate::netlink::surroundings::Surroundings;
 use crate::policy::PolicyHash;
 use crate::rule::Lowered;
+use crate::system::file;
+use crate::system::namespace;
+use crate::xdp::compile::plan;
+use crate::xdp::counter_ids::Numberings;
 use agent_fw_ebpf::{Image, LabelTally, LoadError, OwnFrames, Tally, load, load_program};
 use aya::maps::{HashMap, MapInfo, PerCpuArray, PerCpuValues};
 use aya::programs::{ProgramInfo, loaded_programs};
@@ -42,7 +43,7 @@ pub fn attachments() -> Result<Vec<Attachment>, XdpError> {
         return Ok(attached);
     }
     let known: BTreeMap<u32, Enforced> = pins.iter().filter_map(enforced).collect();
-    for interface in interface::list()? {
+    for interface in link::list()? {
         for Place { hook, program, ahead, is_pinned } in hook::ours(&interface, &loaded)? {
             let of = known.get(&program).filter(|of| **of != Enforced::UNKNOWN);
             let (policy, gate) = (of.map(|of| of.policy), of.is_some_and(|of| of.gate));

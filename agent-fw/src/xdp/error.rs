@@ -1,8 +1,8 @@
 //! What stands in the way of an XDP program, and what to do about it.
 
 use super::alone::Objection;
-use super::image::Inexpressible;
 use super::state::Hook;
+use crate::xdp::compile::Inexpressible;
 use agent_fw_ebpf::{LoadError, PlanError};
 use aya::programs::tc::TcError;
 use aya::programs::{ProgramError, XdpError as AyaXdpError};

@@ -6,9 +6,11 @@ use super::pin::{Pin, failed};
 use super::program::Programs;
 use super::state::{Hook, mode_of, place_of};
 use crate::configuration::XdpMode;
-use crate::host::bpf::{self, Link};
-use crate::host::interface::{AttachedXdp, Interface};
-use crate::host::traffic::{self, Filter, HANDLE, PRIORITY};
+use crate::netlink::bpf;
+use crate::netlink::bpf::Link;
+use crate::netlink::link::{AttachedXdp, Interface};
+use crate::netlink::tc;
+use crate::netlink::tc::{Filter, HANDLE, PRIORITY};
 use aya::programs::TcAttachType;
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
@@ -74,7 +76,7 @@ fn ours_below_clsact(
     if !is_pinned && loaded.is_empty() {
         return Ok(None);
     }
-    let filters = traffic::filters(interface.index)?;
+    let filters = tc::filters(interface.index)?;
     let is_loaded = |filter: &Filter| filter.program.is_some_and(|number| loaded.contains(&number));
     let found = filters.iter().position(|f| is_ours(f) && (is_pinned || is_loaded(f)));
     let place = found.and_then(|ahead| {
@@ -103,7 +105,7 @@ fn linked_at(path: &Path) -> Option<u32> {
 /// mark, a filter of ours.
 pub(super) fn is_attached(interface: &Interface, path: &Path) -> bool {
     let Some(program) = linked_at(path) else {
-        return traffic::filters(interface.index).is_ok_and(|filters| filters.iter().any(is_ours));
+        return tc::filters(interface.index).is_ok_and(|filters| filters.iter().any(is_ours));
     };
     interface.xdp.is_some_and(|attached| attached.program == program)
         || bpf::tcx(interface.index).is_ok_and(|all| all.contains(&program))
@@ -234,7 +236,7 @@ fn attach_below_clsact(programs: &mut Programs, interface: &Interface) -> Result
     let fault = |errno| obstacle(interface, Hook::Clsact, errno);
     Pin::Filter(interface.index).mark()?;
     Pin::Clsact(interface.index).mark()?;
-    if !traffic::add_clsact(interface.index).map_err(fault)? {
+    if !tc::add_clsact(interface.index).map_err(fault)? {
         // It was there: it is somebody else's.
         Pin::Clsact(interface.index).remove()?;
     }
@@ -261,7 +263,7 @@ fn obstacle(interface: &Interface, hook: Hook, errno: nix::errno::Errno) -> XdpE
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::interface::XdpPlace;
+    use crate::netlink::link::XdpPlace;
 
     fn interface(xdp: Option<u32>) -> Interface {
         let attached = |program| AttachedXdp { place: XdpPlace::Native, program };

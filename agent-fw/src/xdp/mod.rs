@@ -1,32 +1,32 @@
 //! The policy as an XDP program on each interface: what is not admitted is dropped at the driver.
 //!
-//! `image` is pure: a policy becomes tables. `attach` is the kernel's side of it: `hook` knows where
+//! `compile` is pure: a policy becomes tables. `attach` is the kernel's side of it: `hook` knows where
 //! on an interface a program goes, `pin` what outlives this process.
 
 mod alone;
 mod attach;
+mod compile;
+mod counter_ids;
 mod counters;
+mod drop_events;
 mod error;
 mod hook;
-mod image;
-mod labels;
 mod own_frames;
 mod pin;
 mod program;
 mod state;
 mod unpinned;
-mod watch;
 
 pub use alone::{Objection, objections};
 pub use attach::{Change, Prepared, Targets, attach, attachments, prepare, remove};
+pub use compile::{Inexpressible, plan};
+pub use counter_ids::{Numbering, Words};
 pub use counters::counters;
+pub use drop_events::Watch;
 pub use error::{Obstacle, XdpError};
-pub use image::{Inexpressible, plan};
-pub use labels::{Numbering, Words};
 pub use own_frames::own_frames;
 pub use pin::DIRECTORY;
 pub use state::{Admitted, Attachment, Counters, Hook, OfInterface, Refusal};
-pub use watch::Watch;
 
 /// The program, as `cargo xtask build` has built it.
 pub static OBJECT: &[u8] =

@@ -1,8 +1,8 @@
 //! Which frames that come in by an interface are certain to be this host's: only these may a program
 //! drop that has the gate behind it. Pure.
 
-use crate::host::interface::{Interface, tops};
-use crate::host::surroundings::Surroundings;
+use crate::netlink::link::{Interface, tops};
+use crate::netlink::surroundings::Surroundings;
 use agent_fw_ebpf::{Mac, OwnFrames};
 
 /// What the program is told of an interface; nothing, where nothing is certain.

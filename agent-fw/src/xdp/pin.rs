@@ -4,9 +4,10 @@
 
 use super::error::XdpError;
 use super::hook;
-use crate::host::bpf::Link;
-use crate::host::{interface, namespace, traffic};
+use crate::netlink::bpf::Link;
+use crate::netlink::{link, tc};
 use crate::policy::PolicyHash;
+use crate::system::namespace;
 use aya::maps::MapData;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use std::error::Error;
@@ -175,10 +176,8 @@ impl Pin {
                     _ => Ok(()),
                 }
             }
-            Self::Filter(index) if self.is_there() => {
-                traffic::remove_filter(*index).map_err(Into::into)
-            }
-            Self::Clsact(index) if self.is_there() => traffic::remove_clsact(*index),
+            Self::Filter(index) if self.is_there() => tc::remove_filter(*index).map_err(Into::into),
+            Self::Clsact(index) if self.is_there() => tc::remove_clsact(*index),
             _ => Ok(()),
         };
         released.map_err(|error: anyhow::Error| XdpError::Pin {
@@ -255,7 +254,7 @@ fn adopt_unsorted() {
 /// Whether a link among these has a program that is on the interface of its number here; or no
 /// interface is named by any.
 fn is_of_this_namespace(entries: &[fs::DirEntry]) -> bool {
-    let interfaces = interface::list().unwrap_or_default();
+    let interfaces = link::list().unwrap_or_default();
     let mut names_any = false;
     for entry in entries {
         let name = entry.file_name().to_string_lossy().into_owned();

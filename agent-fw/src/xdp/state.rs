@@ -1,7 +1,7 @@
 //! What is attached, and what it has counted.
 
 use crate::configuration::XdpMode;
-use crate::host::interface::{Interface, XdpPlace};
+use crate::netlink::link::{Interface, XdpPlace};
 use crate::policy::PolicyHash;
 use std::fmt;
 use std::net::IpAddr;

@@ -7,9 +7,11 @@ use super::error::XdpError;
 use super::hook::{self, CLASSIFIER, Place};
 use super::pin::{Enforced, MapName, Pin, failed};
 use super::state::Hook;
-use crate::host::bpf::{self, Link, LinkKind, Program};
-use crate::host::interface::{self, Interface};
-use crate::host::traffic;
+use crate::netlink::bpf;
+use crate::netlink::bpf::{Link, LinkKind, Program};
+use crate::netlink::link;
+use crate::netlink::link::Interface;
+use crate::netlink::tc;
 use anyhow::anyhow;
 use std::collections::BTreeSet;
 use std::fs;
@@ -46,7 +48,7 @@ fn places() -> Result<Vec<(Interface, Place)>, XdpError> {
     if loaded.is_empty() {
         return Ok(found);
     }
-    for interface in interface::list()? {
+    for interface in link::list()? {
         let places = hook::ours(&interface, &loaded)?.into_iter();
         found.extend(
             places.filter(|place| !place.is_pinned).map(|place| (interface.clone(), place)),
@@ -108,7 +110,7 @@ pub(super) fn adopt() -> Result<(), XdpError> {
 pub(super) fn release() -> Result<(), XdpError> {
     for (interface, place) in places()? {
         let detached = match (place.hook, link_of(&interface, &place)) {
-            (Hook::Clsact, _) => traffic::remove_filter(interface.index).map_err(Into::into),
+            (Hook::Clsact, _) => tc::remove_filter(interface.index).map_err(Into::into),
             (_, Ok(Some(link))) => link.detach().map_err(anyhow::Error::from),
             (_, Ok(None)) => Err(anyhow!("it has no link")),
             (_, Err(error)) => Err(error.into()),

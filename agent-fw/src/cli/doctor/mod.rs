@@ -1,0 +1,142 @@
+//! `agent-fw doctor`: what on this host may keep manager and agent apart, or let others in.
+
+mod agent;
+mod check;
+mod detours;
+mod interfaces;
+mod machine;
+mod modules;
+mod outbound;
+mod path_mtu;
+mod sources;
+mod tls;
+
+use super::Patience;
+use super::outcome::{Failure, Outcome, Result};
+use super::report::say;
+use crate::configuration::{Compiled, Configuration};
+use crate::engine::judge::judge;
+use crate::engine::kernel_state::{KernelState, Remedy};
+use crate::engine::policy;
+use crate::nft::Nftables;
+use crate::policy::Port;
+use crate::source::Notice;
+use crate::system::systemd::Persistence;
+use crate::system::{lock, privilege};
+use crate::trace;
+use check::{Check, Health};
+use serde_json::{Value, json};
+
+/// Checks what may keep manager and agent apart on this host, or let others in
+///
+/// Each check says what was seen, why it matters and what to do. Exit code 1 if something needs
+/// attention. It makes one connection, to the agent's port over loopback.
+#[derive(clap::Args, Debug)]
+pub(super) struct Doctor {
+    /// Ask the resolver for the host names of the regions that are admitted
+    #[arg(long)]
+    online: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    patience: Patience,
+}
+
+impl Doctor {
+    pub(super) fn run(self) -> Result<Outcome> {
+        privilege::require_net_admin("doctor")?;
+        let _lock = lock::acquire("doctor", self.patience.duration())?;
+        trace::clear();
+        let installed = match policy::compiled() {
+            Ok(installed) => installed,
+            Err(Failure::Input(error) | Failure::System(error)) => {
+                return Err(Failure::Input(error.context("the installed policy is faulty")));
+            }
+        };
+        let port = installed.as_ref().map_or(Port::AGENT, |(known, _)| Port(known.port));
+        let mut checks = Vec::new();
+        checks.push(enforcement(installed.as_ref())?);
+        checks.push(agent::listening(installed.as_ref().map(|(known, _)| known), port));
+        checks.extend(tls::encryption(port));
+        checks.push(agent::own_rules(port));
+        if let Some((configuration, compiled)) = &installed {
+            checks.extend(sources::promises(configuration, compiled)?);
+            checks.push(detours::detours(configuration, compiled)?);
+            checks.extend(sources::obsolete(compiled));
+            checks.push(machine::versions(compiled));
+            checks.extend(left_by_older_versions(compiled));
+            checks.push(persistence());
+        }
+        checks.extend(outbound::outbound());
+        checks.extend(path_mtu::path_mtu(installed.as_ref().map(|(_, compiled)| compiled), port));
+        checks.extend(interfaces::interfaces(installed.as_ref().map(|(known, _)| known))?);
+        checks.push(machine::kernel());
+        checks.push(modules::modules());
+        if self.online {
+            checks.extend(installed.iter().flat_map(|(_, compiled)| machine::names(compiled)));
+        }
+        let is_well = checks.iter().all(|check| check.health != Health::Bad);
+        if self.json {
+            let checks: Vec<Value> = checks.iter().map(Check::to_json).collect();
+            say!("{:#}", json!({ "well": is_well, "checks": checks }));
+        } else {
+            checks.iter().for_each(Check::print);
+        }
+        Ok(if is_well { Outcome::Done } else { Outcome::False })
+    }
+}
+
+/// Whether the policy outlives a reboot.
+fn persistence() -> Check {
+    let why = "a policy that is not applied at boot leaves the port open from then on";
+    let found = Persistence::look();
+    let health = if found.unit { Health::Good } else { Health::Note };
+    let check = Check::new("the next boot", why, health, found.to_string());
+    if found.unit { check } else { check.advise("agent-fw install without --no-boot enables it") }
+}
+
+/// What an older version has installed, and a newer one would ask about.
+fn left_by_older_versions(compiled: &Compiled) -> impl Iterator<Item = Check> {
+    compiled.notices.iter().filter(|notice| notice.is_lasting()).map(|notice| {
+        let (name, why) = if *notice == Notice::NoEngineRules {
+            let why = "where a policy is restrictive, the engine lets DNS, DHCP and words about \
+                       packets that are too large through";
+            ("rules of the engine", why)
+        } else {
+            let why = "what admits much of the Internet, or is decided by others, may be a slip";
+            ("consent", why)
+        };
+        Check::new(name, why, Health::Note, notice.to_string())
+    })
+}
+
+/// Whether the kernel has what was installed.
+fn enforcement(installed: Option<&(Configuration, Compiled)>) -> Result<Check> {
+    let check = |health, seen: String| {
+        let why = "without it the agent's hidden rule opens its port to every address";
+        Check::new("the policy is enforced", why, health, seen)
+    };
+    let Some((configuration, compiled)) = installed else {
+        let none = check(Health::Bad, "no policy is installed".to_owned());
+        return Ok(none.advise("agent-fw install --allow-from region:NAME"));
+    };
+    let held = KernelState::read(&mut Nftables::open()?)?;
+    let differing = held.differences(configuration, compiled)?;
+    let policy = &compiled.lowered.policy;
+    if let Some(first) = differing.first() {
+        return Ok(check(Health::Bad, format!("the kernel differs: {first}")).advise(format!(
+            "{}; `agent-fw verify` shows all that differs",
+            Remedy::of(configuration)?
+        )));
+    }
+    let not_closed = judge(configuration, compiled, &held, false)?;
+    Ok(match not_closed.iter().find(|reason| !reason.is_meant()).or(not_closed.first()) {
+        Some(reason) if reason.is_meant() => {
+            check(Health::Note, format!("as the policy says, the port is not closed: {reason}"))
+        }
+        Some(reason) => check(Health::Bad, format!("the port is not closed: {reason}"))
+            .advise("install with --backend both"),
+        None => check(Health::Good, format!("the kernel has policy {}", policy.hash())),
+    })
+}

@@ -1,0 +1,39 @@
+//! What this host's own rules let out, asked of the kernel. Nothing is sent.
+
+use super::check::{Check, Health};
+use crate::cli::own_packets::OwnPackets;
+use crate::cli::road;
+use crate::policy::Port;
+use crate::trace::{Conclusion, Outbound, Road};
+
+/// What this host's own rules do with what the agent sends to the outside.
+pub(super) fn outbound() -> [Check; 2] {
+    let https = "the agent needs TCP 443 to every address: the Smart Protection Network's \
+                 addresses are not published";
+    let names = "the agent finds its manager by name";
+    [
+        gets_out("outbound TCP 443", https, || Outbound::tcp(Port(443))),
+        gets_out("outbound UDP 53 (DNS)", names, || Outbound::udp(Port(53))),
+    ]
+}
+
+fn gets_out(
+    name: &'static str,
+    why: &'static str,
+    ask: impl FnOnce() -> anyhow::Result<Road>,
+) -> Check {
+    let mut own = OwnPackets::begin();
+    let asked = ask();
+    own.sent_besides(asked.as_ref().map_or(0, |road| road.sent));
+    drop(own);
+    match asked {
+        Err(error) => {
+            Check::new(name, why, Health::Note, format!("it could not be tried: {error:#}"))
+        }
+        Ok(road) if road.conclusion == Conclusion::Reaches => {
+            Check::new(name, why, Health::Good, "this host's own rules let it out")
+        }
+        Ok(road) => Check::new(name, why, Health::Bad, road::conclusion(&road))
+            .advise("let it out in that firewall, to every address"),
+    }
+}

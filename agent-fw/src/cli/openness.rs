@@ -1,0 +1,181 @@
+//! The promise "open", which depends on every other rule of the host: it is tried, not assumed.
+
+use super::report::{self, say};
+use super::road::{self, OWN_RULES};
+use super::sample::{self, Sample};
+use super::status::Findings;
+use super::trial::{Answer, Trial};
+use crate::configuration::{Compiled, Configuration};
+use crate::host_firewall;
+use crate::host_firewall::Firewall;
+use crate::host_firewall::{Plan, Sources};
+use crate::nft::comment;
+use crate::policy::{Policy, Port, Verdict};
+use crate::rule::Lowered;
+use crate::system::ds_agent;
+use crate::trace;
+use crate::trace::Question;
+use anyhow::Context as _;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// Ranges of each family that are tried: enough to meet another firewall, few enough to be quick.
+const MOST: usize = 4;
+/// After so long no more sources are tried: where something takes all packets away, each takes
+/// seconds.
+const ENOUGH: Duration = Duration::from_secs(2);
+/// Sources that are named where they do not get through.
+const NAMED: usize = 3;
+
+/// Asks the kernel about a few sources of the policy, and says what of its promises holds. What
+/// goes wrong here is said and does no harm: the policy is in force.
+pub(super) fn test(configuration: &Configuration, compiled: &Compiled) {
+    let policy = &compiled.lowered.policy;
+    if policy.admissions().is_empty() {
+        return;
+    }
+    let port = Port(configuration.port);
+    let end = Instant::now() + ENOUGH;
+    let mut answers = match ask(&compiled.lowered, port) {
+        Ok(answers) => answers,
+        Err(error) => return report::caution("open:", format_args!("not tested: {error:#}")),
+    };
+    let tried = std::iter::from_fn(|| (Instant::now() < end).then(|| answers.next()).flatten());
+    let (admitted, others): (Vec<_>, Vec<_>) =
+        tried.partition(|answer| answer.due == Verdict::Accept);
+    drop(answers);
+    others.iter().filter(|answer| !answer.is_as_promised()).for_each(not_closed);
+    open(&admitted, policy, port);
+    for (program, rule) in ds_agent::own_rules(port) {
+        report::remark(&format!("note: the agent has added `{rule}` ({program}): {OWN_RULES}"));
+    }
+}
+
+/// What the kernel says of a few sources, admitted and not, one after the other.
+fn ask(lowered: &Lowered, port: Port) -> anyhow::Result<impl Iterator<Item = Answer>> {
+    trace::clear();
+    let policy = &lowered.policy;
+    let mut trial = Trial::of(lowered)?;
+    let samples = sample::few(policy, MOST).into_iter().chain(sample::stranger(policy));
+    Ok(samples.map(move |Sample { source, mac }| {
+        trial.ask(&Question { source, mac, destination: None, port, interface: None })
+    }))
+}
+
+/// What became of an admitted source that was tried.
+pub(super) struct Tried {
+    /// By what it is admitted.
+    pub(super) by: String,
+    pub(super) source: IpAddr,
+    pub(super) reaches: bool,
+}
+
+/// Tries a few admitted sources. What could not be tried is left out.
+pub(super) fn tried(findings: &Findings) -> anyhow::Result<Vec<Tried>> {
+    let Some((configuration, compiled)) = &findings.wanted else { return Ok(Vec::new()) };
+    let lowered = &compiled.lowered;
+    let answers = ask(lowered, Port(configuration.port))?;
+    let admitted = answers.filter(|answer| answer.due == Verdict::Accept);
+    let tried = admitted.filter_map(|answer| {
+        let (source, reaches) = (answer.source, answer.connects()?);
+        let by = comment(&lowered.ledger.label_of(source)?.to_string());
+        Some(Tried { by, source, reaches })
+    });
+    Ok(tried.collect())
+}
+
+/// The firewall that stops one of the sources that are admitted, if any is stopped.
+pub(super) fn firewall_in_the_way(
+    lowered: &Lowered,
+    port: Port,
+) -> anyhow::Result<Option<Firewall>> {
+    for answer in ask(lowered, port)? {
+        if answer.due != Verdict::Accept || answer.reaches() != Some(false) {
+            continue;
+        }
+        if let Ok((case, road)) = &answer.found {
+            let firewall = Firewall::that_stopped(road, answer.source.is_ipv4())?;
+            let firewall = firewall.with_context(|| {
+                let became = road::conclusion(road);
+                format!("{} is {became}: no exception in a firewall helps", answer.source)
+            })?;
+            return host_firewall::settle(firewall, &case.interface.name).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+/// Says of a source that is refused that it gets through all the same.
+fn not_closed(answer: &Answer) {
+    if answer.reaches() == Some(true)
+        && let Ok((case, _)) = &answer.found
+    {
+        let (source, interface) = (answer.source, &case.interface.name);
+        let what = format!("{source} reaches the port by {interface}, which nothing guards");
+        report::bad("not closed:", what);
+    }
+}
+
+fn open(admitted: &[Answer], policy: &Policy, port: Port) {
+    let tried: Vec<&Answer> = admitted.iter().filter(|answer| answer.found.is_ok()).collect();
+    let (through, stopped): (Vec<&Answer>, Vec<&Answer>) =
+        tried.iter().partition(|answer| answer.connects() == Some(true));
+    if !stopped.is_empty() {
+        for answer in stopped.iter().take(NAMED) {
+            stops(answer);
+        }
+        if stopped.len() > NAMED {
+            say!("  and {} more sources that were tried", stopped.len() - NAMED);
+        }
+        if let Some(first) = stopped.first() {
+            exceptions(first, &stopped, policy, port);
+        }
+    } else if !through.is_empty() {
+        let sources = if through.len() == 1 { "source" } else { "sources" };
+        let count = through.len();
+        report::good(
+            "open:",
+            format_args!("tried with {count} admitted {sources}: they get through"),
+        );
+    } else {
+        let why = admitted.iter().find_map(|answer| answer.found.as_ref().err());
+        let why = why.map_or_else(String::new, |error| format!(": {error:#}"));
+        let text = format!("open: not tested{why}");
+        let text = report::wrapped("", "  ", &text);
+        report::caution("open:", text.strip_prefix("open: ").unwrap_or(&text));
+        say!("  `agent-fw explain --from ADDRESS` tests it");
+    }
+}
+
+fn stops(answer: &Answer) {
+    if let Ok((_, road)) = &answer.found {
+        let is = if answer.reaches() == Some(true) { "" } else { "is " };
+        let what = format!("{} {is}{}", answer.source, road::conclusion(road));
+        report::bad("not open:", what);
+    }
+}
+
+/// How the firewall that stops sources is told to let them through.
+fn exceptions(first: &Answer, stopped: &[&Answer], policy: &Policy, port: Port) {
+    let Ok((case, road)) = &first.found else { return };
+    let found = Firewall::that_stopped(road, first.source.is_ipv4());
+    let Ok(Some(firewall)) = found else { return };
+    let firewall =
+        host_firewall::settle(firewall.clone(), &case.interface.name).unwrap_or(firewall);
+    say!("  agent-fw cannot overrule {firewall}. An exception there:");
+    for answer in stopped.iter().take(NAMED) {
+        let sources = Sources::around(policy, answer.source);
+        for step in Plan::for_sources(&firewall, &sources, port).steps {
+            // Not wrapped: it is to be copied.
+            step.typed().for_each(|line| say!("    {line}"));
+        }
+    }
+    if let Some(lasting) = firewall.lasting() {
+        report::remark(&format!("  {lasting}"));
+    }
+    report::remark(
+        "  `agent-fw install … --open-host-firewall` makes it for all admitted sources, and \
+         `agent-fw uninstall` takes it back",
+    );
+    say!("  `agent-fw explain --all` tries all of them again");
+}

@@ -1,0 +1,141 @@
+//! What the kernel says of sources that are tried, beside what the policy promises them.
+
+use super::own_packets::OwnPackets;
+use super::report::{self, say};
+use super::road;
+use super::sample::decide;
+use crate::netlink::link;
+use crate::netlink::link::Interface;
+use crate::policy::Verdict;
+use crate::rule::Lowered;
+use crate::trace::{Case, Conclusion, Question, Road, Session};
+use anyhow::anyhow;
+use serde_json::{Value, json};
+use std::net::IpAddr;
+
+/// What it takes to ask, made anew when the interface is another: the kernel can have one at a
+/// time.
+pub(super) struct Trial<'a> {
+    lowered: &'a Lowered,
+    interfaces: Vec<Interface>,
+    session: Option<(u32, Session)>,
+    own: OwnPackets,
+}
+
+impl<'a> Trial<'a> {
+    pub(super) fn of(lowered: &'a Lowered) -> anyhow::Result<Self> {
+        let own = OwnPackets::begin();
+        Ok(Self { lowered, interfaces: link::list()?, session: None, own })
+    }
+
+    /// Asks the kernel.
+    pub(super) fn ask(&mut self, question: &Question) -> Answer {
+        let source = question.source;
+        let case = Case::among(question, &self.interfaces);
+        let mac = case.as_ref().ok().map(|case| case.mac).or(question.mac);
+        let due = decide(&self.lowered.policy, source, mac);
+        let found = case.and_then(|case| Ok((case.clone(), self.road(&case)?)));
+        let answer = Answer { source, due, found };
+        self.own.sent(self.lowered, (source, mac), answer.sent());
+        answer
+    }
+
+    fn road(&mut self, case: &Case) -> anyhow::Result<Road> {
+        let index = case.interface.index;
+        if self.session.as_ref().is_none_or(|(of, _)| *of != index) {
+            // The other one goes first.
+            self.session = None;
+            self.session = Some((index, Session::at(&case.interface)?));
+        }
+        let (_, session) = self.session.as_mut().ok_or_else(|| anyhow!("nothing to ask with"))?;
+        session.ask(case)
+    }
+}
+
+/// What was found for one source.
+pub(super) struct Answer {
+    pub(super) source: IpAddr,
+    pub(super) due: Verdict,
+    pub(super) found: anyhow::Result<(Case, Road)>,
+}
+
+impl Answer {
+    /// Whether the source gets through; `None` where that could not be tried.
+    pub(super) fn reaches(&self) -> Option<bool> {
+        let (_, road) = self.found.as_ref().ok()?;
+        Some(road.conclusion == Conclusion::Reaches)
+    }
+
+    /// Whether a connection comes about, as far as rules go; `None` where that could not be tried.
+    pub(super) fn connects(&self) -> Option<bool> {
+        Some(self.found.as_ref().ok()?.1.connects())
+    }
+
+    /// How often rules have met and counted the packet.
+    fn sent(&self) -> u64 {
+        self.found.as_ref().map_or(1, |(_, road)| road.sent)
+    }
+
+    /// Whether an admitted source gets through, and another does not.
+    pub(super) fn is_as_promised(&self) -> bool {
+        match self.due {
+            Verdict::Accept => self.connects() == Some(true),
+            Verdict::Drop => self.reaches() == Some(false),
+            Verdict::Continue | Verdict::Untouched => true,
+        }
+    }
+
+    /// The same, where this host would answer by another interface: an admitted source that comes
+    /// in by this one may be stopped.
+    pub(super) fn is_tolerable(&self) -> bool {
+        let is_detour = self.found.as_ref().is_ok_and(|(case, _)| case.back_by.is_some());
+        self.is_as_promised() || self.due == Verdict::Accept && is_detour
+    }
+
+    /// By which interface, and what became of it.
+    pub(super) fn outcome(&self) -> (&str, String) {
+        match &self.found {
+            Ok((case, road)) => (case.interface.name.as_str(), road::conclusion(road)),
+            Err(error) => ("-", format!("could not be tried: {error:#}")),
+        }
+    }
+
+    /// Prints the heading of [`Self::print`].
+    pub(super) fn print_heading() {
+        say!("  {:<24} {:<9} {:<10} {}", "source", "policy", "interface", "what becomes of it");
+    }
+
+    pub(super) fn print(&self) {
+        let due = match self.due {
+            Verdict::Accept => "admitted",
+            Verdict::Drop => "refused",
+            Verdict::Continue | Verdict::Untouched => "others",
+        };
+        let (interface, what) = self.outcome();
+        let mark = match (self.is_as_promised(), self.is_tolerable()) {
+            (true, _) => " ",
+            (false, true) => "-",
+            (false, false) => "!",
+        };
+        let first = format!("{mark} {:<24} {due:<9} {interface:<10} ", self.source.to_string());
+        say!("{}", report::wrapped(&first, &" ".repeat(47), &what));
+    }
+
+    pub(super) fn to_json(&self) -> Value {
+        let promised = self.is_as_promised();
+        match &self.found {
+            Ok((case, road)) => {
+                let mut value = road::to_json(case, road);
+                value["admitted"] = json!(self.due == Verdict::Accept);
+                value["as_promised"] = json!(promised);
+                value
+            }
+            Err(error) => json!({
+                "source": self.source,
+                "admitted": self.due == Verdict::Accept,
+                "as_promised": promised,
+                "error": format!("{error:#}"),
+            }),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! `agent-fw uninstall`: leaves nothing in the kernel, and nothing on disk that is agent-fw's own.
+
+use super::outcome::{Failure, Outcome, Result};
+use super::{Patience, exceptions, report};
+use crate::configuration::is_edited;
+use crate::engine::host::{Host as _, ThisHost};
+use crate::engine::last_seen::Contact;
+use crate::engine::{interfaces, last_good};
+use crate::system;
+use crate::system::{awaited_interfaces, file, lock, privilege, systemd};
+use anyhow::anyhow;
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::path::Path;
+
+/// Removes table and XDP programs from the kernel, the policy from the disk, and the boot unit's link
+///
+/// Exceptions that `install --open-host-firewall` made in other firewalls are taken back.
+/// The port is then as open as the host's other rules leave it. Your regions.toml stays.
+#[derive(clap::Args, Debug)]
+pub(super) struct Uninstall {
+    /// Delete a policy.toml that was edited by hand without asking
+    #[arg(long)]
+    yes: bool,
+    /// Only take the policy out of force: its files and the boot unit stay, and `apply` is the way
+    /// back, but for exceptions in other firewalls, which go
+    #[arg(long, conflicts_with = "yes")]
+    keep_policy: bool,
+    #[command(flatten)]
+    patience: Patience,
+}
+
+impl Uninstall {
+    pub(super) fn run(self) -> Result<Outcome> {
+        privilege::require_net_admin("uninstall")?;
+        let _lock = lock::acquire_for_change("uninstall", self.patience.duration())?;
+        if self.keep_policy {
+            // The guard would put it back.
+            systemd::stop()?;
+            let all_closed = exceptions::close()?;
+            leave_the_kernel()?;
+            report::remark("not in force any more: the port is as open as other rules leave it");
+            return Ok(conclude(all_closed));
+        }
+        let policy = Path::new(system::POLICY);
+        // What cannot be read was not written by us.
+        let edited = file::read(policy).map_or(true, |text| text.is_some_and(|t| is_edited(&t)));
+        let edited = edited || !system::replaced_policies().is_empty();
+        if edited && !self.yes && !confirmed()? {
+            report::remark("nothing was changed");
+            return Ok(Outcome::False);
+        }
+        // While the port is still closed to others: an exception may let in more than these.
+        let all_closed = exceptions::close()?;
+        // The files first: were the table to go first and the rest to fail, the port would be
+        // open now and closed again at the next boot.
+        if let Err(error) = systemd::remove() {
+            report::caution("note:", format_args!("the boot unit stays enabled: {error:#}"));
+        }
+        interfaces::forget()?;
+        last_good::remove()?;
+        Contact::forget()?;
+        file::remove(policy)?;
+        // What an interrupted installation has left.
+        drop(file::remove(&policy.with_added_extension("new")));
+        let kept = system::replaced_policies().into_iter().chain(system::kept_lists());
+        kept.into_iter().try_for_each(|path| file::remove(&path))?;
+        // Stays when the user's own files are in it.
+        drop(std::fs::remove_dir(system::LISTS));
+        // Stays when the user's own files are in it.
+        drop(std::fs::remove_dir(system::DIRECTORY));
+        leave_the_kernel()?;
+        report::remark("agent-fw is removed: the port is as open as other rules leave it");
+        Ok(conclude(all_closed))
+    }
+}
+
+fn conclude(all_closed: bool) -> Outcome {
+    if all_closed {
+        return Outcome::Done;
+    }
+    report::caution("note:", "`agent-fw uninstall` tries again to take exceptions back");
+    Outcome::False
+}
+
+fn leave_the_kernel() -> anyhow::Result<()> {
+    let mut host = ThisHost::open()?;
+    host.replace_tables(&[])?;
+    host.detach()?;
+    awaited_interfaces::set(&[])
+}
+
+fn confirmed() -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        let policy = system::POLICY;
+        return Err(Failure::Input(anyhow!(
+            "{policy} was edited by hand; --yes deletes it all the same"
+        )));
+    }
+    write!(std::io::stdout(), "{} was edited by hand. Delete it? [y/N] ", system::POLICY)?;
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}

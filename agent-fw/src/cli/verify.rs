@@ -1,0 +1,239 @@
+//! `agent-fw verify`: whether the kernel enforces the installed policy on every packet.
+
+use super::Patience;
+use super::outcome::{Outcome, Result};
+use super::report::{self, grouped, say};
+use crate::configuration::Configuration;
+use crate::engine::judge::{NotClosed, judge};
+use crate::engine::kernel_state::KernelState;
+use crate::engine::policy;
+use crate::netlink::link;
+use crate::nft::{Live, Nftables};
+use crate::policy::{Policy, PolicyHash, Verdict};
+use crate::system::{lock, privilege};
+use crate::verify;
+use crate::verify::{Counterexample, Deed, Kernel, Reach, Sample, Sender};
+use serde_json::{Value, json};
+
+/// Proves that the kernel enforces the policy on every packet, or shows one that it decides otherwise
+///
+/// Reads the table with all of its sets, and the instructions, constants and tables of every XDP
+/// program, and carries them out on all packets at once. Exit code 1 if the kernel decides any
+/// packet otherwise than the policy, or has anything that agent-fw has not put there.
+#[derive(clap::Args, Debug)]
+pub(super) struct Verify {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    patience: Patience,
+}
+
+/// What was found.
+struct Findings {
+    configuration: Configuration,
+    policy: PolicyHash,
+    read: Vec<String>,
+    counterexample: Option<Counterexample>,
+    differences: Vec<String>,
+    interfaces: Vec<link::Interface>,
+    not_closed: Vec<NotClosed>,
+}
+
+impl Verify {
+    pub(super) fn run(self) -> Result<Outcome> {
+        privilege::require_net_admin("verify")?;
+        // Not in the middle of another agent-fw's work.
+        let _lock = lock::acquire("verify", self.patience.duration())?;
+        let Some((configuration, compiled)) = policy::compiled()? else {
+            if self.json {
+                say!("{:#}", json!({ "policy": null, "equal": false }));
+            } else {
+                report::bad("false:", "no policy is installed; `agent-fw install` writes one");
+            }
+            return Ok(Outcome::False);
+        };
+        let held = KernelState::read(&mut Nftables::open()?)?;
+        let mut differences = held.differences(&configuration, &compiled)?;
+        let kernel = Kernel {
+            table: held.table.as_ref().map(verify::effect),
+            programs: verify::programs()?,
+        };
+        differences.extend(kernel.programs.iter().flat_map(|program| program.faults.clone()));
+        let policy = &compiled.lowered.policy;
+        let not_closed = judge(&configuration, &compiled, &held, !differences.is_empty())?;
+        let findings = Findings {
+            policy: policy.hash(),
+            read: read(held.table.as_ref(), &kernel),
+            counterexample: counterexample(&configuration, policy, &kernel)?,
+            differences,
+            interfaces: link::list()?,
+            not_closed,
+            configuration,
+        };
+        if self.json {
+            say!("{:#}", findings.to_json());
+        } else {
+            findings.print()?;
+        }
+        Ok(if findings.are_equal() { Outcome::Done } else { Outcome::False })
+    }
+}
+
+fn counterexample(
+    configuration: &Configuration,
+    policy: &Policy,
+    kernel: &Kernel,
+) -> anyhow::Result<Option<Counterexample>> {
+    let reach = if configuration.backend.has_table() {
+        Reach::Everywhere
+    } else {
+        let named = &configuration.interfaces;
+        let is_meant = |interface: &link::Interface| {
+            if named.is_empty() {
+                interface.is_up && interface.is_physical()
+            } else {
+                named.contains(&interface.name)
+            }
+        };
+        let all = link::list()?.into_iter().filter(is_meant);
+        Reach::Interfaces(all.map(|interface| interface.index).collect())
+    };
+    Ok(verify::counterexample(policy, &reach, kernel))
+}
+
+/// What was read, in words.
+fn read(table: Option<&Live>, kernel: &Kernel) -> Vec<String> {
+    let count = |number: usize| grouped(number as u64);
+    let table = table.map(|live| {
+        let image = &live.image;
+        let rules = image.chains.iter().map(|chain| chain.rules.len()).sum();
+        let ranges = image.sets.iter().map(|set| set.elements.len()).sum();
+        format!(
+            "table inet agent_fw: {} chains, {} rules, {} sets with {} ranges",
+            count(image.chains.len()),
+            count(rules),
+            count(image.sets.len()),
+            count(ranges)
+        )
+    });
+    let programs = kernel.programs.iter().map(|program| {
+        let (name, ranges) = (&program.interface.name, count(program.ranges));
+        format!("XDP program on {name}: its instructions, its tables with {ranges} ranges")
+    });
+    table.into_iter().chain(programs).collect()
+}
+
+impl Findings {
+    fn are_equal(&self) -> bool {
+        self.counterexample.is_none() && self.differences.is_empty()
+    }
+
+    fn print(&self) -> anyhow::Result<()> {
+        if self.are_equal() {
+            report::good("true:", format_args!("the kernel enforces policy {}", self.policy));
+            for reason in &self.not_closed {
+                report::caution("not closed:", reason);
+            }
+        } else {
+            let what =
+                format_args!("the kernel does not enforce policy {}", self.policy).to_string();
+            report::bad("false:", what);
+        }
+        if let Some(Counterexample { packet, due, deed }) = &self.counterexample {
+            say!("a packet that is decided otherwise:");
+            report::remark(&format!("  {}", self.describe(packet)));
+            report::remark(&format!("  the policy: {}", due_in_words(*due)));
+            report::remark(&format!("  the kernel: {}", deed_in_words(deed)));
+        } else if !self.differences.is_empty() {
+            say!("no packet is known that is decided otherwise; but");
+        }
+        if !self.differences.is_empty() {
+            say!("what differs:");
+            report::differences(&self.differences);
+            report::remedy(&self.configuration)?;
+        }
+        for read in &self.read {
+            report::remark(&format!("read: {read}"));
+        }
+        Ok(())
+    }
+
+    /// The packet in words.
+    fn describe(&self, packet: &Sample) -> String {
+        let Sample { source, protocol, port, .. } = packet;
+        let protocol = match protocol {
+            6 => "TCP".to_owned(),
+            17 => "UDP".to_owned(),
+            other => format!("protocol {other}"),
+        };
+        let mac = match packet.mac {
+            Some(mac) => format!(", MAC address {mac}"),
+            None if packet.sender == Sender::Own => ", from this host itself".to_owned(),
+            None if packet.sender == Sender::OtherAfterOwn => {
+                ", right after a packet of this host's own from there".to_owned()
+            }
+            None if packet.is_without_mac => ", without a MAC address".to_owned(),
+            None => String::new(),
+        };
+        let interface = self.interface(packet);
+        let to = if packet.is_local { "this host's" } else { "another host's" };
+        format!("{protocol} from {source}{mac}, to {to} port {port}, by interface {interface}")
+    }
+
+    fn interface(&self, packet: &Sample) -> String {
+        let Some(index) = packet.interface else { return "any but lo".to_owned() };
+        let known = self.interfaces.iter().find(|interface| interface.index == index);
+        known.map_or_else(|| format!("number {index}"), |interface| interface.name.clone())
+    }
+
+    fn to_json(&self) -> Value {
+        let counterexample = self.counterexample.as_ref().map(|found| {
+            let Counterexample { packet, due, deed } = found;
+            json!({
+                "interface": packet.interface.map(|_| self.interface(packet)),
+                "to_this_host": packet.is_local,
+                "protocol": packet.protocol,
+                "port": packet.port.0,
+                "source": packet.source,
+                "mac": packet.mac.map(|mac| mac.to_string()),
+                "without_mac": packet.is_without_mac,
+                "policy": due_in_words(*due),
+                "kernel": deed_in_words(deed),
+                "kernel_drops": match deed {
+                    Deed::Drops => Some(true),
+                    Deed::Passes | Deed::PassesRewritten => Some(false),
+                    Deed::Unknown(_) => None,
+                },
+            })
+        });
+        json!({
+            "policy": self.policy.to_string(),
+            "equal": self.are_equal(),
+            "closed": self.are_equal() && self.not_closed.is_empty(),
+            "counterexample": counterexample,
+            "differences": self.differences,
+            "read": self.read,
+        })
+    }
+}
+
+fn due_in_words(due: Verdict) -> &'static str {
+    match due {
+        Verdict::Untouched => "leaves it alone",
+        Verdict::Accept => "admits it",
+        Verdict::Drop => "drops it",
+        Verdict::Continue => "leaves it to other rules",
+    }
+}
+
+fn deed_in_words(deed: &Deed) -> String {
+    match deed {
+        Deed::Drops => "drops it".to_owned(),
+        Deed::Passes => "lets it pass".to_owned(),
+        Deed::PassesRewritten => {
+            "lets it pass, where another rule at `input` has given it this port".to_owned()
+        }
+        Deed::Unknown(what) => format!("not known: it comes to {what}"),
+    }
+}

@@ -1,0 +1,306 @@
+//! The flags that say what the policy is; `install` and `compile` share them.
+
+use super::outcome::{Failure, Result};
+use super::report;
+use crate::configuration::{Backend, Compiled, Configuration, Mode, XdpMode, digest};
+use crate::engine::policy;
+use crate::outbound::Outbound;
+use crate::policy::{Others, Port};
+use crate::source::{ListFile, Lists, Source};
+use crate::system;
+use anyhow::{Context as _, anyhow};
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::path::Path;
+use std::str::FromStr;
+
+/// What the policy is.
+#[derive(clap::Args, Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+pub(super) struct Words {
+    /// A source that is admitted; repeatable. Without it, any source is
+    ///
+    /// An address, a prefix (192.0.2.0/24, 192.0.2.0/255.255.255.0, 192.168.0/24), a range
+    /// (192.0.2.1-192.0.2.9), region:NAME (see `agent-fw regions list`), file:PATH or file:- (an
+    /// item a line, # starts a comment), or `any`.
+    #[arg(long, value_name = "SOURCE")]
+    allow_from: Vec<String>,
+    /// A MAC address, or file:PATH, that is admitted; repeatable
+    ///
+    /// With --allow-from too, a packet must match both. Only the neighbour's MAC address is seen:
+    /// for packets through a router, the router's.
+    #[arg(long, value_name = "MAC")]
+    allow_mac: Vec<String>,
+    /// A file of firewall rules in the vendor's API form (JSON), or the same as TOML; repeatable
+    ///
+    /// The sources of its rules that replace the agent's hidden rule are admitted, beside those of
+    /// --allow-from. `agent-fw rules check FILE` tells what each rule means. `-` is standard input.
+    #[arg(long, value_name = "FILE")]
+    rules: Vec<String>,
+    /// Enforce all rules of these files, as a whole firewall policy
+    ///
+    /// In tables of its own, inet agent_fw_policy and arp agent_fw_policy, beside the one for the
+    /// agent's port; a packet has to pass both. Mind that one Allow rule closes its direction to
+    /// all that no rule admits.
+    #[arg(long, requires = "rules")]
+    policy: bool,
+    /// Leave out of the policy the rules that the vendor's engine has of its own
+    ///
+    /// They are Force Allow with priority 4: outgoing DNS (to port 53), outgoing DHCP (from 68 to
+    /// 67), incoming DHCP (from 67 to 68), incoming ICMP type 3 code 4.
+    #[arg(long, requires = "policy")]
+    no_engine_rules: bool,
+    /// Ignore fields of rules that agent-fw does not know
+    #[arg(long, requires = "rules")]
+    lenient: bool,
+    /// On a relay: a source that reaches its port, TCP 4122, and nobody else does; repeatable
+    ///
+    /// As --allow-from. Without it, that port is left alone. Loopback, and TCP 4123 on it, always
+    /// are. In tables of nf_tables, also with --backend both.
+    #[arg(long, value_name = "SOURCE")]
+    relay: Vec<String>,
+    /// Keep open what the agent needs outbound, whatever the rules of a --policy say
+    ///
+    /// DNS, NTP, 80 and 443 to any address, relays, and what else `agent-fw ports --role agent`
+    /// lists. Everything else is left alone.
+    #[arg(long)]
+    restrict_outbound: bool,
+    /// Besides, drop what else this host sends out and no rule admits
+    ///
+    /// But answers, ICMPv6 and loopback. Rules of a --policy open more. It takes
+    /// --restrict-outbound along.
+    #[arg(long)]
+    default_deny_outbound: bool,
+    /// Where a service of your own is, of those that stay open: SERVICE=ADDRESSES; repeatable
+    ///
+    /// Such as dns-server=192.0.2.53 or relay=file:PATH: what --allow-from takes, or `none`. A
+    /// service that is not named may be anywhere. What has no published addresses, 443 above all,
+    /// cannot be narrowed.
+    #[arg(long, value_name = "SERVICE=ADDRESSES")]
+    outbound_to: Vec<String>,
+    /// The TCP port that the agent listens on
+    #[arg(long, value_name = "PORT", default_value_t = Port::AGENT.0, value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+    /// Who opens connections; agent-initiated closes the port to all
+    #[arg(long, value_name = "MODE", default_value_t)]
+    direction: Mode,
+    /// What becomes of other sources: dropped, or left to the host's other rules
+    #[arg(long, value_name = "WHAT", default_value_t)]
+    otherwise: Others,
+    /// Drop refused packets before routing, too, and spare connection tracking
+    ///
+    /// Only packets that are addressed to this host's agent port as they arrive. A port that a NAT
+    /// rule of this host redirects elsewhere is closed by it as well.
+    #[arg(long)]
+    early_drop: bool,
+    /// Write refused packets to the kernel's log, at most 10 a second
+    #[arg(long)]
+    log: bool,
+    /// What enforces it: a table of nf_tables, an XDP program on each interface, or both
+    ///
+    /// Alone, XDP filters neither what comes by other interfaces or in tunnels, nor packets whose
+    /// port a NAT rule of this host changes to the agent's.
+    #[arg(long, value_name = "WHAT", default_value_t)]
+    backend: Backend,
+    /// An interface that gets the XDP program; repeatable. Without it, every physical one that is up
+    #[arg(long, value_name = "NAME")]
+    interface: Vec<String>,
+    /// Admit single ranges that are wider than a /8, or a /16 of IPv6
+    ///
+    /// Kept in policy.toml. More than half of all addresses are not called closed all the same.
+    #[arg(long)]
+    allow_wide: bool,
+    /// Read lists and rule files though others than root can change them
+    ///
+    /// Kept in policy.toml. Whoever can change such a file decides who reaches the port.
+    #[arg(long)]
+    trust_file_modes: bool,
+    /// Where the XDP program runs: in the driver, or (slower than nft) in the network stack
+    #[arg(long, value_name = "MODE", default_value_t)]
+    xdp_mode: XdpMode,
+}
+
+impl Words {
+    /// Whether the flags say in so many words that everyone is admitted.
+    pub(super) fn say_any(&self) -> bool {
+        self.allow_from.iter().any(|source| source == "any")
+    }
+
+    /// Whether the flags say who may reach the port.
+    fn name_somebody(&self) -> bool {
+        let Self { allow_from, allow_mac, rules, direction, .. } = self;
+        let is_said = !allow_from.is_empty() || !allow_mac.is_empty() || !rules.is_empty();
+        is_said || *direction == Mode::AgentInitiated
+    }
+
+    /// Fails where no flag says who may reach the port: a flag, or the variable behind it, may have
+    /// been forgotten.
+    pub(super) fn require_sources(&self) -> Result<()> {
+        if self.name_somebody() {
+            return Ok(());
+        }
+        let port = self.port;
+        Err(Failure::Input(anyhow!(
+            "nothing says who may reach TCP port {port}: name sources, such as --allow-from \
+             region:us-1, or say --allow-from any if every source is meant"
+        )))
+    }
+
+    /// Asks who may reach the port where no flag says so, on a terminal.
+    pub(super) fn ask_for_sources(&mut self) -> Result<()> {
+        if self.name_somebody() || !std::io::stdin().is_terminal() {
+            return Ok(());
+        }
+        let port = self.port;
+        let mut output = std::io::stdout();
+        write!(
+            output,
+            "Who may reach TCP port {port}? Sources such as region:us-1, `any` for everyone: "
+        )?;
+        output.flush()?;
+        let mut answer = String::new();
+        std::io::stdin().lock().read_line(&mut answer)?;
+        self.allow_from = answer.split_whitespace().map(str::to_owned).collect();
+        if self.allow_from.is_empty() {
+            return Err(Failure::Input(anyhow!("no source was named; nothing was changed")));
+        }
+        Ok(())
+    }
+
+    /// The configuration that the flags describe.
+    pub(super) fn configuration(self) -> Result<Configuration> {
+        let Self { port, direction, otherwise, early_drop, log, .. } = self;
+        let allow_from = parse_all("--allow-from", &self.allow_from);
+        let allow_mac = parse_all("--allow-mac", &self.allow_mac);
+        let relay = parse_all("--relay", &self.relay);
+        let outbound_to = parse_all("--outbound-to", &self.outbound_to);
+        let (allow_from, allow_mac, relay, outbound_to) =
+            match (allow_from, allow_mac, relay, outbound_to) {
+                (Ok(sources), Ok(macs), Ok(relay), Ok(to)) => (sources, macs, relay, to),
+                (sources, macs, relay, to) => {
+                    let faults = [sources.err(), macs.err(), relay.err(), to.err()];
+                    let faults: Vec<String> = faults.into_iter().flatten().collect();
+                    return Err(Failure::Input(anyhow!(faults.join("\n"))));
+                }
+            };
+        let outbound = match (self.default_deny_outbound, self.restrict_outbound) {
+            (true, _) => Outbound::DefaultDeny,
+            (false, true) => Outbound::NeedsOpen,
+            (false, false) => Outbound::Untouched,
+        };
+        let Self { backend, interface: interfaces, xdp_mode, policy, lenient, .. } = self;
+        let (allow_wide, trust_file_modes) = (self.allow_wide, self.trust_file_modes);
+        let mut configuration = Configuration {
+            allow_from,
+            allow_mac,
+            rules: self.rules.into_iter().map(ListFile::from).collect(),
+            policy,
+            engine_rules: Some(!self.no_engine_rules),
+            lenient,
+            relay,
+            outbound,
+            outbound_to,
+            port,
+            direction,
+            otherwise,
+            early_drop,
+            log,
+            backend,
+            interfaces,
+            xdp_mode,
+            allow_wide,
+            trust_file_modes,
+            is_legacy: false,
+        };
+        configuration.name_everyone();
+        configuration.check().map_err(Failure::Input)?;
+        configuration.check_standard_input().map_err(Failure::Input)?;
+        Ok(configuration)
+    }
+}
+
+/// Reads every value of a flag, or says of each that is wrong what is wrong with it.
+fn parse_all<T>(flag: &str, texts: &[String]) -> std::result::Result<Vec<T>, String>
+where
+    T: FromStr<Err: std::fmt::Display>,
+{
+    let (mut values, mut faults) = (Vec::new(), Vec::new());
+    for text in texts {
+        match text.parse() {
+            Ok(value) => values.push(value),
+            Err(error) => faults.push(format!("{flag} {}: {error}", text.escape_debug())),
+        }
+    }
+    if faults.is_empty() { Ok(values) } else { Err(faults.join("\n")) }
+}
+
+impl Configuration {
+    /// Writes out what the agent's hidden rule says when flags name nobody.
+    fn name_everyone(&mut self) {
+        if self.names_nobody() && self.direction != Mode::AgentInitiated {
+            self.allow_from.push(Source::Any);
+        }
+    }
+
+    /// Standard input can be read once.
+    fn check_standard_input(&self) -> anyhow::Result<()> {
+        if self.lists().filter(|list| **list == ListFile::StandardInput).count() > 1 {
+            return Err(anyhow!("`-` can be given once: standard input is read once"));
+        }
+        Ok(())
+    }
+
+    /// Keeps lists that the next boot could not read (standard input, pipes) below
+    /// [`system::LISTS`], and makes file names absolute.
+    pub(super) fn keep_lists(&mut self) -> anyhow::Result<Lists> {
+        let mut lists = Lists::trusting(self.trust());
+        for source in &mut self.allow_from {
+            let name = source.to_string();
+            if let Some(list) = source.list_mut() {
+                make_lasting(list, &mut lists).with_context(|| format!("--allow-from {name}"))?;
+            }
+        }
+        let services = self.outbound_to.iter_mut().filter_map(|to| to.at.as_mut());
+        let sources = self.relay.iter_mut().map(|source| ("--relay", source));
+        for (flag, source) in sources.chain(services.map(|source| ("--outbound-to", source))) {
+            let name = source.to_string();
+            if let Some(list) = source.list_mut() {
+                make_lasting(list, &mut lists).with_context(|| format!("{flag} {name}"))?;
+            }
+        }
+        for source in &mut self.allow_mac {
+            let name = source.to_string();
+            if let Some(list) = source.list_mut() {
+                make_lasting(list, &mut lists).with_context(|| format!("--allow-mac {name}"))?;
+            }
+        }
+        for file in &mut self.rules {
+            let name = file.to_string();
+            make_lasting(file, &mut lists).with_context(|| format!("--rules {name}"))?;
+        }
+        Ok(lists)
+    }
+}
+
+fn make_lasting(list: &mut ListFile, lists: &mut Lists) -> anyhow::Result<()> {
+    if !list.is_lasting() {
+        let text = list.read_once()?;
+        // Named by its content: the list of the policy in force is not written over.
+        let path = Path::new(system::LISTS).join(format!("{}.list", digest(&text)));
+        lists.keep(path.clone(), text);
+        *list = ListFile::Path(path);
+    }
+    if let ListFile::Path(path) = list {
+        *path = std::path::absolute(&*path)?;
+        if path.to_str().is_none() {
+            return Err(anyhow!("its name is not UTF-8, which policy.toml could not keep"));
+        }
+    }
+    Ok(())
+}
+
+/// Compiles, and says what the user should know.
+pub(super) fn compile(configuration: &Configuration, lists: &Lists) -> Result<Compiled> {
+    let compiled = policy::compile(configuration, lists)?;
+    compiled.notices.iter().for_each(report::notice);
+    Ok(compiled)
+}

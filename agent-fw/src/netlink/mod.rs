@@ -1,0 +1,15 @@
+//! The kernel's doors: netlink's sockets for interfaces, routes, traffic control, nf_tables and tracked
+//! connections, and `bpf(2)`. What goes through them is values.
+
+pub mod bpf;
+pub(crate) mod conntrack;
+pub mod ethtool;
+pub mod link;
+pub(crate) mod message;
+pub mod monitor;
+pub(crate) mod multicast;
+pub(crate) mod nfnetlink;
+pub(crate) mod route_lookup;
+pub(crate) mod routes;
+pub mod surroundings;
+pub mod tc;

@@ -1,0 +1,139 @@
+//! Traffic control at an interface's entrance, for kernels without TCX: BPF filters below the
+//! queueing discipline `clsact`.
+
+use crate::netlink::message;
+use crate::netlink::message::{attribute, attributes, number, text};
+use nix::errno::Errno;
+
+/// A filter's place: the first of all priorities, and a handle of its own, so that other filters
+/// may have the same priority.
+pub const PRIORITY: u16 = 1;
+/// The handle.
+pub const HANDLE: u32 = 0x4118;
+
+/// `struct tcmsg`.
+const TC_BYTES: usize = 20;
+/// `TC_H_CLSACT`, the parent of its hooks, and the hooks, of linux/pkt_sched.h.
+const CLSACT: u32 = 0xffff_0000;
+const CLSACT_PARENT: u32 = 0xffff_fff1;
+const INGRESS: u32 = 0xffff_fff2;
+const EGRESS: u32 = 0xffff_fff3;
+/// Attributes of linux/rtnetlink.h and linux/pkt_cls.h.
+const TCA_KIND: u16 = 1;
+const TCA_OPTIONS: u16 = 2;
+const TCA_BPF_NAME: u16 = 7;
+const TCA_BPF_ID: u16 = 11;
+
+/// A filter of traffic that comes in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Filter {
+    /// Which comes first: the lowest.
+    pub priority: u16,
+    /// Its number among those of one priority.
+    pub handle: u32,
+    /// What kind of filter it is: `bpf`, `u32`.
+    pub kind: String,
+    /// A BPF filter's name.
+    pub name: Option<String>,
+    /// The kernel's number of its program.
+    pub program: Option<u32>,
+}
+
+/// The filters of what comes in by this interface; none where there is no `clsact`.
+pub fn filters(index: u32) -> anyhow::Result<Vec<Filter>> {
+    match message::dump(libc::RTM_GETTFILTER, &place(index, 0, INGRESS, 0)) {
+        Err(Errno::EINVAL | Errno::ENODEV | Errno::EOPNOTSUPP) => Ok(Vec::new()),
+        found => Ok(found?.iter().filter_map(|body| parse(body)).collect()),
+    }
+}
+
+/// Adds `clsact`; false where it is there already.
+pub fn add_clsact(index: u32) -> nix::Result<bool> {
+    let mut request = place(index, CLSACT, CLSACT_PARENT, 0);
+    request.extend(attribute(TCA_KIND, b"clsact\0"));
+    let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+    match message::order(libc::RTM_NEWQDISC, flags, &request) {
+        Ok(()) => Ok(true),
+        Err(Errno::EEXIST) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Removes our filter; also where it or its interface has gone.
+pub fn remove_filter(index: u32) -> nix::Result<()> {
+    let every_protocol = u32::from(0x0003_u16.to_be()); // ETH_P_ALL
+    let info = u32::from(PRIORITY) << 16 | every_protocol;
+    gone(message::order(libc::RTM_DELTFILTER, 0, &place(index, HANDLE, INGRESS, info)))
+}
+
+/// Removes `clsact`, unless it has filters; also where its interface has gone.
+pub fn remove_clsact(index: u32) -> anyhow::Result<()> {
+    for hook in [INGRESS, EGRESS] {
+        if message::dump(libc::RTM_GETTFILTER, &place(index, 0, hook, 0))
+            .is_ok_and(|f| !f.is_empty())
+        {
+            return Ok(());
+        }
+    }
+    let request = place(index, CLSACT, CLSACT_PARENT, 0);
+    Ok(gone(message::order(libc::RTM_DELQDISC, 0, &request))?)
+}
+
+fn gone(result: nix::Result<()>) -> nix::Result<()> {
+    match result {
+        Err(Errno::ENODEV | Errno::ENOENT | Errno::EINVAL) => Ok(()),
+        result => result,
+    }
+}
+
+/// `struct tcmsg`.
+fn place(index: u32, handle: u32, parent: u32, info: u32) -> Vec<u8> {
+    [[0; 4], index.to_ne_bytes(), handle.to_ne_bytes(), parent.to_ne_bytes(), info.to_ne_bytes()]
+        .concat()
+}
+
+fn parse(body: &[u8]) -> Option<Filter> {
+    let handle = number(body.get(8..)?)?;
+    let priority = u16::try_from(number(body.get(16..)?)? >> 16).ok()?;
+    let mut filter = Filter { priority, handle, kind: String::new(), name: None, program: None };
+    for (kind, value) in attributes(body.get(TC_BYTES..)?) {
+        match kind {
+            TCA_KIND => filter.kind = text(value),
+            TCA_OPTIONS => {
+                for (kind, value) in attributes(value) {
+                    match kind {
+                        TCA_BPF_NAME => filter.name = Some(text(value)),
+                        TCA_BPF_ID => filter.program = number(value),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    // A priority is listed by itself, too.
+    (filter.handle != 0).then_some(filter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bpf_filter_is_read() {
+        let mut body = place(7, HANDLE, INGRESS, 1 << 16 | 0x300);
+        body.extend(attribute(TCA_KIND, b"bpf\0"));
+        let name = attribute(TCA_BPF_NAME, b"agent_fw_tc\0");
+        let options = [name, attribute(TCA_BPF_ID, &9_u32.to_ne_bytes())].concat();
+        body.extend(attribute(TCA_OPTIONS, &options));
+        let filter = parse(&body).expect("a filter");
+        assert_eq!((filter.priority, filter.handle, filter.program), (1, HANDLE, Some(9)));
+        assert_eq!((filter.kind.as_str(), filter.name.as_deref()), ("bpf", Some("agent_fw_tc")));
+        assert_eq!(parse(&body[..18]), None);
+    }
+
+    #[test]
+    fn loopback_has_no_filter() {
+        assert_eq!(filters(1).expect("listed"), []);
+    }
+}

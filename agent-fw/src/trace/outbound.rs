@@ -1,0 +1,102 @@
+//! Asks the running kernel whether this host's own rules let a packet out. It is caught behind the
+//! last of them; nothing is sent.
+
+use crate::netlink::nfnetlink::Connection;
+use crate::netlink::route_lookup;
+use crate::policy::Port;
+use crate::trace::events::Event;
+use crate::trace::path;
+use crate::trace::path::Road;
+use crate::trace::syn::{Syn, datagram};
+use crate::trace::trace_table::{Protocol, Snare};
+use crate::trace::{Pinned, Token, base_chains, follow, iptables_legacy};
+use anyhow::{Context as _, anyhow, bail};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, sendto,
+    socket,
+};
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+/// An address for documentation (RFC 5737), which stands for any outside.
+const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+
+/// Questions about packets that this host sends.
+pub struct Outbound;
+
+impl Outbound {
+    /// Whether a TCP connection to this port of an address outside can begin.
+    pub fn tcp(port: Port) -> anyhow::Result<Road> {
+        ask(Protocol::Tcp, |source, source_port, number| {
+            let (source, destination) = (IpAddr::V4(source), IpAddr::V4(OUTSIDE));
+            Syn { source, source_port, destination, port, sequence: number }.packet()
+        })
+    }
+
+    /// Whether a UDP datagram to this port of an address outside gets out.
+    pub fn udp(port: Port) -> anyhow::Result<Road> {
+        ask(Protocol::Udp, |source, source_port, number| {
+            Some(datagram((source, source_port), (OUTSIDE, port), number))
+        })
+    }
+}
+
+/// `packet` makes a packet from this address and port, with this number.
+fn ask(
+    protocol: Protocol,
+    packet: impl Fn(Ipv4Addr, Port, u32) -> Option<Vec<u8>>,
+) -> anyhow::Result<Road> {
+    let way = route_lookup::back_to(OUTSIDE.into(), None)
+        .map_err(|errno| anyhow!("this host has no route to outside ({errno})"))?;
+    let Some(IpAddr::V4(source)) = way.own else {
+        bail!("this host has no IPv4 address towards outside");
+    };
+    let [a, b, c, d, e, f, ..] = RandomState::new().hash_one(source).to_ne_bytes();
+    let source_port = Port(u16::from_ne_bytes([a, b]) | 0x8000);
+    let number = u32::from_ne_bytes([c, d, e, f]);
+    let mut listener = Connection::to_hear_traces()?;
+    let _snare = Snare::set_outbound(protocol, number)?;
+    let token = Token { protocol, first: source_port.0.to_be_bytes(), number };
+    let made = |number| packet(source, source_port, number).context("two versions of IP");
+    let mut send = || depart(&mut listener, token, (source.into(), OUTSIDE.into()), made);
+    let mut connection = Connection::open()?;
+    let bases = base_chains::list(&mut connection)?;
+    let mut road = Road::of(path::Observed::leaving(send()?), &bases, &mut connection);
+    iptables_legacy::name(&mut road, true, || send().map(drop))?;
+    Ok(road)
+}
+
+/// Sends the packet with the token's number and the one with the next as a program of this host
+/// would, with headers of our own, and tells what the first one met.
+pub(super) fn depart(
+    listener: &mut Connection,
+    token: Token,
+    (from, to): (IpAddr, IpAddr),
+    packet: impl Fn(u32) -> anyhow::Result<Vec<u8>>,
+) -> anyhow::Result<Vec<Event>> {
+    let socket = raw_socket(from)?;
+    let to = SockaddrStorage::from(SocketAddr::new(to, 0));
+    let _here = Pinned::to_this_cpu();
+    let mut sent = Ok(());
+    for number in [token.number, token.number.wrapping_add(1)] {
+        let made = packet(number)?;
+        sent = sent.and(sendto(socket.as_raw_fd(), &made, &to, MsgFlags::empty()).map(drop));
+    }
+    let events = follow(listener, token)?;
+    // EPERM is what a rule's drop looks like from here, and the trace then tells which.
+    match sent {
+        Err(errno) if events.is_empty() => Err(anyhow!("it could not be sent ({errno})")),
+        _ => Ok(events),
+    }
+}
+
+/// A socket whose packets bring their headers along. Bound, since routing may go by the source.
+fn raw_socket(own: IpAddr) -> anyhow::Result<OwnedFd> {
+    let family = if own.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)
+        .context("cannot open a raw socket")?;
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(own, 0)))
+        .with_context(|| format!("{own} is no address of this host"))?;
+    Ok(socket)
+}

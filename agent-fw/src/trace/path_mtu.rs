@@ -1,0 +1,94 @@
+//! Asks the running kernel whether a router's word that a packet of the agent's was too large gets
+//! in: without it, connections over a link that carries less hang.
+
+use super::icmp::TooBig;
+use super::tap::Tap;
+use crate::netlink::conntrack::{State, Tracked};
+use crate::netlink::nfnetlink::Connection;
+use crate::netlink::route_lookup;
+use crate::policy::MacAddr;
+use crate::trace::path;
+use crate::trace::path::Road;
+use crate::trace::trace_table::{Protocol, Quarry, Snare};
+use crate::trace::{Case, Syn, Token, base_chains, driver, send_and_follow};
+use anyhow::Context as _;
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Public addresses that stand for any router on the way: those for documentation are what some
+/// rules drop on purpose. Nothing is sent to them.
+const ROUTERS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(9, 9, 9, 9)),
+    IpAddr::V6(Ipv6Addr::new(0x2620, 0xfe, 0, 0, 0, 0, 0, 9)),
+];
+
+/// What was found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PathMtu {
+    /// The router that it came from.
+    pub router: IpAddr,
+    /// What became of it.
+    pub road: Road,
+    /// Why it was not about a tracked connection, as in earnest it would be.
+    pub untracked: Option<String>,
+}
+
+impl PathMtu {
+    /// Asks about a connection that this case's source would have with the port.
+    pub fn ask(case: &Case) -> anyhow::Result<Self> {
+        let Case { syn, interface, .. } = case;
+        let own = interface.mac.filter(|_| interface.is_ethernet && interface.is_up);
+        let own =
+            MacAddr(own.with_context(|| {
+                format!("interface {} is down, or is no Ethernet", interface.name)
+            })?);
+        let router = router(syn.source, interface.index);
+        let is_v4 = router.is_ipv4();
+        let [a, b, c, d, e, f, ..] = RandomState::new().hash_one(router).to_ne_bytes();
+        let known = TooBig::known_by(is_v4, u16::from_ne_bytes([a, b]));
+        let sent = Syn {
+            source: syn.destination,
+            source_port: syn.port,
+            destination: syn.source,
+            port: syn.source_port,
+            sequence: u32::from_ne_bytes([c, d, e, f]),
+        };
+        let frame = |number| {
+            let kind = if is_v4 { [0x08, 0x00] } else { [0x86, 0xdd] };
+            let packet = known.packet(router, &sent, number).context("two versions of IP")?;
+            anyhow::Ok([&own.0[..], &case.mac.0, &kind, &packet].concat())
+        };
+        let (frame, after) = (frame(known.number)?, frame(known.number + 1)?);
+        let protocol = if is_v4 { Protocol::Icmp } else { Protocol::IcmpV6 };
+        let token = Token { protocol, first: known.first, number: known.number };
+        let mut listener = Connection::to_hear_traces()?;
+        let quarry = Quarry { protocol, number: known.number, answer: None };
+        let snare = Snare::set(&interface.name, quarry)?;
+        let mut tap = Tap::make(own)?;
+        tap.lead_into(interface.index)?;
+        let (remote, here) = ((sent.destination, sent.port), (sent.source, sent.source_port));
+        let tracked = Tracked::enter(remote, here, here, State::Established);
+        let events = send_and_follow(&mut tap, &mut listener, token, &frame, &after)?;
+        let untracked = tracked.err().map(|errno| errno.to_string());
+        let observed = path::Observed {
+            events,
+            driver: driver(interface, &frame),
+            routing: route_lookup::of_incoming(router, syn.destination, interface.index),
+            sees_entrance: snare.sees_entrance,
+        };
+        let mut connection = Connection::open()?;
+        let bases = base_chains::list(&mut connection)?;
+        Ok(Self { router, road: Road::of(observed, &bases, &mut connection), untracked })
+    }
+}
+
+/// A router on the way to the source: any one, where this host has a way to it by that interface;
+/// or the next one.
+fn router(source: IpAddr, interface: u32) -> IpAddr {
+    let any = ROUTERS.iter().find(|router| router.is_ipv4() == source.is_ipv4());
+    let is_there = |router: &&IpAddr| {
+        route_lookup::back_to(**router, None).is_ok_and(|way| way.interface == interface)
+    };
+    let next = || route_lookup::back_to(source, Some(interface)).map(|way| way.neighbour);
+    any.filter(is_there).copied().or_else(|| next().ok()).unwrap_or(source)
+}

@@ -1,0 +1,300 @@
+//! The table that marks the packet, tells how far it came, and catches it before any socket.
+//!
+//! The kernel removes it when this process ends, however it ends: its owner is our socket.
+
+use crate::netlink::message::attribute;
+use crate::netlink::nfnetlink::{Connection, Kind, named, nested, numbered};
+use anyhow::Context as _;
+use nix::errno::Errno;
+
+/// The table, in the family `inet`.
+pub(super) const TABLE: &str = "agent_fw_probe";
+/// `NFPROTO_INET`.
+const INET: u8 = 1;
+
+/// How far the packet came.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Mark {
+    /// The interface's own hook, `ingress`.
+    Entered,
+    /// The hook `prerouting`.
+    Arrived,
+    /// The end of that hook: the next is routing.
+    Unrouted,
+    /// The hook `input`: it is for this host.
+    Routed,
+    /// The end of the hook `input`: the agent's socket is next.
+    Through,
+    /// The hook `forward`: it is for another host.
+    Away,
+    /// The hook `output`: this host sends it.
+    Leaving,
+}
+
+/// What a packet is of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Protocol {
+    Tcp,
+    Udp,
+    Icmp,
+    IcmpV6,
+}
+
+impl Protocol {
+    /// Where in the transport's header, or behind it, is the number that a packet is known by:
+    /// TCP's sequence number, the first bytes that UDP carries, a part of the IP header that ICMP
+    /// quotes.
+    pub(super) fn place_of_number(self) -> u32 {
+        match self {
+            Self::Tcp => 4,
+            Self::Udp | Self::IcmpV6 => 8,
+            Self::Icmp => 10,
+        }
+    }
+}
+
+struct Chain {
+    mark: Mark,
+    name: &'static str,
+    hook: u32,
+    priority: i32,
+}
+
+/// `NF_INET_PRE_ROUTING` and so on; the last chain comes before connection tracking confirms a
+/// connection, so that no entry stays.
+const CHAINS: [Chain; 5] = [
+    Chain { mark: Mark::Arrived, name: "arrived", hook: 0, priority: i32::MIN },
+    Chain { mark: Mark::Unrouted, name: "unrouted", hook: 0, priority: i32::MAX },
+    Chain { mark: Mark::Routed, name: "routed", hook: 1, priority: i32::MIN },
+    Chain { mark: Mark::Through, name: "through", hook: 1, priority: i32::MAX - 1 },
+    Chain { mark: Mark::Away, name: "away", hook: 2, priority: i32::MIN },
+];
+const ENTRANCE: Chain = Chain { mark: Mark::Entered, name: "entered", hook: 5, priority: i32::MIN };
+/// The way of what this host sends: the last chain comes before connection tracking confirms.
+const LEAVING: [Chain; 2] = [
+    Chain { mark: Mark::Leaving, name: "leaving", hook: 3, priority: i32::MIN },
+    Chain { mark: Mark::Through, name: "left", hook: 4, priority: i32::MAX - 1 },
+];
+const OUTPUT: Chain = Chain { mark: Mark::Through, name: "answers", hook: 3, priority: i32::MIN };
+
+impl Mark {
+    /// Whether the second packet, which follows the probe, ends here.
+    pub(super) fn ends_the_second(self) -> bool {
+        matches!(self, Self::Arrived | Self::Leaving)
+    }
+
+    /// The mark of one of the table's chains.
+    pub(super) fn of_chain(name: &str) -> Option<Self> {
+        let mut all = CHAINS.iter().chain([&ENTRANCE]).chain(&LEAVING);
+        all.find(|chain| chain.name == name).map(|chain| chain.mark)
+    }
+}
+
+/// The table, as long as it is held.
+pub(super) struct Snare {
+    connection: Connection,
+    /// Whether packets are marked at the interface's own hook already.
+    pub(super) sees_entrance: bool,
+}
+
+/// What it is set up for: packets that come in with this number or the next, and those that this
+/// host sends in answer, with a number of their own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Quarry {
+    pub(super) protocol: Protocol,
+    pub(super) number: u32,
+    pub(super) answer: Option<u32>,
+}
+
+impl Snare {
+    /// Sets it up for packets that come in by this interface, and for what would answer them.
+    pub(super) fn set(interface: &str, quarry: Quarry) -> anyhow::Result<Self> {
+        let mut connection = Connection::open()?;
+        for is_owned in [true, false] {
+            for sees_entrance in [true, false] {
+                match connection.transact(&parts(interface, quarry, is_owned, sees_entrance)) {
+                    Ok(()) => return Ok(Self { connection, sees_entrance }),
+                    Err(Errno::EPERM) => {
+                        return Err(Errno::EPERM).context("cannot add a table to nf_tables");
+                    }
+                    Err(_) => {}
+                }
+            }
+        }
+        let last = connection.transact(&parts(interface, quarry, false, false));
+        last.context("cannot add a table to nf_tables")?;
+        Ok(Self { connection, sees_entrance: false })
+    }
+}
+
+impl Snare {
+    /// Sets it up for packets of this protocol that this host sends.
+    pub(super) fn set_outbound(protocol: Protocol, number: u32) -> anyhow::Result<Self> {
+        let mut connection = Connection::open()?;
+        let mut set = |is_owned| {
+            let mut parts = vec![table(is_owned)];
+            parts.extend(leaving(protocol, number));
+            connection.transact(&parts)
+        };
+        set(true).or_else(|_| set(false)).context("cannot add a table to nf_tables")?;
+        Ok(Self { connection, sees_entrance: true })
+    }
+}
+
+impl Drop for Snare {
+    fn drop(&mut self) {
+        // Should that fail, the kernel does it when the socket is closed.
+        let _ = self.connection.transact(&[(Kind::DeleteTable, INET, named(1, TABLE))]);
+    }
+}
+
+/// Removes a table that an older kernel, which knows no owners, has kept of a process that was
+/// killed.
+pub(super) fn clear() {
+    if let Ok(mut connection) = Connection::open() {
+        let _ = connection.transact(&[(Kind::DeleteTable, INET, named(1, TABLE))]);
+    }
+}
+
+/// A part of a transaction.
+type Part = (Kind, u8, Vec<u8>);
+
+fn parts(interface: &str, quarry: Quarry, is_owned: bool, sees_entrance: bool) -> Vec<Part> {
+    let Quarry { protocol, number, answer } = quarry;
+    let mut parts = vec![table(is_owned)];
+    let entrance = sees_entrance.then_some(&ENTRANCE);
+    for chain in CHAINS.iter().chain(entrance) {
+        let device = (chain.mark == Mark::Entered).then_some(interface);
+        parts.extend(trap(chain, device, protocol, number));
+    }
+    parts.extend(answer.into_iter().flat_map(|number| leaving(protocol, number)));
+    if protocol == Protocol::Tcp {
+        parts.push((Kind::NewChain, INET, new_chain(&OUTPUT, None)));
+        for rule in answers(number) {
+            parts.push((Kind::NewRule, INET, new_rule(OUTPUT.name, &rule)));
+        }
+    }
+    parts
+}
+
+/// The chains for what this host sends.
+fn leaving(protocol: Protocol, number: u32) -> Vec<Part> {
+    LEAVING.iter().flat_map(|chain| trap(chain, None, protocol, number)).collect()
+}
+
+fn table(is_owned: bool) -> Part {
+    /// `NFTA_TABLE_FLAGS`, `NFT_TABLE_F_OWNER`.
+    const FLAGS: u16 = 2;
+    const OWNER: u32 = 2;
+    let flags = if is_owned { numbered(FLAGS, OWNER) } else { Vec::new() };
+    (Kind::NewTable, INET, [named(1, TABLE), flags].concat())
+}
+
+/// A chain that traces the probe and the packet behind it, and catches what may go no further.
+fn trap(chain: &Chain, device: Option<&str>, protocol: Protocol, number: u32) -> Vec<Part> {
+    let mut parts = vec![(Kind::NewChain, INET, new_chain(chain, device))];
+    let end = matches!(chain.mark, Mark::Through | Mark::Away);
+    for (is_probe, number) in [(true, number), (false, number.wrapping_add(1))] {
+        let is_it = sequence_is(protocol.place_of_number(), number);
+        let mut rule = vec![is_of(protocol), is_it, trace()];
+        // The second packet only tells that the first has come to its end.
+        if end || !is_probe && chain.mark != Mark::Entered {
+            rule.push(vec![verdict(DROP)]);
+        }
+        parts.push((Kind::NewRule, INET, new_rule(chain.name, &rule.concat())));
+    }
+    parts
+}
+
+/// What a rule that rejects would send out: a reset, or an ICMP error that quotes the packet.
+fn answers(sequence: u32) -> [Vec<Vec<u8>>; 3] {
+    // Eight bytes of ICMP, the quoted IP header, then as in the packet.
+    const IN_ICMP: u32 = 8 + 20 + 4;
+    const IN_ICMP_V6: u32 = 8 + 40 + 4;
+    let drop = || vec![verdict(DROP)];
+    [
+        [is_of(Protocol::Tcp), sequence_is(8, sequence.wrapping_add(1)), drop()].concat(),
+        [transport_is(ICMP), sequence_is(IN_ICMP, sequence), drop()].concat(),
+        [transport_is(ICMP_V6), sequence_is(IN_ICMP_V6, sequence), drop()].concat(),
+    ]
+}
+
+fn new_chain(chain: &Chain, device: Option<&str>) -> Vec<u8> {
+    let mut hook = vec![numbered(1, chain.hook), attribute(2, &chain.priority.to_be_bytes())];
+    hook.extend(device.map(|name| named(3, name)));
+    [
+        named(1, TABLE),
+        named(3, chain.name),
+        nested(4, &hook),
+        // The policy: accept.
+        numbered(5, 1),
+        named(7, "filter"),
+    ]
+    .concat()
+}
+
+fn new_rule(chain: &str, expressions: &[Vec<u8>]) -> Vec<u8> {
+    let list: Vec<Vec<u8>> =
+        expressions.iter().map(|inside| nested(1, std::slice::from_ref(inside))).collect();
+    [named(1, TABLE), named(2, chain), nested(4, &list)].concat()
+}
+
+const REGISTER: u32 = 1;
+const VERDICT_REGISTER: u32 = 0;
+const DROP: u32 = 0;
+
+fn expression(name: &str, data: &[Vec<u8>]) -> Vec<u8> {
+    [named(1, name), nested(2, data)].concat()
+}
+
+/// Protocol numbers.
+const ICMP: u8 = 1;
+const ICMP_V6: u8 = 58;
+
+fn is_of(protocol: Protocol) -> Vec<Vec<u8>> {
+    transport_is(match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+        Protocol::Icmp => ICMP,
+        Protocol::IcmpV6 => ICMP_V6,
+    })
+}
+
+fn transport_is(number: u8) -> Vec<Vec<u8>> {
+    /// `NFT_META_L4PROTO`.
+    const PROTOCOL: u32 = 16;
+    let load = expression("meta", &[numbered(2, PROTOCOL), numbered(1, REGISTER)]);
+    vec![load, equals(&[number])]
+}
+
+/// Four bytes of the transport header are this.
+fn sequence_is(offset: u32, value: u32) -> Vec<Vec<u8>> {
+    /// `NFT_PAYLOAD_TRANSPORT_HEADER`.
+    const TRANSPORT: u32 = 2;
+    let place =
+        [numbered(1, REGISTER), numbered(2, TRANSPORT), numbered(3, offset), numbered(4, 4)];
+    vec![expression("payload", &place), equals(&value.to_be_bytes())]
+}
+
+fn equals(data: &[u8]) -> Vec<u8> {
+    /// `NFT_CMP_EQ`.
+    const EQUAL: u32 = 0;
+    let data = nested(3, &[attribute(1, data)]);
+    expression("cmp", &[numbered(1, REGISTER), numbered(2, EQUAL), data])
+}
+
+/// The kernel is to tell every step of the packet from here on.
+fn trace() -> Vec<Vec<u8>> {
+    /// `NFT_META_NFTRACE`.
+    const TRACE: u32 = 12;
+    let one = nested(2, &[attribute(1, &[1])]);
+    vec![
+        expression("immediate", &[numbered(1, REGISTER), one]),
+        expression("meta", &[numbered(2, TRACE), numbered(3, REGISTER)]),
+    ]
+}
+
+fn verdict(code: u32) -> Vec<u8> {
+    let verdict = nested(2, &[nested(2, &[numbered(1, code)])]);
+    expression("immediate", &[numbered(1, VERDICT_REGISTER), verdict])
+}
