@@ -8,15 +8,15 @@ pub use choice::{Backend, Mode, XdpMode};
 pub(crate) use file::digest;
 pub use file::{is_edited, is_written};
 
-use crate::firewall::Firewall;
-use crate::nft::{Extras, Image, Ruleset};
-use crate::outbound::{Destination, Outbound};
-use crate::policy::{Label, Others, Policy, Port};
-use crate::rule::{
-    Addresses, Endpoint, Lowered, Match, Meaning, Rule, Written, closed, hidden_rule, lower,
-    read_rules,
+use crate::input::outbound::{Destination, Outbound};
+use crate::input::rule_file::{Written, read_rules};
+use crate::input::{Catalogue, ListFile, Lists, MacSource, Notice, Source, resolve, resolve_macs};
+use crate::model::firewall::Firewall;
+use crate::model::rule::{
+    Addresses, Endpoint, Lowered, Match, Meaning, Rule, closed, hidden_rule, lower,
 };
-use crate::source::{Catalogue, ListFile, Lists, MacSource, Notice, Source, resolve, resolve_macs};
+use crate::model::{Label, Others, Policy, Port};
+use crate::nft::{Extras, Image, Ruleset};
 use crate::system::file::Trust;
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
@@ -358,7 +358,7 @@ fn provenance(label: &Label, catalogue: &Catalogue) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Packet, Transport, Verdict};
+    use crate::model::{Packet, Transport, Verdict};
 
     fn restricted() -> Configuration {
         let allow_from = vec!["192.0.2.0/24".parse().expect("a source")];

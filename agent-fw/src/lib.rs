@@ -2,16 +2,12 @@
 
 pub mod cli;
 pub mod configuration;
-pub mod connectivity;
 pub mod engine;
-pub mod firewall;
 pub mod host_firewall;
+pub mod input;
+pub mod model;
 pub mod netlink;
 pub mod nft;
-pub mod outbound;
-pub mod policy;
-pub mod rule;
-pub mod source;
 pub mod system;
 pub mod trace;
 pub mod verify;

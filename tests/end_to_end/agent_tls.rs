@@ -2,7 +2,7 @@
 
 use crate::scene::{AGENT, check, install};
 use crate::tests;
-use agent_fw::policy::Port;
+use agent_fw::model::Port;
 use agent_fw::system::ds_agent;
 use agent_fw_lab::{Lab, Listener, command, run};
 use anyhow::{Result, ensure};

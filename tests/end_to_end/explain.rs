@@ -5,7 +5,7 @@ use crate::chance::Chance;
 use crate::random_host::{SOURCES, ruleset};
 use crate::scene::{AGENT, PATIENCE, address, connect_from, install};
 use crate::tests;
-use agent_fw::policy::Port;
+use agent_fw::model::Port;
 use agent_fw::trace;
 use agent_fw::trace::{Case, Question};
 use agent_fw_lab::{

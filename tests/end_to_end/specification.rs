@@ -3,13 +3,13 @@
 use crate::scene::AGENT;
 use crate::tests;
 use agent_fw::configuration::Configuration;
-use agent_fw::nft::{Extras, Nftables, Ruleset};
-use agent_fw::policy::{
+use agent_fw::input::{Catalogue, Lists};
+use agent_fw::model::rule::Lowered;
+use agent_fw::model::{
     AddressRange, AddressSet, Admission, Label, Ledger, MacMatch, Notation, Others, Packet, Policy,
     Port, Range, Transport, Verdict,
 };
-use agent_fw::rule::Lowered;
-use agent_fw::source::{Catalogue, Lists};
+use agent_fw::nft::{Extras, Nftables, Ruleset};
 use agent_fw::verify;
 use agent_fw::verify::{Kernel, Reach};
 use agent_fw_lab::packet::{Ethernet, Ipv4, Ipv6, Segment, Tcp};
@@ -113,8 +113,8 @@ fn v4(last: u8) -> Ipv4Addr {
 fn v6(last: u8) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into())
 }
-fn policy_mac(last: u8) -> agent_fw::policy::MacAddr {
-    agent_fw::policy::MacAddr(mac(last).0)
+fn policy_mac(last: u8) -> agent_fw::model::MacAddr {
+    agent_fw::model::MacAddr(mac(last).0)
 }
 fn mac(last: u8) -> MacAddr {
     MacAddr([2, 0x41, 0x18, 0, 0, last])

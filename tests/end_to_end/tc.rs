@@ -5,7 +5,7 @@ use crate::xdp::{PINS, attached, flags, tagged_syn, under_traffic};
 use crate::{foreign, tests, xdp_tags};
 use agent_fw::configuration::Configuration;
 use agent_fw::engine::interfaces;
-use agent_fw::source::{Catalogue, Lists};
+use agent_fw::input::{Catalogue, Lists};
 use agent_fw::xdp::{self, Targets};
 use agent_fw_lab::{Lab, Listener, Outcome, agent_fw, kill_agent_fw_after, run};
 use anyhow::{Context as _, Result, ensure};

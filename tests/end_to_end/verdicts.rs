@@ -3,11 +3,11 @@
 //! `AGENT_FW_PACKETS` sets how many packets are tried, `AGENT_FW_SEED` which.
 
 use crate::tests;
-use agent_fw::policy::{
+use agent_fw::model::rule::Lowered;
+use agent_fw::model::{
     AddressRange, AddressSet, Admission, Label, Ledger, MacAddr, MacMatch, Others, Packet, Policy,
     Port, Range, RangeSet, Transport, Verdict,
 };
-use agent_fw::rule::Lowered;
 use agent_fw::xdp::{Numbering, OBJECT, plan};
 use agent_fw_ebpf::{Image, Mac, OwnFrames, load};
 use agent_fw_lab::Lab;

@@ -3,9 +3,9 @@
 
 use crate::scene::{AGENT, expect, install, status};
 use crate::tests;
+use agent_fw::model::rule::Lowered;
+use agent_fw::model::{Ledger, Others, Policy, Port, Range};
 use agent_fw::nft::{Extras, Image, NetlinkError, Nftables, Rest, Ruleset};
-use agent_fw::policy::{Ledger, Others, Policy, Port, Range};
-use agent_fw::rule::Lowered;
 use agent_fw_lab::{Finished, Lab, Listener, Outcome, agent_fw, command, run};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};

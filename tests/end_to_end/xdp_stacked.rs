@@ -1,10 +1,9 @@
 //! The program below VLANs, VRFs, bonds and ipvlans, on kernels that have them.
 
 use crate::scene::{AGENT, expect, install, status};
-use crate::tests;
 use crate::xdp::flags;
-use crate::xdp_alone;
 use crate::xdp_others::{a_guest_on_the_card, ip, patience, refused};
+use crate::{tests, xdp_alone};
 use agent_fw_lab::{Lab, Listener, Outcome, Peer, agent_fw, connect, output};
 use anyhow::{Context as _, Result, ensure};
 use std::net::{IpAddr, SocketAddr};

@@ -7,9 +7,8 @@ use crate::engine::judge::{NotClosed, judge};
 use crate::engine::kernel_state::KernelState;
 use crate::engine::without_lock;
 use crate::nft::Nftables;
-use crate::system::lock;
 use crate::system::lock::Busy;
-use crate::system::privilege;
+use crate::system::{lock, privilege};
 use sd_notify::NotifyState;
 use std::time::Duration;
 

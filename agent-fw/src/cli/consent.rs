@@ -7,7 +7,7 @@ use crate::engine::live::Live;
 use crate::engine::opening::Known;
 use crate::engine::risk::{Name, Risk, is_asked_about, risks};
 use crate::engine::{last_good, policy};
-use crate::policy::Port;
+use crate::model::Port;
 use crate::system::sockets::Protocol;
 use crate::trace::Opener;
 use std::fmt;

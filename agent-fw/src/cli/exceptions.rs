@@ -5,7 +5,7 @@ use super::report;
 use crate::configuration::{Compiled, Configuration};
 use crate::host_firewall;
 use crate::host_firewall::{Exception, Plan, Remark};
-use crate::policy::Port;
+use crate::model::Port;
 use anyhow::{Context as _, bail};
 
 /// Firewalls that can stand in the way one behind the other. There are fewer kinds.

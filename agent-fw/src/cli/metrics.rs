@@ -5,7 +5,7 @@ use super::openness::{self, Tried};
 use super::outcome::{Failure, Outcome, Result};
 use super::report::say;
 use super::status::Findings;
-use crate::firewall::Rule;
+use crate::model::firewall::Rule;
 use crate::nft::{Count, LEFT, Live, REFUSED, REFUSED_EARLY};
 use crate::system;
 use crate::system::{file, lock, privilege};

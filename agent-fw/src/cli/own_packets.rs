@@ -5,9 +5,9 @@ use super::sample::decide;
 use crate::engine::kernel_state::KernelState;
 use crate::engine::last_seen::{Contact, Counted, Moment};
 use crate::engine::own_counts::{OwnCounts, Readings, readings};
+use crate::model::rule::Lowered;
+use crate::model::{MacAddr, Verdict};
 use crate::nft::{Nftables, comment};
-use crate::policy::{MacAddr, Verdict};
-use crate::rule::Lowered;
 use crate::xdp;
 use std::net::IpAddr;
 

@@ -4,12 +4,11 @@ use super::Patience;
 use super::outcome::{Failure, Outcome, Result};
 use super::report::{self, say, wrapped};
 use crate::engine::policy::catalogue;
-use crate::source::{
-    self, Beside, Catalogue, Change, ListFile, OVERRIDES, Region, changes, doubts, merged,
-    read_regions,
+use crate::input::{
+    Beside, Catalogue, Change, ListFile, OVERRIDES, Region, changes, doubts, merged, read_regions,
 };
-use crate::system;
 use crate::system::lock;
+use crate::{input, system};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -72,7 +71,7 @@ pub(super) struct FileOfRegions {
 }
 
 impl FileOfRegions {
-    fn read(&self, catalogue: &Catalogue) -> Result<source::Regions> {
+    fn read(&self, catalogue: &Catalogue) -> Result<input::Regions> {
         let file = ListFile::from(self.file.clone());
         let text = file.read_once().map_err(Failure::Input)?;
         let source = self.source.clone().unwrap_or_else(|| file.to_string());

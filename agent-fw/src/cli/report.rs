@@ -3,13 +3,13 @@
 use crate::configuration::{Backend, Compiled, Configuration};
 use crate::engine::judge::NotClosed;
 use crate::engine::kernel_state::Remedy;
-use crate::nft::Count;
-use crate::outbound::Outbound;
-use crate::policy::{
+use crate::input::outbound::Outbound;
+use crate::input::{Notice, Source};
+use crate::model::rule::{Addresses, Lowered, Match};
+use crate::model::{
     AddressSet, Admission, Ledger, MacMatch, Notation, Ordinal, Others, Policy, Port, Range,
 };
-use crate::rule::{Addresses, Lowered, Match};
-use crate::source::{Notice, Source};
+use crate::nft::Count;
 use crate::system::systemd::Persistence;
 use crate::xdp::{Admitted, Attachment, Counters};
 use clap::builder::styling::{AnsiColor, Style};

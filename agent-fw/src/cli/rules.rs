@@ -2,12 +2,11 @@
 
 use super::outcome::{Failure, Outcome, Result};
 use super::report::{self, say, wrapped};
-use crate::firewall::{self, Firewall, Idle};
-use crate::policy::Port;
-use crate::rule::{
-    Meaning, Place, Rule, RuleFile, SchemaForm, Written, engine_rules, read_rules, rule_file_schema,
-};
-use crate::source::{ListFile, Notice};
+use crate::input::rule_file::{Place, RuleFile, SchemaForm, Written, read_rules, rule_file_schema};
+use crate::input::{ListFile, Notice};
+use crate::model::firewall::{Firewall, Idle};
+use crate::model::rule::{Meaning, Rule, engine_rules};
+use crate::model::{Port, firewall};
 use serde_json::{Value, json};
 
 /// Reads firewall rules in the vendor's vocabulary

@@ -1,10 +1,10 @@
 //! Sources of a policy to try: one of each admitted prefix, and some that are not admitted.
 
-use crate::policy::{
+use crate::input::Catalogue;
+use crate::model::{
     Admission, Label, Ledger, MacAddr, MacMatch, Ordinal, Packet, Policy, Port, Range, RangeSet,
     Transport, Verdict,
 };
-use crate::source::Catalogue;
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -152,7 +152,7 @@ fn own_addresses() -> BTreeSet<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{AddressRange, AddressSet, Others};
+    use crate::model::{AddressRange, AddressSet, Others};
 
     fn policy(prefixes: &[&str]) -> Policy {
         let range = |text: &&str| match text.parse().expect("a prefix") {

@@ -1,6 +1,6 @@
 //! Flows as rules of a security group of EC2: as commands, and for Terraform.
 
-use crate::connectivity::{Addresses, Flow, Role};
+use crate::input::connectivity::{Addresses, Flow, Role};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 

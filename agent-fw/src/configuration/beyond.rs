@@ -2,15 +2,15 @@
 //! their own.
 
 use super::{Configuration, Mode};
-use crate::connectivity::{CAVEAT, Role};
-use crate::firewall::{self, Firewall};
-use crate::outbound::{self, Destination, Outbound, Places};
-use crate::policy::{Others, Port};
-use crate::rule::{
+use crate::input::connectivity::{CAVEAT, Role};
+use crate::input::outbound::{Destination, Outbound, Places};
+use crate::input::{Catalogue, Lists, Notice, outbound, resolve};
+use crate::model::firewall::Firewall;
+use crate::model::rule::{
     Action, Addresses, Direction, Endpoint, Match, Rule, closing_rule, engine_rules, hidden_rule,
     is_limited, near_misses,
 };
-use crate::source::{Catalogue, Lists, Notice, resolve};
+use crate::model::{Others, Port, firewall};
 use anyhow::bail;
 
 impl Configuration {

@@ -1,7 +1,7 @@
 //! `policy.toml`: the configuration as a file that people read and change.
 
 use super::{Configuration, Mode};
-use crate::source::ListFile;
+use crate::input::ListFile;
 use anyhow::{Context as _, bail};
 use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
@@ -13,7 +13,7 @@ impl Configuration {
     /// Reads `policy.toml`. `file` is its name, for errors.
     pub fn parse(file: &str, text: &str) -> anyhow::Result<Self> {
         let mut configuration: Self =
-            toml::from_str(text).map_err(|error| crate::source::located(file, text, &error))?;
+            toml::from_str(text).map_err(|error| crate::input::located(file, text, &error))?;
         configuration.is_legacy = is_written(text) && !text.contains(CONSENT);
         configuration.check().with_context(|| file.to_owned())?;
         configuration.check_lasting().with_context(|| file.to_owned())?;
@@ -157,8 +157,8 @@ pub fn is_edited(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outbound::Outbound;
-    use crate::source::Source;
+    use crate::input::Source;
+    use crate::input::outbound::Outbound;
 
     fn configuration() -> Configuration {
         let sources = ["region:us-1", "192.0.2.0/24", "file:/tmp/a \"quoted\" name.list"];

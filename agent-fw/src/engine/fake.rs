@@ -4,10 +4,10 @@
 use super::enforce::{EnforceError, Plan, enforce};
 use super::host::{Host, ProgramSpec, policy_path};
 use crate::configuration::XdpMode;
+use crate::model::rule::{Lowered, hidden_rule, lower};
+use crate::model::{Others, PolicyHash, Port};
 use crate::netlink::link::Interface;
 use crate::nft::{Extras, Image, Ruleset};
-use crate::policy::{Others, PolicyHash, Port};
-use crate::rule::{Lowered, hidden_rule, lower};
 use anyhow::bail;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -146,14 +146,14 @@ impl Host for Fake {
 
 fn policy(port: u16) -> Lowered {
     let mut rule = hidden_rule(Port(port));
-    let addresses = crate::source::resolve(
+    let addresses = crate::input::resolve(
         "--allow-from",
         &["192.0.2.0/24".parse().expect("a source")],
-        &crate::source::Catalogue::published().expect("valid"),
-        &crate::source::Lists::default(),
+        &crate::input::Catalogue::published().expect("valid"),
+        &crate::input::Lists::default(),
     );
-    let addresses = crate::rule::Addresses(addresses.expect("resolved").addresses);
-    rule.source.addresses = crate::rule::Match::Is(addresses);
+    let addresses = crate::model::rule::Addresses(addresses.expect("resolved").addresses);
+    rule.source.addresses = crate::model::rule::Match::Is(addresses);
     lower(vec![rule], Port(port), Others::Drop).expect("compiled")
 }
 

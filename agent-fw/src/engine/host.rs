@@ -3,9 +3,9 @@
 
 use super::policy;
 use crate::configuration::XdpMode;
+use crate::model::rule::Lowered;
 use crate::netlink::link::Interface;
 use crate::nft::{Image, Live, NetlinkError, Nftables, TableName, differences};
-use crate::rule::Lowered;
 use crate::system;
 use crate::system::{file, systemd};
 use crate::xdp::{self, Targets};

@@ -3,8 +3,7 @@
 
 use crate::netlink::link;
 use crate::netlink::link::Interface;
-use crate::system::file;
-use crate::system::namespace;
+use crate::system::{file, namespace};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -4,9 +4,9 @@
 use super::kernel_state::KernelState;
 use super::plan::interfaces_of;
 use crate::configuration::{Backend, Compiled, Configuration};
+use crate::model::Others;
 use crate::netlink::link;
 use crate::netlink::link::Interface;
-use crate::policy::Others;
 use crate::trace;
 use crate::trace::Detour;
 use std::fmt;

@@ -3,10 +3,10 @@
 use super::interfaces::Found;
 use super::plan::{interfaces_of, missing_interfaces, objections_of};
 use crate::configuration::{Compiled, Configuration, XdpMode};
+use crate::model::PolicyHash;
 use crate::netlink::link;
 use crate::netlink::link::Interface;
 use crate::nft::{Difference, Live, Nftables, Ruleset, TableName, differences};
-use crate::policy::PolicyHash;
 use crate::system::privilege;
 use crate::xdp::{self, Attachment};
 use std::fmt;

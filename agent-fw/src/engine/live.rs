@@ -1,10 +1,9 @@
 //! What this host's sockets are doing now: the services that listen, the sessions that stand.
 
-use crate::firewall::{TCP, UDP};
-use crate::policy::{AddressSet, MacAddr};
-use crate::system::address;
-use crate::system::sockets;
+use crate::model::firewall::{TCP, UDP};
+use crate::model::{AddressSet, MacAddr};
 use crate::system::sockets::{Protocol, Socket};
+use crate::system::{address, sockets};
 use crate::trace;
 use crate::trace::{Entry, Memory, Opener, Tracking};
 use anyhow::Context as _;

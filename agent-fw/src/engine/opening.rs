@@ -2,8 +2,8 @@
 //! that was lost, reads like a policy that wants it so.
 
 use crate::configuration::{Compiled, Configuration};
-use crate::policy::{Policy, Port};
-use crate::rule::Direction;
+use crate::model::rule::Direction;
+use crate::model::{Policy, Port};
 use std::fmt;
 
 /// Something that would no longer be restricted.

@@ -2,7 +2,7 @@
 
 use super::failure::{Failure, Result};
 use crate::configuration::{Compiled, Configuration};
-use crate::source::{Catalogue, Lists, OVERRIDES};
+use crate::input::{Catalogue, Lists, OVERRIDES};
 use crate::system;
 use crate::system::file;
 use crate::system::file::Trust;

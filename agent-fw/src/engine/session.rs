@@ -4,9 +4,10 @@ use super::live::{Live, Session};
 use super::opening::Known;
 use super::risk::Name;
 use crate::configuration::Configuration;
-use crate::firewall::{Datagram, Firewall, Flow, Packet, Payload, Transport, Verdict};
-use crate::policy::{self, MacAddr, MacMatch, Port};
-use crate::rule::Direction;
+use crate::model;
+use crate::model::firewall::{Datagram, Firewall, Flow, Packet, Payload, Transport, Verdict};
+use crate::model::rule::Direction;
+use crate::model::{MacAddr, MacMatch, Port};
 use crate::system::sockets::Protocol;
 use crate::trace::Opener;
 use std::net::SocketAddr;
@@ -76,10 +77,10 @@ impl<'a> Judge<'a> {
             return false;
         }
         if port.0 == configuration.port {
-            let transport = policy::Transport::Tcp(port);
+            let transport = model::Transport::Tcp(port);
             let mac = self.macs.map(|(mac, _)| mac);
-            let packet = policy::Packet { loopback: false, source: remote.ip(), mac, transport };
-            return compiled.lowered.policy.decide(&packet) == policy::Verdict::Drop;
+            let packet = model::Packet { loopback: false, source: remote.ip(), mac, transport };
+            return compiled.lowered.policy.decide(&packet) == model::Verdict::Drop;
         }
         let incoming = self.packet(Direction::Incoming, FLAGS[0], Flow::Forth);
         let decided = compiled.firewall.as_ref().map(|firewall| firewall.decide(&incoming));

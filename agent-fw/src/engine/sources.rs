@@ -2,7 +2,7 @@
 //! rule files that it names.
 
 use crate::configuration::{Compiled, Configuration};
-use crate::source::{Catalogue, ListFile, Lists, OVERRIDES};
+use crate::input::{Catalogue, ListFile, Lists, OVERRIDES};
 use crate::system;
 use crate::system::file;
 use crate::system::file::Trust;

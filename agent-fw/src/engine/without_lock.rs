@@ -7,8 +7,8 @@ use super::apply::{self, Applied, AtBoot, Read, Substitute, closing_table, ports
 use super::failure::Result;
 use super::host::found_differences;
 use super::{last_good, policy};
+use crate::model::Port;
 use crate::nft::{Image, NetlinkError, Nftables, Rest, TableName};
-use crate::policy::Port;
 use std::time::{Duration, Instant};
 
 /// So long an exchange is tried again that somebody else's change has overtaken.

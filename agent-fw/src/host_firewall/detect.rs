@@ -2,10 +2,9 @@
 
 use crate::netlink::nfnetlink::Connection;
 use crate::nft::TableName;
-use crate::trace::base_chains;
 use crate::trace::events::Place;
-use crate::trace::iptables_legacy;
 use crate::trace::path::{Conclusion, Decider, Road};
+use crate::trace::{base_chains, iptables_legacy};
 use serde::{Deserialize, Serialize};
 
 /// A firewall of this host.

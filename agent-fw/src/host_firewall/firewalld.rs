@@ -7,7 +7,7 @@
 use super::sources::Sources;
 use super::step::{Presence, Step};
 use crate::host_firewall::command::Call;
-use crate::policy::Port;
+use crate::model::Port;
 use anyhow::ensure;
 
 /// Sources that get a rule each.

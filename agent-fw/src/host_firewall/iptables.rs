@@ -4,7 +4,7 @@
 use super::sources::Sources;
 use super::step::{Presence, Step};
 use crate::host_firewall::command::Call;
-use crate::policy::Port;
+use crate::model::Port;
 use std::fmt::Write as _;
 use std::path::Path;
 

@@ -3,7 +3,7 @@
 
 use super::detect::Firewall;
 use super::{Plan, Step};
-use crate::policy::{Policy, Port};
+use crate::model::{Policy, Port};
 use crate::system::file;
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};

@@ -16,7 +16,7 @@ pub use journal::{Exception, Remark, close_all};
 pub use sources::Sources;
 pub use step::Step;
 
-use crate::policy::{Policy, Port};
+use crate::model::{Policy, Port};
 use anyhow::{Context as _, ensure};
 
 /// What an exception is made of.

@@ -7,7 +7,7 @@
 use super::sources::Sources;
 use super::step::{Presence, Step};
 use crate::host_firewall::command::Call;
-use crate::policy::Port;
+use crate::model::Port;
 use crate::trace::Place;
 
 /// Sources up to which a rule fits a command line; more are read from standard input.

@@ -1,6 +1,6 @@
 //! What a policy admits, in the terms of other firewalls: prefixes and MAC addresses.
 
-use crate::policy::{AddressSet, MacAddr, MacMatch, Ordinal as _, Policy, Range, RangeSet};
+use crate::model::{AddressSet, MacAddr, MacMatch, Ordinal as _, Policy, Range, RangeSet};
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -91,7 +91,7 @@ fn text(prefix: &IpNet) -> String {
     if is_host { prefix.addr().to_string() } else { prefix.to_string() }
 }
 
-fn range_with<T: crate::policy::Ordinal>(set: &RangeSet<T>, value: T) -> RangeSet<T> {
+fn range_with<T: crate::model::Ordinal>(set: &RangeSet<T>, value: T) -> RangeSet<T> {
     set.ranges().iter().filter(|range| range.contains(value)).copied().collect()
 }
 
@@ -108,7 +108,7 @@ fn prefixes(addresses: &AddressSet) -> Vec<IpNet> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{AddressRange, Admission, Others, Port};
+    use crate::model::{AddressRange, Admission, Others, Port};
 
     fn policy(admissions: Vec<Admission>) -> Policy {
         Policy::new([Range::single(Port(4118))].into_iter().collect(), Others::Drop, admissions)

@@ -3,7 +3,7 @@
 use super::sources::Sources;
 use super::step::{Presence, Step};
 use crate::host_firewall::command::Call;
-use crate::policy::Port;
+use crate::model::Port;
 
 pub(super) fn steps(sources: &Sources, port: Port) -> Vec<Step> {
     if *sources == Sources::Everyone {

@@ -3,10 +3,10 @@
 //!
 //! It is taken back when it is dropped; if this process is killed before, it expires.
 
-use crate::firewall::TCP;
+use crate::model::Port;
+use crate::model::firewall::TCP;
 use crate::netlink::message::attribute;
 use crate::netlink::nfnetlink::{Connection, nested, numbered};
-use crate::policy::Port;
 use nix::errno::Errno;
 use std::net::IpAddr;
 

@@ -1,9 +1,8 @@
 //! What the routing tables and neighbours of this host say of a source.
 
-use crate::netlink::link;
-use crate::netlink::message;
+use crate::model::MacAddr;
 use crate::netlink::message::{attribute, attributes, number};
-use crate::policy::MacAddr;
+use crate::netlink::{link, message};
 use nix::errno::Errno;
 use std::net::IpAddr;
 

@@ -2,10 +2,9 @@
 //! see, and must not cut off.
 
 use super::multicast;
-use crate::netlink::link;
 use crate::netlink::link::Interface;
-use crate::netlink::message;
 use crate::netlink::message::{attributes, number};
+use crate::netlink::{link, message};
 use anyhow::Context as _;
 use nix::errno::Errno;
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,7 +1,7 @@
 //! The named counters of a ruleset, and their names.
 
 use super::table::{Count, Counter};
-use crate::policy::{Label, LabelIndex, Ledger, Others, Policy};
+use crate::model::{Label, LabelIndex, Ledger, Others, Policy};
 
 /// The counter of dropped packets.
 pub const REFUSED: &str = "refused";

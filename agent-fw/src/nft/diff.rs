@@ -2,9 +2,9 @@
 
 use super::expression::Program;
 use super::table::{Chain, Elements, Image, Set};
+use crate::model::{Notation, Ordinal, Range};
 use crate::nft::kernel::Live;
 use crate::nft::table_name::TableName;
-use crate::policy::{Notation, Ordinal, Range};
 use std::collections::BTreeSet;
 use std::fmt;
 

@@ -1,26 +1,25 @@
 //! nftables: the ruleset that a policy compiles to, as a value, as text and in the kernel.
 
+mod compile;
 mod counters;
 mod diff;
 mod expression;
 mod foreign;
 mod kernel;
-mod ruleset;
-mod sources;
 mod stamp;
 mod statement;
 mod table;
 mod table_name;
 mod text;
 
+pub(crate) use compile::agent_port::{COMMENT, LOG_BURST};
+pub use compile::agent_port::{Extras, LOG_RATE, Ruleset};
 pub use counters::{LEFT, REFUSED, REFUSED_EARLY, counter_name};
 pub(crate) use counters::{comment, identifier};
 pub use diff::{Difference, differences};
 pub use expression::{CtKey, Expression, MetaKey, Payload, PayloadBase, Program};
 pub use foreign::{Comparison, Foreign, ForeignBase, ForeignRule, Instruction};
 pub use kernel::{Cover, Generation, Hold, Live, NetlinkError, Nftables, Rest, Tenure};
-pub(crate) use ruleset::{COMMENT, LOG_BURST};
-pub use ruleset::{Extras, LOG_RATE, Ruleset};
 pub use stamp::Stamp;
 pub use statement::{ConnectionState, End, Family, OPENED_BY_BYPASS, Rule, Statement};
 pub use table::{BaseChain, Chain, Count, Counter, Elements, Hook, Image, Key, Set, Table};

@@ -1,6 +1,6 @@
 //! The stamp on the table: which policy it enforces, and which version compiled it.
 
-use crate::policy::{Policy, PolicyHash};
+use crate::model::{Policy, PolicyHash};
 use std::fmt;
 
 /// What the comment of the gate's first rule says.

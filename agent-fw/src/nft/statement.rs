@@ -4,7 +4,7 @@
 mod instruction;
 
 use super::expression::Program;
-use crate::policy::{MacAddr, Port};
+use crate::model::{MacAddr, Port};
 use std::fmt;
 use std::net::IpAddr;
 

@@ -1,8 +1,8 @@
 //! The ruleset as text: what `nft -f` loads and a person reviews.
 
-use super::ruleset::Ruleset;
 use super::table::{Chain, Elements, Key, MEMORIES, MEMORY, Set};
-use crate::policy::Notation;
+use crate::model::Notation;
+use crate::nft::compile::agent_port::Ruleset;
 use std::collections::BTreeMap;
 use std::fmt;
 

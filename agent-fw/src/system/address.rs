@@ -1,8 +1,8 @@
 //! The IP addresses of this network namespace's interfaces.
 
+use crate::model::{AddressRange, AddressSet, Range};
 use crate::netlink::message;
 use crate::netlink::message::attributes;
-use crate::policy::{AddressRange, AddressSet, Range};
 use anyhow::Context as _;
 use std::net::IpAddr;
 

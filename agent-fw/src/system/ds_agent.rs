@@ -1,7 +1,7 @@
 //! The security agent on this host: its process, and who listens on its port.
 
 use super::sockets::{self, Protocol};
-use crate::policy::Port;
+use crate::model::Port;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! The TCP and UDP sockets of this network namespace, as the kernel lists them below `/proc/net`.
 
-use crate::policy::Port;
+use crate::model::Port;
 use anyhow::{Context as _, anyhow};
 use std::fs;
 use std::io::ErrorKind;

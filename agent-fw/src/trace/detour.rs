@@ -4,13 +4,12 @@
 
 use super::rewriting::{self, Rewriting};
 use super::rule_text::{elements, words_of};
+use crate::model::{Ordinal as _, Port, RangeSet};
 use crate::netlink::message::attributes;
 use crate::netlink::nfnetlink::{Connection, Kind, Message, find, number, text};
-use crate::policy::{Ordinal as _, Port, RangeSet};
-use crate::trace::base_chains;
 use crate::trace::base_chains::Base;
 use crate::trace::events::Place;
-use crate::trace::iptables_legacy;
+use crate::trace::{base_chains, iptables_legacy};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -388,7 +387,7 @@ impl<'a> Rule<'a> {
 
 /// Whether some port meets the condition.
 fn any(ports: &RangeSet<Port>, meets: impl Fn(u16) -> bool) -> bool {
-    let all = |range: &crate::policy::Range<Port>| {
+    let all = |range: &crate::model::Range<Port>| {
         std::iter::successors(Some(range.first()), |port| port.next())
             .take_while(move |port| *port <= range.last())
             .any(|port| meets(port.0))
@@ -464,7 +463,7 @@ fn choosers() -> Vec<Detour> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Range;
+    use crate::model::Range;
 
     fn agent() -> RangeSet<Port> {
         Range::single(Port::AGENT).into()

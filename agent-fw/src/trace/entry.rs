@@ -1,12 +1,12 @@
 //! What connection tracking knows of the connections that sockets of this host have.
 
-use crate::firewall::TCP;
+use crate::model::Port;
+use crate::model::firewall::TCP;
 use crate::netlink::conntrack::{
     ESTABLISHED, NEW, STATUS, State, TIMEOUT, TUPLE_ORIGINAL, TUPLE_REPLY, tcp_state, tuple,
 };
 use crate::netlink::nfnetlink::{Connection, find, numbered};
 use crate::nft::OPENED_BY_BYPASS;
-use crate::policy::Port;
 use nix::errno::Errno;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};

@@ -1,7 +1,7 @@
 //! What the kernel tells of a packet on its way: every chain and rule that it met.
 
+use crate::model::Port;
 use crate::netlink::nfnetlink::{Message, find, long, number, text};
-use crate::policy::Port;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 

@@ -81,7 +81,7 @@ impl TooBig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Port;
+    use crate::model::Port;
 
     #[test]
     fn the_number_is_where_a_trace_shows_it_and_checksums_are_right() {

@@ -34,11 +34,11 @@ pub use path_mtu::PathMtu;
 pub use syn::Syn;
 pub use tc::tc_programs;
 
+use crate::model::{MacAddr, Port};
 use crate::netlink::conntrack::{State, Tracked};
 use crate::netlink::link::Interface;
 use crate::netlink::nfnetlink::Connection;
 use crate::netlink::{link, route_lookup};
-use crate::policy::{MacAddr, Port};
 use anyhow::{Context as _, anyhow, bail};
 use events::Event;
 use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};

@@ -1,15 +1,14 @@
 //! Asks the running kernel whether this host's own rules let a packet out. It is caught behind the
 //! last of them; nothing is sent.
 
+use crate::model::Port;
 use crate::netlink::nfnetlink::Connection;
 use crate::netlink::route_lookup;
-use crate::policy::Port;
 use crate::trace::events::Event;
-use crate::trace::path;
 use crate::trace::path::Road;
 use crate::trace::syn::{Syn, datagram};
 use crate::trace::trace_table::{Protocol, Snare};
-use crate::trace::{Pinned, Token, base_chains, follow, iptables_legacy};
+use crate::trace::{Pinned, Token, base_chains, follow, iptables_legacy, path};
 use anyhow::{Context as _, anyhow, bail};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, sendto,

@@ -2,14 +2,13 @@
 
 use super::driver::Action;
 use super::rule_text::rule_text;
+use crate::model::Port;
 use crate::netlink::nfnetlink::Connection;
-use crate::policy::Port;
 use crate::trace::base_chains::Base;
 use crate::trace::events::{Event, Place, Step, Verdict};
-use crate::trace::iptables_legacy;
 use crate::trace::iptables_legacy::LegacyRule;
-use crate::trace::trace_table;
 use crate::trace::trace_table::Mark;
+use crate::trace::{iptables_legacy, trace_table};
 use nix::errno::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

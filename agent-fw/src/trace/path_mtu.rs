@@ -3,14 +3,13 @@
 
 use super::icmp::TooBig;
 use super::tap::Tap;
+use crate::model::MacAddr;
 use crate::netlink::conntrack::{State, Tracked};
 use crate::netlink::nfnetlink::Connection;
 use crate::netlink::route_lookup;
-use crate::policy::MacAddr;
-use crate::trace::path;
 use crate::trace::path::Road;
 use crate::trace::trace_table::{Protocol, Quarry, Snare};
-use crate::trace::{Case, Syn, Token, base_chains, driver, send_and_follow};
+use crate::trace::{Case, Syn, Token, base_chains, driver, path, send_and_follow};
 use anyhow::Context as _;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

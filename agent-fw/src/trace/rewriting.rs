@@ -1,10 +1,10 @@
 //! What gives packets the agent's port behind a program on the interface, which has let them pass:
 //! rules that change the port, the load balancer IPVS, and what packets are unpacked from.
 
+use crate::model::{Port, RangeSet};
 use crate::netlink::message;
 use crate::netlink::message::attributes;
 use crate::netlink::nfnetlink::{find, number, text};
-use crate::policy::{Port, RangeSet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -247,7 +247,7 @@ fn address(value: &[u8]) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Range;
+    use crate::model::Range;
 
     fn with<T>(ask: impl FnOnce(&Rewriting<'_>) -> T) -> T {
         let ports = Range::single(Port::AGENT).into();

@@ -1,6 +1,6 @@
 //! The packet that is sent on its way: the first segment of a TCP connection, in an Ethernet frame.
 
-use crate::policy::{MacAddr, Port};
+use crate::model::{MacAddr, Port};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A TCP SYN.

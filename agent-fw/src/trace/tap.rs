@@ -4,10 +4,9 @@
 //! however it ends.
 #![allow(unsafe_code, reason = "the device is asked for by an ioctl")]
 
-use crate::netlink::link;
-use crate::netlink::message;
+use crate::model::MacAddr;
 use crate::netlink::message::attribute;
-use crate::policy::MacAddr;
+use crate::netlink::{link, message};
 use anyhow::{Context as _, anyhow};
 use nix::errno::Errno;
 use std::fs::{File, OpenOptions};

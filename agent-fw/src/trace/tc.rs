@@ -1,10 +1,9 @@
 //! Programs and filters at an interface's tc hook, which may end a packet before nf_tables sees it.
 
 use super::driver::{self, TcAction};
-use crate::netlink::bpf;
 use crate::netlink::bpf::Program;
 use crate::netlink::link::Interface;
-use crate::netlink::tc;
+use crate::netlink::{bpf, tc};
 
 /// What at the interface's entrance may have ended the frame, in words: first what does so when it
 /// is run on it, and if nothing does, everything that is there.

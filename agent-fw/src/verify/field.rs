@@ -2,8 +2,8 @@
 
 use super::region::{Condition, ETHERNET, NO, Number, YES, only, truth};
 use super::table::Members;
+use crate::model::{AddressSet, MacAddr, Port, Range, RangeSet};
 use crate::nft::{Comparison, Key, MetaKey, Payload, PayloadBase};
-use crate::policy::{AddressSet, MacAddr, Port, Range, RangeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 

@@ -16,8 +16,8 @@ pub use program::programs;
 pub use region::{Block, Number, Sample, Sender};
 pub use table::{Effect, effect};
 
+use crate::model::{Policy, Range, RangeSet, Verdict};
 use crate::netlink::link::Interface;
-use crate::policy::{Policy, Range, RangeSet, Verdict};
 use region::{Condition, ETHERNET, NO, difference, only, refused};
 
 /// What the kernel does with packets, by all that agent-fw has put there.

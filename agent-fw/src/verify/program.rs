@@ -4,9 +4,9 @@
 use super::Program;
 use super::region::{Block, Condition, ETHERNET, LOCAL, Number, TCP, difference, only};
 use super::table::Effect;
+use crate::model::{AddressSet, MacAddr, Port, Range, RangeSet};
 use crate::netlink::bpf;
 use crate::netlink::surroundings::Surroundings;
-use crate::policy::{AddressSet, MacAddr, Port, Range, RangeSet};
 use crate::xdp::{self, Attachment, OBJECT};
 use agent_fw_ebpf::{
     Config, Contents, Decisions, Label, Mac, OwnFrames, SECTIONS, load_program, read_table,

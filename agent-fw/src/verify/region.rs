@@ -1,6 +1,6 @@
 //! Sets of packets: what is dropped, as products of sets of what a policy looks at.
 
-use crate::policy::{
+use crate::model::{
     AddressSet, MacAddr, MacMatch, Ordinal, Packet, Policy, Port, Range, RangeSet, Transport,
     Verdict,
 };

@@ -5,11 +5,11 @@
 
 use super::field::{Field, Test};
 use super::region::{Block, Condition, LOCAL, NO, only, united};
+use crate::model::{MacAddr, Port, RangeSet};
 use crate::nft::{
     BaseChain, Comparison, Elements, Expression, ForeignBase, Hook, Instruction, Key,
     LATE_PRIORITY, Live, Program,
 };
-use crate::policy::{MacAddr, Port, RangeSet};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Chains that call each other go no deeper in the kernel.

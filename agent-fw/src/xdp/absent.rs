@@ -9,9 +9,9 @@ pub use alone::{Objection, objections};
 pub use state::{Admitted, Attachment, Counters, Hook, OfInterface, Refusal};
 
 use crate::configuration::XdpMode;
+use crate::model::PolicyHash;
+use crate::model::rule::Lowered;
 use crate::netlink::link::Interface;
-use crate::policy::PolicyHash;
-use crate::rule::Lowered;
 
 /// This agent-fw has no XDP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

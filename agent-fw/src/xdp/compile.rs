@@ -1,7 +1,7 @@
 //! From a policy to the plan of an XDP program's tables: pure, and the same on every machine.
 
-use crate::policy::{Admission, Ledger, MacAddr, MacMatch, Ordinal, Others, Range, RangeMap};
-use crate::rule::Lowered;
+use crate::model::rule::Lowered;
+use crate::model::{Admission, Ledger, MacAddr, MacMatch, Ordinal, Others, Range, RangeMap};
 use crate::xdp::counter_ids::{Numbering, Words};
 use agent_fw_ebpf::table;
 use agent_fw_ebpf::{Label as Number, Mac, Plan};

@@ -1,6 +1,6 @@
 //! The numbers under which the kernel counts admitted packets, kept from one policy to the next.
 
-use crate::policy::{Label, MacMatch};
+use crate::model::{Label, MacMatch};
 use agent_fw_ebpf::Label as Number;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;

@@ -4,9 +4,9 @@
 
 use super::error::XdpError;
 use super::hook;
+use crate::model::PolicyHash;
 use crate::netlink::bpf::Link;
 use crate::netlink::{link, tc};
-use crate::policy::PolicyHash;
 use crate::system::namespace;
 use aya::maps::MapData;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};

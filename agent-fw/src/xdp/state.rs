@@ -1,8 +1,8 @@
 //! What is attached, and what it has counted.
 
 use crate::configuration::XdpMode;
+use crate::model::PolicyHash;
 use crate::netlink::link::{Interface, XdpPlace};
-use crate::policy::PolicyHash;
 use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};

@@ -2,9 +2,9 @@
 
 use super::random::{LOCAL, OTHERS, PORTS, REMOTE, local, mac, remote, small};
 use crate::chance::Chance;
-use agent_fw::firewall::{Datagram, ICMP, ICMPV6, Packet, Payload, TCP, Transport, UDP};
-use agent_fw::policy::{MacAddr, Port};
-use agent_fw::rule::Direction;
+use agent_fw::model::firewall::{Datagram, ICMP, ICMPV6, Packet, Payload, TCP, Transport, UDP};
+use agent_fw::model::rule::Direction;
+use agent_fw::model::{MacAddr, Port};
 use agent_fw_lab::packet::{self, Ethernet, Ipv4, Ipv6, Raw, Tcp, TcpFlags, Udp, checksum};
 use std::net::IpAddr;
 

@@ -1,12 +1,12 @@
 //! Random firewall policies and packets of a small world, in which they meet often.
 
 use crate::chance::Chance;
-use agent_fw::firewall::TCP;
-use agent_fw::policy::{AddressRange, Label, MacAddr, Port, Range, RangeSet};
-use agent_fw::rule::{
+use agent_fw::model::firewall::TCP;
+use agent_fw::model::rule::{
     Action, Addresses, Direction, Endpoint, FrameType, Icmp, Match, Priority, Protocol, Rule,
     TcpFlags,
 };
+use agent_fw::model::{AddressRange, Label, MacAddr, Port, Range, RangeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Hosts behind the peer, by number.

@@ -2,7 +2,7 @@
 
 use super::check::{Check, Health};
 use crate::configuration::{Configuration, Mode};
-use crate::policy::Port;
+use crate::model::Port;
 use crate::system::ds_agent;
 use std::path::Path;
 

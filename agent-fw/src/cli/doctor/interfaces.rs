@@ -3,9 +3,8 @@
 use super::check::{Check, Health};
 use crate::cli::outcome::Result;
 use crate::configuration::Configuration;
-use crate::netlink::ethtool;
-use crate::netlink::link;
 use crate::netlink::link::Interface;
+use crate::netlink::{ethtool, link};
 use crate::trace;
 use std::collections::BTreeSet;
 use std::path::Path;

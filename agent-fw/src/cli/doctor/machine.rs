@@ -2,8 +2,8 @@
 
 use super::check::{Check, Health};
 use crate::configuration::Compiled;
-use crate::policy::Label;
-use crate::source::OVERRIDES;
+use crate::input::OVERRIDES;
+use crate::model::Label;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use std::net::ToSocketAddrs as _;
 use std::path::Path;

@@ -3,7 +3,7 @@
 use super::check::{Check, Health};
 use crate::cli::own_packets::OwnPackets;
 use crate::cli::road;
-use crate::policy::Port;
+use crate::model::Port;
 use crate::trace::{Conclusion, Outbound, Road};
 
 /// What this host's own rules do with what the agent sends to the outside.

@@ -4,7 +4,7 @@ use super::check::{Check, Health};
 use crate::cli::own_packets::OwnPackets;
 use crate::cli::{road, sample};
 use crate::configuration::Compiled;
-use crate::policy::Port;
+use crate::model::Port;
 use crate::trace::{Case, Conclusion, PathMtu, Question};
 use std::net::IpAddr;
 

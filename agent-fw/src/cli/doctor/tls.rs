@@ -2,7 +2,7 @@
 
 use super::check::{Check, Health};
 use crate::cli::own_packets::OwnPackets;
-use crate::policy::Port;
+use crate::model::Port;
 use crate::system::ds_agent;
 use crate::system::tls::{Agreed, NoHandshake, handshake, offers};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -66,7 +66,7 @@ impl Loaded {
                 [10] => Some("ipv6".to_owned()),
                 _ => None,
             },
-            Form::Mac => value.first_chunk().map(|mac| crate::policy::MacAddr(*mac).to_string()),
+            Form::Mac => value.first_chunk().map(|mac| crate::model::MacAddr(*mac).to_string()),
             Form::HostNumber => match value {
                 [a, b] => Some(u16::from_ne_bytes([*a, *b]).to_string()),
                 _ => host_number(value).map(|number| number.to_string()),

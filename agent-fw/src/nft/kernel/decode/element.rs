@@ -6,9 +6,9 @@
     reason = "libnftnl is called directly; its constants have other integer types than its functions"
 )]
 
+use crate::model::{MacAddr, Ordinal, Port, Range};
 use crate::nft::kernel::uapi::INTERVAL_END;
 use crate::nft::table::{Elements, Key};
-use crate::policy::{MacAddr, Ordinal, Port, Range};
 use nftnl_sys as sys;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ptr::NonNull;

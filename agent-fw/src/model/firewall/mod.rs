@@ -1,0 +1,128 @@
+//! A whole firewall policy: all rules of a file, beyond the agent's port.
+//!
+//! [`Firewall::decide`] is the specification. What [`tables`](Firewall::tables) compiles to is
+//! tested against it.
+
+mod counter;
+mod criteria;
+mod packet;
+mod reach;
+mod rule;
+mod shadowing;
+mod space;
+
+pub use criteria::{Criteria, Place, Protocols};
+pub use packet::{Datagram, Flow, ICMP, ICMPV6, Packet, Payload, TCP, Transport, UDP};
+pub use reach::Service;
+pub use rule::{FirewallError, Refusal, Rule};
+pub use shadowing::Idle;
+
+use crate::model::rule::{Action, Direction, Priority};
+
+/// A firewall policy: its rules, in the order in which they are evaluated.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Firewall {
+    rules: Vec<Rule>,
+    /// The direction that is restrictive whatever the rules are.
+    denied: Option<Direction>,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Verdict {
+    /// It passes, and a connection that it opens is not remembered for its answers.
+    Bypass,
+    /// It passes; so do the answers to it.
+    Pass,
+    /// It ends here.
+    Drop,
+}
+
+impl Firewall {
+    /// The policy of these rules, in whatever order they are defined.
+    pub fn new<'r>(
+        rules: impl IntoIterator<Item = &'r crate::model::rule::Rule>,
+    ) -> Result<Self, FirewallError> {
+        let mut rules: Vec<Rule> = rules.into_iter().map(Rule::new).collect::<Result<_, _>>()?;
+        rules.sort_by_key(Rule::rank);
+        Ok(Self { rules, denied: None })
+    }
+
+    /// The same rules where what none of them admits in this direction is dropped, as if there were
+    /// an Allow.
+    #[must_use]
+    pub fn denying(self, direction: Direction) -> Self {
+        Self { denied: Some(direction), ..self }
+    }
+
+    /// The rules, in the order in which they are evaluated.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// What becomes of a packet. This is the specification that the kernel's tables must meet.
+    pub fn decide(&self, packet: &Packet) -> Verdict {
+        // Loopback is never filtered.
+        if packet.loopback {
+            return Verdict::Pass;
+        }
+        let rules = self.rules.iter().filter(|rule| rule.direction == packet.direction);
+        for rule in rules.filter(|rule| rule.criteria.match_packet(packet)) {
+            match rule.action {
+                Action::LogOnly => {}
+                // Allow has state: what fits no connection and opens none is not what it allows.
+                Action::Allow if packet.flow() == Some(Flow::Invalid) => {}
+                Action::Bypass => return Verdict::Bypass,
+                Action::ForceAllow | Action::Allow => return Verdict::Pass,
+                Action::Deny => return Verdict::Drop,
+            }
+        }
+        if self.passes_without_rule(packet) { Verdict::Pass } else { Verdict::Drop }
+    }
+
+    /// What no rule is about passes, unless its direction is restrictive. Even then pass
+    /// `ICMPv6`, which no IPv6 goes without, and answers to what passed with state.
+    fn passes_without_rule(&self, packet: &Packet) -> bool {
+        match &packet.payload {
+            Payload::Arp => !self.restricts_arp(packet.direction),
+            Payload::Ip(datagram) => {
+                !self.restricts(packet.direction)
+                    || datagram.is_icmpv6()
+                    || datagram.flow == Flow::Back { opened_by_bypass: false }
+            }
+        }
+    }
+
+    /// Whether a direction is restrictive: what no rule admits is dropped.
+    pub fn restricts(&self, direction: Direction) -> bool {
+        self.denied == Some(direction) || self.allows(direction).next().is_some()
+    }
+
+    /// Whether a direction is restrictive for ARP. Only a rule that names ARP makes it so: without
+    /// ARP, a host reaches nobody.
+    pub fn restricts_arp(&self, direction: Direction) -> bool {
+        self.allows(direction).any(|rule| rule.criteria.arp)
+    }
+
+    fn allows(&self, direction: Direction) -> impl Iterator<Item = &Rule> {
+        let is_one =
+            move |rule: &&Rule| rule.action == Action::Allow && rule.direction == direction;
+        self.rules.iter().filter(is_one)
+    }
+
+    /// Bypass rules below the highest priority, which one page of the vendor's says there are not.
+    pub fn low_bypasses(&self) -> impl Iterator<Item = &Rule> {
+        let is_low =
+            |rule: &&Rule| rule.action == Action::Bypass && rule.priority != Priority::HIGHEST;
+        self.rules.iter().filter(is_low)
+    }
+}
+
+impl Packet {
+    fn flow(&self) -> Option<Flow> {
+        match &self.payload {
+            Payload::Arp => None,
+            Payload::Ip(datagram) => Some(datagram.flow),
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! From a firewall policy to the tables that enforce it: one for IP, one for ARP where a rule
+//! names it.
+
+use crate::model::MacMatch;
+use crate::model::firewall::{Criteria, Firewall, ICMPV6, Protocols, Rule};
+use crate::model::rule::{Action, Direction};
+use crate::nft::compile::sets::Sets;
+use crate::nft::{
+    self, BaseChain, COMMENT, Chain, ConnectionState, Count, Counter, End, Family, Hook, LOG_BURST,
+    LOG_RATE, Ruleset, Statement, TableName, comment, identifier,
+};
+use std::collections::BTreeSet;
+
+/// Behind connection tracking (-200) and the port that NAT gives an outgoing packet (-100), so that
+/// packets have the addresses and ports that they really go to; before every usual filter (0).
+const PRIORITY: i32 = -10;
+
+/// The chain that a Bypass goes on to where its connections are labelled.
+const BYPASS: &str = "bypass";
+/// The chain that a Deny goes on to where what is dropped is logged.
+const DENY: &str = "deny";
+
+const DIRECTIONS: [Direction; 2] = [Direction::Incoming, Direction::Outgoing];
+
+impl Firewall {
+    /// The tables. With `log`, dropped packets are written to the kernel's log.
+    pub fn tables(&self, log: bool) -> Vec<Ruleset> {
+        let names = if self.rules().iter().any(|rule| rule.criteria.arp) {
+            &[TableName::Firewall, TableName::Arp][..]
+        } else {
+            &[TableName::Firewall]
+        };
+        names.iter().map(|name| Compiler::new(self, *name, log).table()).collect()
+    }
+
+    /// Whether connections that a Bypass lets begin are labelled: where their answers are to be
+    /// told from those of others.
+    pub fn labels(&self) -> bool {
+        let opens =
+            |rule: &Rule| rule.action == Action::Bypass && self.restricts(opposite(rule.direction));
+        self.rules().iter().any(opens)
+    }
+}
+
+const fn opposite(direction: Direction) -> Direction {
+    match direction {
+        Direction::Incoming => Direction::Outgoing,
+        Direction::Outgoing => Direction::Incoming,
+    }
+}
+
+/// A table in the making.
+struct Compiler<'a> {
+    firewall: &'a Firewall,
+    name: TableName,
+    log: bool,
+    counters: Vec<Counter>,
+    sets: Sets,
+}
+
+impl<'a> Compiler<'a> {
+    fn new(firewall: &'a Firewall, name: TableName, log: bool) -> Self {
+        Self { firewall, name, log, counters: Vec::new(), sets: Sets::default() }
+    }
+
+    fn table(mut self) -> Ruleset {
+        let mut chains: Vec<_> = DIRECTIONS.map(|direction| self.base(direction)).into();
+        chains.extend(DIRECTIONS.into_iter().filter_map(|direction| self.refuse(direction)));
+        if self.labels() {
+            let label = [Statement::Connection(ConnectionState::Opens), Statement::LabelConnection];
+            chains.push(chain(BYPASS, vec![rule(label), rule([Statement::Accept])]));
+        }
+        if self.log {
+            chains.push(chain(DENY, vec![log("denied"), rule([Statement::Drop])]));
+        }
+        let Self { name, counters, sets, .. } = self;
+        Ruleset { name, comment: COMMENT.to_owned(), counters, sets: sets.into_sets(), chains }
+    }
+
+    fn is_arp(&self) -> bool {
+        self.name == TableName::Arp
+    }
+
+    fn labels(&self) -> bool {
+        !self.is_arp() && self.firewall.labels()
+    }
+
+    fn restricts(&self, direction: Direction) -> bool {
+        if self.is_arp() {
+            self.firewall.restricts_arp(direction)
+        } else {
+            self.firewall.restricts(direction)
+        }
+    }
+
+    /// The chain that sees all packets of a direction.
+    fn base(&mut self, direction: Direction) -> Chain<nft::Rule> {
+        let hook = match direction {
+            Direction::Incoming => Hook::Input,
+            Direction::Outgoing => Hook::Output,
+        };
+        let mut rules = self.loopback(direction);
+        let firewall = self.firewall;
+        for of in firewall.rules().iter().filter(|rule| rule.direction == direction) {
+            let ways = if self.is_arp() { self.arp(&of.criteria) } else { self.ip(&of.criteria) };
+            if ways.is_empty() || of.criteria.is_empty() {
+                continue;
+            }
+            let actions = self.actions(of);
+            rules.extend(ways.into_iter().map(|way| rule(way.into_iter().chain(actions.clone()))));
+        }
+        if self.restricts(direction) {
+            rules.extend(self.close(direction));
+        }
+        Chain {
+            name: direction.to_string(),
+            base: Some(BaseChain { hook, priority: PRIORITY }),
+            rules,
+        }
+    }
+
+    /// What this host sends to itself is not filtered. What comes in by the loopback interface may
+    /// be somebody else's, sent there by MPLS: it has to be from an address of this host, too.
+    fn loopback(&self, direction: Direction) -> Vec<nft::Rule> {
+        let accepted =
+            |statements: &[Statement]| rule(statements.iter().cloned().chain([Statement::Accept]));
+        match direction {
+            Direction::Outgoing => vec![accepted(&[Statement::ToLoopback])],
+            // ARP goes no further than a link.
+            Direction::Incoming if self.is_arp() => vec![accepted(&[Statement::FromLoopback])],
+            Direction::Incoming => vec![
+                accepted(&[Statement::FromLoopback, Statement::FromThisHost]),
+                accepted(&[
+                    Statement::FromLoopback,
+                    Statement::Is(Family::V6),
+                    Statement::FromLinkLocal,
+                ]),
+            ],
+        }
+    }
+
+    /// What becomes of packets that no rule is about, in a restrictive direction.
+    fn close(&self, direction: Direction) -> Vec<nft::Rule> {
+        let refuse = Statement::Goto(refusal(direction));
+        if self.is_arp() {
+            return vec![rule([refuse])];
+        }
+        let reply = Statement::Connection(ConnectionState::Reply);
+        let bypassed = Statement::Connection(ConnectionState::OpenedByBypass);
+        let icmpv6 = [Statement::Is(Family::V6), Statement::ProtocolIs(ICMPV6), Statement::Accept];
+        let mut rules = vec![rule(icmpv6)];
+        if self.labels() {
+            rules.push(rule([reply.clone(), bypassed, refuse.clone()]));
+        }
+        rules.push(rule([reply, Statement::Accept]));
+        rules.push(rule([refuse]));
+        rules
+    }
+
+    /// The chain that drops what no rule has admitted, in a restrictive direction.
+    fn refuse(&mut self, direction: Direction) -> Option<Chain<nft::Rule>> {
+        if !self.restricts(direction) {
+            return None;
+        }
+        let count = self.count(&refusal(direction), &format!("{direction}, admitted by no rule"));
+        let drop = rule([count, Statement::Drop]);
+        let rules = if self.log { vec![log("refused"), drop] } else { vec![drop] };
+        Some(chain(&refusal(direction), rules))
+    }
+
+    /// What a rule does.
+    fn actions(&mut self, of: &Rule) -> Vec<Statement> {
+        let Rule { name, action, priority, direction, .. } = of;
+        let words = format!("{direction}, priority {priority}, {action}: {name}");
+        let count = self.count(&of.counter_name(), &words);
+        match action {
+            Action::Bypass if self.labels() => vec![count, Statement::Goto(BYPASS.to_owned())],
+            Action::Bypass | Action::ForceAllow => vec![count, Statement::Accept],
+            Action::LogOnly => {
+                let prefix = comment(&format!("agent-fw rule {name}: "));
+                vec![count, limit(), Statement::Log { prefix }]
+            }
+            Action::Deny if self.log => vec![count, Statement::Goto(DENY.to_owned())],
+            Action::Deny => vec![count, Statement::Drop],
+            Action::Allow if self.is_arp() => vec![count, Statement::Accept],
+            Action::Allow => {
+                let valid = Statement::Connection(ConnectionState::Valid);
+                vec![valid, count, Statement::Accept]
+            }
+        }
+    }
+
+    /// A counter of its own, by a name that is free.
+    fn count(&mut self, name: &str, words: &str) -> Statement {
+        let plain = identifier(name);
+        let is_free = |name: &String| self.counters.iter().all(|counter| counter.name != *name);
+        let mut names = (2..).map(|number| format!("{plain}_{number}"));
+        let name = if is_free(&plain) { Some(plain.clone()) } else { names.find(is_free) };
+        let name = name.unwrap_or(plain.clone());
+        let counter =
+            Counter { name: name.clone(), comment: comment(words), count: Count::default() };
+        self.counters.push(counter);
+        Statement::Count(name)
+    }
+
+    /// The conditions under which an ARP frame is meant; none if it never is.
+    fn arp(&mut self, criteria: &Criteria) -> Vec<Vec<Statement>> {
+        if criteria.arp { vec![self.macs(criteria)] } else { vec![] }
+    }
+
+    /// The conditions under which an IP packet is meant: any of these, each of them all together.
+    fn ip(&mut self, criteria: &Criteria) -> Vec<Vec<Statement>> {
+        let mut ways = Vec::new();
+        for family in families(criteria) {
+            let mut place = Vec::new();
+            if let Some(family) = family {
+                place.push(Statement::Is(family));
+                place.extend(self.addresses(criteria, family));
+            }
+            place.extend(self.macs(criteria));
+            for mut protocol in protocols(criteria, family) {
+                protocol.extend(self.transport(criteria));
+                ways.push(place.iter().cloned().chain(protocol).collect());
+            }
+        }
+        ways
+    }
+
+    fn addresses(&mut self, criteria: &Criteria, family: Family) -> Vec<Statement> {
+        let ends = [(End::Source, &criteria.source), (End::Destination, &criteria.destination)];
+        let named = ends.map(|(end, place)| self.sets.addresses(end, family, &place.addresses));
+        named.into_iter().flatten().collect()
+    }
+
+    fn macs(&mut self, criteria: &Criteria) -> Vec<Statement> {
+        let ends = [(End::Source, &criteria.source), (End::Destination, &criteria.destination)];
+        let named = ends.map(|(end, place)| match &place.macs {
+            MacMatch::Any => None,
+            MacMatch::Only(macs) => Some(self.sets.macs(end, macs)),
+        });
+        named.into_iter().flatten().collect()
+    }
+
+    fn transport(&mut self, criteria: &Criteria) -> Vec<Statement> {
+        let ends = [(End::Source, &criteria.source), (End::Destination, &criteria.destination)];
+        let has_both = ends.iter().all(|(_, place)| place.ports.is_some());
+        let ports = ends.map(|(end, place)| {
+            let ports = place.ports.as_ref()?;
+            // Of two comparisons side by side, `nft -f` makes one: the text would give the kernel
+            // another table.
+            let is_looked_up = has_both && end == End::Source;
+            let port = if is_looked_up { Sets::port_set } else { Sets::ports };
+            Some(port(&mut self.sets, end, ports))
+        });
+        let flags = criteria.tcp_flags.map(|flags| Statement::TcpFlags {
+            mask: flags.mask,
+            value: flags.value,
+            not: flags.not,
+        });
+        let icmp = criteria.icmp.map(|icmp| {
+            let bytes = std::iter::once(icmp.kind).chain(icmp.code).collect();
+            Statement::IcmpHeader { bytes, not: icmp.not }
+        });
+        ports.into_iter().chain([flags, icmp]).flatten().collect()
+    }
+}
+
+/// The versions of IP that a rule has to be written for; `None` for both at once.
+fn families(criteria: &Criteria) -> Vec<Option<Family>> {
+    let is_plain = criteria.source.addresses.is_all()
+        && criteria.destination.addresses.is_all()
+        && !(criteria.spares_icmpv6 && criteria.protocols.contains(ICMPV6));
+    if is_plain {
+        return vec![None];
+    }
+    let about = [Family::V4, Family::V6].into_iter().filter(|family| criteria.is_about(*family));
+    about.map(Some).collect()
+}
+
+/// The conditions on the protocol: any of these, each of them all together.
+fn protocols(criteria: &Criteria, family: Option<Family>) -> Vec<Vec<Statement>> {
+    match &criteria.protocols {
+        Protocols::Only(numbers) => {
+            numbers.iter().map(|number| vec![Statement::ProtocolIs(*number)]).collect()
+        }
+        Protocols::AllBut(numbers) => {
+            let mut numbers: BTreeSet<u8> = numbers.clone();
+            if criteria.spares_icmpv6 && family == Some(Family::V6) {
+                numbers.insert(ICMPV6);
+            }
+            vec![numbers.into_iter().map(Statement::ProtocolIsNot).collect()]
+        }
+    }
+}
+
+fn refusal(direction: Direction) -> String {
+    format!("refused_{direction}")
+}
+
+fn rule(statements: impl IntoIterator<Item = Statement>) -> nft::Rule {
+    nft::Rule::new(statements)
+}
+
+fn chain(name: &str, rules: Vec<nft::Rule>) -> Chain<nft::Rule> {
+    Chain { name: name.to_owned(), base: None, rules }
+}
+
+fn limit() -> Statement {
+    Statement::Limit { rate: LOG_RATE, burst: LOG_BURST }
+}
+
+/// Writes some of the packets that come so far to the log.
+fn log(what: &str) -> nft::Rule {
+    rule([limit(), Statement::Log { prefix: format!("agent-fw {what}: ") }])
+}

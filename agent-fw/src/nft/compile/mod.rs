@@ -1,0 +1,6 @@
+//! From policies to tables: the agent's port, and a whole firewall policy.
+
+pub(crate) mod agent_port;
+mod firewall;
+mod sets;
+pub(crate) mod source_tree;
