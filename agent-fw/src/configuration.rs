@@ -1,13 +1,11 @@
 //! What the user wants, as flags say it and `policy.toml` keeps it.
 
 mod beyond;
-mod choice;
 mod file;
 
-pub use choice::{Backend, Mode, XdpMode};
-pub(crate) use file::digest;
 pub use file::{is_edited, is_written};
 
+use crate::input::options::{Backend, Mode, XdpMode};
 use crate::input::outbound::{Destination, Outbound};
 use crate::input::rule_file::{Written, read_rules};
 use crate::input::{Catalogue, ListFile, Lists, MacSource, Notice, Source, resolve, resolve_macs};

@@ -2,9 +2,9 @@
 
 use super::report;
 use super::status::Findings;
-use crate::configuration::Mode;
 use crate::engine::kernel_state::KernelState;
 use crate::engine::last_seen::{Contact, Counted, Heartbeat, Stretch};
+use crate::input::options::Mode;
 use crate::nft::{LEFT, REFUSED, REFUSED_EARLY};
 use crate::xdp::Counters;
 use serde_json::{Value, json};

@@ -3,9 +3,9 @@
 use super::outcome::{Failure, Outcome, Result};
 use super::report::{self, say, wrapped};
 use super::security_group::{aws, terraform};
-use crate::configuration::Mode;
 use crate::engine::policy::catalogue;
 use crate::input::connectivity::{Addresses, CAVEAT, Connectivity, Flow, Role};
+use crate::input::options::Mode;
 use crate::model::Port;
 use anyhow::{Context as _, anyhow};
 use serde_json::json;

@@ -1,8 +1,9 @@
 //! How agent-fw speaks: messages of at most 80 columns, colour only where a terminal shows it.
 
-use crate::configuration::{Backend, Compiled, Configuration};
+use crate::configuration::{Compiled, Configuration};
 use crate::engine::judge::NotClosed;
 use crate::engine::kernel_state::Remedy;
+use crate::input::options::Backend;
 use crate::input::outbound::Outbound;
 use crate::input::{Notice, Source};
 use crate::model::rule::{Addresses, Lowered, Match};

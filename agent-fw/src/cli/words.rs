@@ -2,10 +2,12 @@
 
 use super::outcome::{Failure, Result};
 use super::report;
-use crate::configuration::{Backend, Compiled, Configuration, Mode, XdpMode, digest};
+use crate::configuration::{Compiled, Configuration};
 use crate::engine::policy;
+use crate::input::options::{Backend, Mode, XdpMode};
 use crate::input::outbound::Outbound;
 use crate::input::{ListFile, Lists, Source};
+use crate::model::digest;
 use crate::model::{Others, Port};
 use crate::system;
 use anyhow::{Context as _, anyhow};

@@ -1,8 +1,9 @@
 //! What is enforced beyond who reaches the agent's port: as rules of a firewall policy, in tables of
 //! their own.
 
-use super::{Configuration, Mode};
+use crate::configuration::Configuration;
 use crate::input::connectivity::{CAVEAT, Role};
+use crate::input::options::Mode;
 use crate::input::outbound::{Destination, Outbound, Places};
 use crate::input::{Catalogue, Lists, Notice, outbound, resolve};
 use crate::model::firewall::Firewall;

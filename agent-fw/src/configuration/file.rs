@@ -1,9 +1,10 @@
 //! `policy.toml`: the configuration as a file that people read and change.
 
-use super::{Configuration, Mode};
+use crate::configuration::Configuration;
 use crate::input::ListFile;
+use crate::input::options::Mode;
+use crate::model::digest;
 use anyhow::{Context as _, bail};
-use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
 
 /// The line of `policy.toml` by which a change by hand is recognised.
@@ -137,14 +138,6 @@ const CONSENT: &str = "trust_file_modes = ";
 /// Whether agent-fw has written a `policy.toml`, and its last line is there.
 pub fn is_written(text: &str) -> bool {
     text.lines().any(|line| line.starts_with(DIGEST))
-}
-
-/// A short digest of a text, in hexadecimal.
-pub(crate) fn digest(text: &str) -> String {
-    Sha256::digest(text)[..8].iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 /// Whether a `policy.toml` is no longer as agent-fw wrote it.

@@ -3,7 +3,7 @@
 
 use super::enforce::{EnforceError, Plan, enforce};
 use super::host::{Host, ProgramSpec, policy_path};
-use crate::configuration::XdpMode;
+use crate::input::options::XdpMode;
 use crate::model::rule::{Lowered, hidden_rule, lower};
 use crate::model::{Others, PolicyHash, Port};
 use crate::netlink::link::Interface;

@@ -2,7 +2,7 @@
 //! plans and of undo have some in memory.
 
 use super::policy;
-use crate::configuration::XdpMode;
+use crate::input::options::XdpMode;
 use crate::model::rule::Lowered;
 use crate::netlink::link::Interface;
 use crate::nft::{Image, Live, NetlinkError, Nftables, TableName, differences};

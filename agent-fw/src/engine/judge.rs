@@ -3,7 +3,8 @@
 
 use super::kernel_state::KernelState;
 use super::plan::interfaces_of;
-use crate::configuration::{Backend, Compiled, Configuration};
+use crate::configuration::{Compiled, Configuration};
+use crate::input::options::Backend;
 use crate::model::Others;
 use crate::netlink::link;
 use crate::netlink::link::Interface;

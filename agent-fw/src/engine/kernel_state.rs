@@ -2,7 +2,8 @@
 
 use super::interfaces::Found;
 use super::plan::{interfaces_of, missing_interfaces, objections_of};
-use crate::configuration::{Compiled, Configuration, XdpMode};
+use crate::configuration::{Compiled, Configuration};
+use crate::input::options::XdpMode;
 use crate::model::PolicyHash;
 use crate::netlink::link;
 use crate::netlink::link::Interface;

@@ -2,8 +2,9 @@
 
 use crate::model::firewall::{TCP, UDP};
 use crate::model::{AddressSet, MacAddr};
+use crate::netlink::address;
+use crate::system::sockets;
 use crate::system::sockets::{Protocol, Socket};
-use crate::system::{address, sockets};
 use crate::trace;
 use crate::trace::{Entry, Memory, Opener, Tracking};
 use anyhow::Context as _;

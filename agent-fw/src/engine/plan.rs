@@ -3,7 +3,8 @@
 use super::enforce::Plan;
 use super::host::ProgramSpec;
 use super::interfaces::{self, Found};
-use crate::configuration::{Backend, Compiled, Configuration};
+use crate::configuration::{Compiled, Configuration};
+use crate::input::options::Backend;
 use crate::netlink::surroundings::Surroundings;
 use crate::xdp::{self, Objection};
 use anyhow::bail;

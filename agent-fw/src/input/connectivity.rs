@@ -1,7 +1,7 @@
 //! Who must reach whom in a deployment, with a region's addresses and host names filled in.
 
-use crate::configuration::Mode;
 use crate::input::Region;
+use crate::input::options::Mode;
 use anyhow::Context as _;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};

@@ -5,6 +5,7 @@ mod item;
 mod list;
 mod mac;
 mod notice;
+pub mod options;
 pub mod outbound;
 mod region;
 mod region_check;

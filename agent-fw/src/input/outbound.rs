@@ -1,7 +1,7 @@
 //! What a host has to reach for its agent, and the rules that keep it open.
 
-use crate::configuration::Mode;
 use crate::input::connectivity::{Addresses as Whose, CAVEAT, Connectivity, Flow, Role};
+use crate::input::options::Mode;
 use crate::input::{Source, SourceError};
 use crate::model::firewall::{Datagram, Firewall, Packet, Payload, Transport, Verdict};
 use crate::model::rule::{

@@ -11,10 +11,11 @@ mod policy_hash;
 mod range;
 pub mod rule;
 
-pub use address::{AddressRange, AddressSet, MacAddr, MacAddrError, MacMatch, Notation};
+pub use address::{AddressRange, AddressSet, Family, MacAddr, MacAddrError, MacMatch, Notation};
 pub use origin::{Label, LabelIndex, Ledger, RangeMap};
 pub use packet::{Packet, Port, Transport};
 pub use policy_hash::PolicyHash;
+pub(crate) use policy_hash::digest;
 pub use range::{Ordinal, Range, RangeSet};
 
 use serde::{Deserialize, Serialize};

@@ -2,7 +2,7 @@
 
 use super::{MacMatch, Others, Policy, Range, RangeSet};
 use sha2::{Digest, Sha256};
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
 /// The first 128 bits of a SHA-256 over a policy's canonical form.
@@ -99,6 +99,14 @@ fn edges<T: super::Ordinal, const N: usize>(
     bytes: impl Fn(T) -> [u8; N],
 ) -> ([u8; N], [u8; N]) {
     (bytes(range.first()), bytes(range.last()))
+}
+
+/// A short digest of a text, in hexadecimal.
+pub(crate) fn digest(text: &str) -> String {
+    Sha256::digest(text)[..8].iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 #[cfg(test)]

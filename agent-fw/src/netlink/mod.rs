@@ -1,6 +1,7 @@
 //! The kernel's doors: netlink's sockets for interfaces, routes, traffic control, nf_tables and tracked
 //! connections, and `bpf(2)`. What goes through them is values.
 
+pub(crate) mod address;
 pub mod bpf;
 pub(crate) mod conntrack;
 pub mod ethtool;

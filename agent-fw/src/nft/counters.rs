@@ -48,7 +48,7 @@ impl LabelCounters {
         for label in ledger.labels() {
             let mut name = counter_name(label);
             if labels.counters.iter().any(|counter| counter.name == name) {
-                name = format!("{name}_{}", &crate::configuration::digest(&label.to_string())[..8]);
+                name = format!("{name}_{}", &crate::model::digest(&label.to_string())[..8]);
             }
             labels.counters.push(counter(&name, &comment(&label.to_string())));
             labels.index.push(labels.counters.len() - 1);

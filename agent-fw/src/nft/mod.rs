@@ -12,6 +12,7 @@ mod table;
 mod table_name;
 mod text;
 
+pub use crate::nft::statement::{ConnectionState, End, OPENED_BY_BYPASS, Rule, Statement};
 pub(crate) use compile::agent_port::{COMMENT, LOG_BURST};
 pub use compile::agent_port::{Extras, LOG_RATE, Ruleset};
 pub use counters::{LEFT, REFUSED, REFUSED_EARLY, counter_name};
@@ -21,7 +22,6 @@ pub use expression::{CtKey, Expression, MetaKey, Payload, PayloadBase, Program};
 pub use foreign::{Comparison, Foreign, ForeignBase, ForeignRule, Instruction};
 pub use kernel::{Cover, Generation, Hold, Live, NetlinkError, Nftables, Rest, Tenure};
 pub use stamp::Stamp;
-pub use statement::{ConnectionState, End, Family, OPENED_BY_BYPASS, Rule, Statement};
 pub use table::{BaseChain, Chain, Count, Counter, Elements, Hook, Image, Key, Set, Table};
 pub use table_name::TableName;
 pub use text::Document;

@@ -4,7 +4,7 @@
 mod instruction;
 
 use super::expression::Program;
-use crate::model::{MacAddr, Port};
+use crate::model::{Family, MacAddr, Port};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -45,15 +45,6 @@ impl fmt::Display for Rule {
         }
         Ok(())
     }
-}
-
-/// A version of IP.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
 }
 
 /// A condition or an action.
@@ -183,24 +174,6 @@ impl End {
             Self::Source => 's',
             Self::Destination => 'd',
         }
-    }
-}
-
-impl Family {
-    const fn header(self) -> &'static str {
-        match self {
-            Self::V4 => "ip",
-            Self::V6 => "ip6",
-        }
-    }
-}
-
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V4 => "ipv4",
-            Self::V6 => "ipv6",
-        })
     }
 }
 

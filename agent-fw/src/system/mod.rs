@@ -1,6 +1,5 @@
 //! This host, apart from its packets: files, locks, privileges, the boot unit.
 
-pub(crate) mod address;
 pub mod awaited_interfaces;
 pub mod ds_agent;
 pub mod file;

@@ -8,7 +8,7 @@ mod state;
 pub use alone::{Objection, objections};
 pub use state::{Admitted, Attachment, Counters, Hook, OfInterface, Refusal};
 
-use crate::configuration::XdpMode;
+use crate::input::options::XdpMode;
 use crate::model::PolicyHash;
 use crate::model::rule::Lowered;
 use crate::netlink::link::Interface;

@@ -12,7 +12,7 @@ use super::pin::{self, Enforced, MapName, Pin};
 use super::program::Programs;
 use super::state::{Attachment, Hook};
 use super::unpinned::{self, XDP};
-use crate::configuration::XdpMode;
+use crate::input::options::XdpMode;
 use crate::model::PolicyHash;
 use crate::model::rule::Lowered;
 use crate::netlink::link;

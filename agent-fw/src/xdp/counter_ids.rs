@@ -21,7 +21,7 @@ impl Words {
             MacMatch::Any => None,
             MacMatch::Only(set) => {
                 let text: Vec<String> = set.ranges().iter().map(ToString::to_string).collect();
-                Some(crate::configuration::digest(&text.join(" ")))
+                Some(crate::model::digest(&text.join(" ")))
             }
         };
         Self { label: label.to_string(), macs }

@@ -5,7 +5,7 @@ use super::error::{Obstacle, XdpError, errno};
 use super::pin::{Pin, failed};
 use super::program::Programs;
 use super::state::{Hook, mode_of, place_of};
-use crate::configuration::XdpMode;
+use crate::input::options::XdpMode;
 use crate::netlink::bpf::Link;
 use crate::netlink::link::{AttachedXdp, Interface};
 use crate::netlink::tc::{Filter, HANDLE, PRIORITY};

@@ -1,6 +1,6 @@
 //! What is attached, and what it has counted.
 
-use crate::configuration::XdpMode;
+use crate::input::options::XdpMode;
 use crate::model::PolicyHash;
 use crate::netlink::link::{Interface, XdpPlace};
 use std::fmt;

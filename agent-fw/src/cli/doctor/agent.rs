@@ -1,7 +1,8 @@
 //! The agent on this host: its process, its port, the rules that it adds.
 
 use super::check::{Check, Health};
-use crate::configuration::{Configuration, Mode};
+use crate::configuration::Configuration;
+use crate::input::options::Mode;
 use crate::model::Port;
 use crate::system::ds_agent;
 use std::path::Path;

@@ -1,9 +1,9 @@
 //! What a rule matches, field by field.
 
 use super::packet::{Datagram, Packet, Payload, Transport};
+use crate::model::Family;
 use crate::model::rule::{Icmp, TcpFlags};
 use crate::model::{AddressSet, MacMatch, Port, RangeSet};
-use crate::nft::Family;
 use std::collections::BTreeSet;
 
 /// What a rule matches.

@@ -3,7 +3,6 @@
 //! [`Firewall::decide`] is the specification. What [`tables`](Firewall::tables) compiles to is
 //! tested against it.
 
-mod counter;
 mod criteria;
 mod packet;
 mod reach;

@@ -3,9 +3,9 @@
 use super::packet::TCP;
 use super::space::{Block, Kind};
 use super::{Firewall, Rule, Verdict};
+use crate::model::Family;
 use crate::model::rule::{Action, Direction};
 use crate::model::{AddressSet, Port};
-use crate::nft::Family;
 
 /// A port of this host, at some of its addresses.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -3,9 +3,9 @@
 
 use super::criteria::{Criteria, Place, Protocols, match_flags};
 use super::packet::ICMPV6;
+use crate::model::Family;
 use crate::model::rule::Icmp;
 use crate::model::{AddressSet, MacMatch, Ordinal, Port, Range, RangeSet};
-use crate::nft::Family;
 use std::collections::BTreeSet;
 
 /// Of a set of what is in a field, the numbers.

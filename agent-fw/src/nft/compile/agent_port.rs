@@ -1,11 +1,12 @@
 //! From a policy to an nftables ruleset.
 
+use crate::model::Family;
 use crate::model::rule::Lowered;
 use crate::model::{Others, Policy};
 use crate::nft::compile::source_tree::{Sources, Stage};
 use crate::nft::counters::{LEFT, LabelCounters, REFUSED, REFUSED_EARLY};
 use crate::nft::stamp::Stamp;
-use crate::nft::statement::{End, Family, Rule, Statement};
+use crate::nft::statement::{End, Rule, Statement};
 use crate::nft::table::{BaseChain, Chain, Elements, Hook, Key, Set, Table};
 use crate::nft::{GATE_PRIORITY, Image, LATE_PRIORITY, TableName, counters};
 

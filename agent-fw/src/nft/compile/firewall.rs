@@ -1,13 +1,15 @@
 //! From a firewall policy to the tables that enforce it: one for IP, one for ARP where a rule
 //! names it.
 
+use crate::model::Family;
 use crate::model::MacMatch;
 use crate::model::firewall::{Criteria, Firewall, ICMPV6, Protocols, Rule};
 use crate::model::rule::{Action, Direction};
+use crate::nft;
 use crate::nft::compile::sets::Sets;
 use crate::nft::{
-    self, BaseChain, COMMENT, Chain, ConnectionState, Count, Counter, End, Family, Hook, LOG_BURST,
-    LOG_RATE, Ruleset, Statement, TableName, comment, identifier,
+    BaseChain, COMMENT, Chain, ConnectionState, Count, Counter, End, Hook, LOG_BURST, LOG_RATE,
+    Ruleset, Statement, TableName, comment, identifier,
 };
 use std::collections::BTreeSet;
 

@@ -2,5 +2,6 @@
 
 pub(crate) mod agent_port;
 mod firewall;
+mod rule_counter;
 mod sets;
 pub(crate) mod source_tree;

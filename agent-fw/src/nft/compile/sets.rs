@@ -1,8 +1,9 @@
 //! The sets that rules look into: one value is compared with, several are looked up in a set that
 //! all rules share which name the same.
 
+use crate::model::Family;
 use crate::model::{AddressSet, MacAddr, Ordinal, Port, RangeSet};
-use crate::nft::{Elements, End, Family, Set, Statement};
+use crate::nft::{Elements, End, Set, Statement};
 use std::net::IpAddr;
 
 /// Sets in the making.

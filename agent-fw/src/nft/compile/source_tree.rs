@@ -5,9 +5,10 @@
 //! there finds nothing and is dropped; the elements of a replaced *set* stay until the last packet
 //! has left it. So counters are named by rules, and the tree is made of comparisons.
 
+use crate::model::Family;
 use crate::model::{Admission, Ledger, MacMatch, Ordinal, Range, RangeMap, RangeSet};
 use crate::nft::counters::LabelCounters;
-use crate::nft::statement::{Family, Rule, Statement};
+use crate::nft::statement::{Rule, Statement};
 use crate::nft::table::{Chain, Elements, Set};
 use std::net::IpAddr;
 

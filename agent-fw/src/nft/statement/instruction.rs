@@ -1,7 +1,8 @@
 //! The kernel's instructions for statements.
 
-use super::{ConnectionState, End, Family, OPENED_BY_BYPASS, Statement};
+use crate::model::Family;
 use crate::nft::expression::{CtKey, Expression, MetaKey, Payload, PayloadBase};
+use crate::nft::statement::{ConnectionState, End, OPENED_BY_BYPASS, Statement};
 use std::net::IpAddr;
 
 /// `NF_CT_STATE_INVALID_BIT` and `IPS_CONFIRMED` of linux/netfilter/nf_conntrack_common.h.

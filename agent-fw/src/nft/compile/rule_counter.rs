@@ -1,6 +1,6 @@
 //! The counters of rules: by a name that is the rule's own, whatever stands before or behind it.
 
-use super::{Firewall, Rule};
+use crate::model::firewall::{Firewall, Rule};
 use crate::nft::identifier;
 use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
@@ -26,7 +26,7 @@ impl Rule {
 impl Firewall {
     /// The rule that has the counter of this name.
     pub fn rule_of_counter(&self, counter: &str) -> Option<&Rule> {
-        self.rules.iter().find(|rule| {
+        self.rules().iter().find(|rule| {
             // Rules that say the same are numbered.
             let rest = counter.strip_prefix(&rule.counter_name());
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
