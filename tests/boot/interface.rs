@@ -25,11 +25,12 @@ pub(crate) fn gets_another_name(host: &mut Host, neighbour: &Neighbour) -> Resul
     has_its_program(host, "lan0").context("renamed")?;
     host.is_closed(neighbour, unlisted).context("renamed")?;
     let link = format!("[Match]\nMACAddress={MACHINE_MAC_TEXT}\n[Link]\nName=lan1\n");
-    host.script(&format!("printf '{link}' > {LINK}"))?;
+    // By itself, udev looks for new files three seconds after it last did.
+    host.script(&format!("printf '{link}' > {LINK}; udevadm control --reload"))?;
     comes_back(host, "lan0", "lan1")?;
     has_its_program(host, "lan1").context("come back by another name")?;
     host.is_closed(neighbour, unlisted).context("come back by another name")?;
-    host.run(&["rm", LINK])?;
+    host.script(&format!("rm {LINK}; udevadm control --reload"))?;
     rename(host, "lan1", "eth0")?;
     has_its_program(host, "eth0").context("by its own name again")?;
     host.is_closed(neighbour, unlisted).context("by its own name again")
