@@ -127,6 +127,25 @@ fn no_layer_uses_one_above_it_or_beside_it() {
 }
 
 #[test]
+fn the_picture_shows_the_layers_from_the_top() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/architecture.md");
+    let page = fs::read_to_string(path).expect("the page");
+    let picture = page.split("```").nth(1).expect("a picture");
+    let shown: Vec<&str> = picture.split_whitespace().skip(1).collect();
+    let layers: Vec<&str> = LAYERS.iter().map(|(name, _)| *name).collect();
+    assert_eq!(shown, layers);
+    // What is on one line does not use each other, and nothing uses what is above it.
+    for line in picture.lines().skip(1) {
+        let line: Vec<&str> = line.split_whitespace().collect();
+        for (name, allowed) in LAYERS.iter().filter(|(name, _)| line.contains(name)) {
+            let place = |of: &str| layers.iter().position(|layer| *layer == of);
+            let is_below = |of: &&str| place(of) > place(name) && !line.contains(of);
+            assert!(allowed.iter().all(|of| is_below(of)), "{name}");
+        }
+    }
+}
+
+#[test]
 fn every_file_is_in_a_layer() {
     let known: BTreeSet<&str> = LAYERS.iter().map(|(of, _)| *of).chain(["lib", "main"]).collect();
     let names = sources().into_iter().map(|(name, _)| name);
