@@ -3,7 +3,7 @@
 use crate::scene::{AGENT, LISTED, PATIENCE, UNLISTED, address, check, from, install, status};
 use crate::tests;
 use agent_fw_lab::{Lab, Listener, Outcome, Peer, agent_fw, connect, feed, output, run};
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use std::net::SocketAddr;
 
 tests![
@@ -15,6 +15,8 @@ tests![
     doctor_names_a_rule_that_hands_other_ports_to_the_agent,
     doctor_names_a_rule_that_changes_sources_behind_the_gate,
     a_program_alone_is_not_called_closed_where_the_port_is_rewritten_behind_it,
+    a_rule_behind_the_last_gate_is_named_wherever_closed_is_shown,
+    a_port_that_is_sent_on_by_way_of_other_chains_is_not_called_closed,
     what_segment_routing_unpacks_is_refused_too,
 ];
 
@@ -212,7 +214,10 @@ fn doctor_names_a_rule_that_changes_sources_behind_the_gate() -> Result<()> {
 }
 
 /// What gives packets the agent's port where only a program on the interface has seen them.
-const REWRITING: [&str; 5] = [
+const REWRITING: [&str; 6] = [
+    // The mark has been in the register of the port.
+    "table ip x { chain p { type nat hook prerouting priority dstnat;
+       meta l4proto tcp meta mark set 5 redirect to :tcp dport map { 8444 : 4118 }\n}\n}",
     "table ip x { chain p { type nat hook prerouting priority dstnat;
        tcp dport 8444 redirect to :4118\n}\n}",
     "table ip x { chain p { type nat hook prerouting priority dstnat;
@@ -289,6 +294,91 @@ fn a_program_alone_is_not_called_closed_where_the_port_is_rewritten_behind_it() 
             ensure!(knock()? == Outcome::Talked, "it is so: {iptables}");
             run(rule("-D"))?;
             ensure!(is_closed()?.0, "{iptables}: {}", is_closed()?.1);
+        }
+        Ok(())
+    })
+}
+
+fn a_rule_behind_the_last_gate_is_named_wherever_closed_is_shown() -> Result<()> {
+    for priority in [2_147_483_645_i32, 2_147_483_646, 2_147_483_647] {
+        Lab::run(|_| {
+            let rules = format!(
+                "table inet last {{ chain input {{ type filter hook input priority {priority};
+                   tcp dport {OTHER} jump rewrite\n}}
+                   chain rewrite {{ tcp dport set {AGENT}\n}}\n}}"
+            );
+            feed(["nft", "-f", "-"], &rules)?;
+            install(&["--allow-from", "region:us-1"])?;
+            let (said, _) = status()?;
+            let why = said["not_closed"].to_string();
+            ensure!(said["closed"] == false && why.contains("behind the last gate"), "{why}");
+            let (health, seen) = check(DETOURS)?;
+            ensure!(health == "bad", "{health}: {seen}");
+            // Before the gate, it changes nothing.
+            run(["nft", "delete", "table", "inet", "last"])?;
+            let before = rules.replace(&priority.to_string(), "2147483644");
+            feed(["nft", "-f", "-"], &before)?;
+            let (said, _) = status()?;
+            ensure!(said["closed"] == true, "{}", said["not_closed"]);
+            Ok(())
+        })
+        .with_context(|| priority.to_string())?;
+    }
+    Ok(())
+}
+
+fn a_port_that_is_sent_on_by_way_of_other_chains_is_not_called_closed() -> Result<()> {
+    Lab::run(|lab| {
+        let (manager, container) = (lab.peer("manager")?, lab.peer("container")?);
+        lab.forward()?;
+        let _published = container.enter(|| Listener::bind(AGENT))??;
+        install(&["--allow-from", "region:us-1"])?;
+        let to = format!("{}:{AGENT}", container.v4());
+        let base = "type nat hook prerouting priority dstnat";
+        let send = format!("chain pod {{ meta l4proto tcp dnat to {to}\n}}");
+        let is_closed = || -> Result<(bool, String)> {
+            let (said, _) = status()?;
+            Ok((said["closed"] == true, said["not_closed"].to_string()))
+        };
+        for (how, closed) in [
+            ("tcp dport 4118 jump pod", false),
+            ("meta l4proto tcp tcp dport vmap { 22 : accept, 4118 : goto pod }", false),
+            ("ip daddr . tcp dport vmap { HERE . 4118 : jump pod }", false),
+            ("tcp dport 4000-5000 jump pod", false),
+            ("tcp dport 8080 jump pod", true),
+            ("tcp dport vmap { 8080 : jump pod }", true),
+            ("udp dport 4118 jump pod", true),
+        ] {
+            let how = how.replace("HERE", &manager.host_v4().to_string());
+            let rules = format!("table ip sent {{ {send}\nchain p {{ {base};\n{how}\n}}\n}}");
+            feed(["nft", "-f", "-"], &rules)?;
+            let (seen, why) = is_closed()?;
+            ensure!(seen == closed, "{how}: {why}");
+            let outcome = from(&manager, UNLISTED[0], AGENT)?;
+            ensure!((outcome == Outcome::Silent) == closed, "{how}: {outcome}");
+            run(["nft", "delete", "table", "ip", "sent"])?;
+        }
+        // As container engines and their proxies write it.
+        for iptables in ["iptables-nft", "iptables-legacy"] {
+            let nat = |words: &str| -> Result<Option<i32>> {
+                let words = words.replace("TO", &to);
+                Ok(output([iptables, "-t", "nat"].into_iter().chain(words.split(' ')))?.code)
+            };
+            if nat("-N POD")? != Some(0) {
+                // This kernel has not both.
+                continue;
+            }
+            nat("-A PREROUTING -p tcp --dport 4118 -j POD")?;
+            nat("-A POD -p tcp -j DNAT --to-destination TO")?;
+            let (closed, why) = is_closed()?;
+            ensure!(!closed, "{iptables}: {why}");
+            ensure!(from(&manager, UNLISTED[0], AGENT)? == Outcome::Talked, "{iptables}: it is so");
+            nat("-F PREROUTING")?;
+            nat("-A PREROUTING -p tcp --dport 8080 -j POD")?;
+            ensure!(is_closed()?.0, "{iptables}: {}", is_closed()?.1);
+            nat("-F PREROUTING")?;
+            nat("-F POD")?;
+            nat("-X POD")?;
         }
         Ok(())
     })

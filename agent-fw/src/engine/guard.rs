@@ -225,6 +225,11 @@ impl<S: FnMut(Event)> Keeper<S> {
         } else if self.owner.is_none() || self.is_twin_outdated {
             self.own_anew()?;
         }
+        if self.owner.is_none() && self.cover.is_some() {
+            // The table has gone again before it could be owned: the twin stays until it is.
+            self.due = Some("the table was taken away again".to_owned());
+            return Ok(Done::Busy);
+        }
         self.cover = None;
         let programs = xdp::attachments()?;
         self.programs = (!programs.is_empty()).then(|| (programs, Instant::now()));

@@ -97,8 +97,11 @@ pub fn judge(
         found.push(NotClosed::Unguarded(open));
     }
     let detours = trace::detours(policy.ports())?.into_iter().filter(Detour::is_certain);
-    let decides_before = configuration.early_drop || is_guarded;
-    let open = detours.filter(|detour| !(decides_before && detour.is_after_prerouting()));
+    let is_closed = |detour: &Detour| {
+        is_guarded && detour.is_after_driver()
+            || configuration.early_drop && detour.is_after_early_drop()
+    };
+    let open = detours.filter(|detour| !is_closed(detour));
     found.extend(open.map(NotClosed::Detour));
     Ok(found)
 }

@@ -2,16 +2,19 @@
 //! see them as packets to the agent's port: rules of this host that send the port elsewhere, or
 //! something else to the agent's socket.
 
+use super::reach::Reach;
 use super::rewriting::{self, Rewriting};
-use super::rule_text::{elements, words_of};
+use super::rule_text::{elements, verdicts, words_of};
 use crate::model::{Ordinal as _, Port, RangeSet};
 use crate::netlink::message::attributes;
 use crate::netlink::nfnetlink::{Connection, Kind, Message, find, number, text};
+use crate::nft::LATE_PRIORITY;
 use crate::trace::base_chains::Base;
 use crate::trace::events::Place;
 use crate::trace::{base_chains, iptables_legacy};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 
 /// One way past the gate.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,6 +24,8 @@ pub enum Detour {
     SentOn {
         /// The rule.
         rule: String,
+        /// Whether it stands before what drops early.
+        is_early: bool,
     },
     /// A rule hands packets to other ports to the agent's socket, and leaves their port as it is.
     Handed {
@@ -40,6 +45,11 @@ pub enum Detour {
         /// The rule, or the service.
         rule: String,
     },
+    /// Behind the last gate, a rule gives packets to other ports the agent's.
+    RewrittenLast {
+        /// The rule.
+        rule: String,
+    },
     /// Where no table of agent-fw's sees them, packets come out of others that programs on interfaces
     /// cannot look into.
     Unpacked {
@@ -56,7 +66,7 @@ pub enum Detour {
 impl fmt::Display for Detour {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::SentOn { rule } => {
+            Self::SentOn { rule, .. } => {
                 write!(f, "packets to the port are sent on to another host or a container: {rule}")
             }
             Self::Handed { rule } => {
@@ -69,6 +79,9 @@ impl fmt::Display for Detour {
             ),
             Self::Rewritten { rule } => {
                 write!(f, "packets to other ports get the agent's behind the XDP program: {rule}")
+            }
+            Self::RewrittenLast { rule } => {
+                write!(f, "packets to other ports get the agent's behind the last gate: {rule}")
             }
             Self::Unpacked { from } => {
                 write!(f, "packets come out of {from}, where the XDP program cannot see them")
@@ -91,17 +104,23 @@ impl Detour {
         !matches!(self, Self::Chosen { .. } | Self::Resourced { .. })
     }
 
-    /// Whether what decides at prerouting, or at the driver, comes before it.
-    pub fn is_after_prerouting(&self) -> bool {
+    /// Whether what decides at the driver comes before it.
+    pub fn is_after_driver(&self) -> bool {
         matches!(self, Self::SentOn { .. })
+    }
+
+    /// Whether what decides at prerouting comes before it.
+    pub fn is_after_early_drop(&self) -> bool {
+        matches!(self, Self::SentOn { is_early: false, .. })
     }
 
     /// What to do about it.
     pub fn advice(&self) -> &'static str {
         match self {
             Self::SentOn { .. } => {
-                "agent-fw install --early-drop, or XDP (--backend both), decides before that rule; \
-                 or take the rule away (a container's -p, a DNAT rule)"
+                "an early drop decides before that rule: set `early_drop = true` in \
+                 /etc/agent-fw/policy.toml and run `agent-fw apply`; or take the rule away (a \
+                 container's -p, a DNAT rule)"
             }
             Self::Handed { .. } => "restrict that rule to the manager's addresses, or take it away",
             Self::Chosen { .. } => {
@@ -109,7 +128,11 @@ impl Detour {
                  whether it sends anything to the agent's port"
             }
             Self::Rewritten { .. } | Self::Unpacked { .. } => {
-                "agent-fw install --backend both: its table sees them"
+                "a table sees them: set `backend = \"both\"` in /etc/agent-fw/policy.toml and run \
+                 `agent-fw apply`"
+            }
+            Self::RewrittenLast { .. } => {
+                "give the rule's chain a priority before 2147483645, or take the rule away"
             }
             Self::Resourced { .. } => {
                 "leave packets to the agent's port out of that rule, or admit the source that it \
@@ -126,38 +149,55 @@ pub fn detours(ports: &RangeSet<Port>) -> anyhow::Result<Vec<Detour>> {
     let every_family = 0;
     let rules = connection.dump(Kind::GetRule, every_family, &[])?;
     let mut found = Vec::new();
-    // A table of agent-fw's sees packets last of all, with the port that they have then.
+    // A table of agent-fw's sees packets nearly last of all, with the port that they have then.
     let is_lone = !bases.keys().any(|base| base.table == GATE);
     let here = rewriting::addresses();
+    let mut read = Vec::new();
     for message in &rules {
         let (Some(table), Some(chain)) = (message.text(1), message.text(2)) else { continue };
         let at = Place { family: message.family, table, chain };
-        if at.table.starts_with("agent_fw") {
+        if OURS.contains(&at.table.as_str()) {
             continue;
         }
-        let mut rule = Rule::new(ports);
+        let mut rule = Rule::new(ports, &here);
         let mut rewriting = Rewriting::new(ports, &here);
         for (_, expression) in attributes(message.find(EXPRESSIONS).unwrap_or_default()) {
             let name = find(expression, 1).map(text).unwrap_or_default();
             let data = find(expression, 2).unwrap_or_default();
-            rule.add(&name, data, |set| elements(&mut connection, &at, set));
+            rule.add(&name, data, &mut |ask| match ask {
+                Ask::Set(set) => Told::Keys(elements(&mut connection, &at, set)),
+                Ask::Verdicts(map) => Told::Chains(verdicts(&mut connection, &at, map)),
+            });
             rewriting.add(&name, data);
         }
-        if is_lone && rewriting.is_one(bases.get(&at).map(|base| base.hook)) {
-            found.push(Detour::Rewritten { rule: describe(&mut connection, &at, message) });
+        read.push((at, rule, rewriting, message));
+    }
+    let jumps = |needs_port: bool| {
+        let read = read.iter().filter(move |(_, rule, ..)| rule.is_about_port || !needs_port);
+        read.flat_map(|(at, rule, ..)| rule.jumps.iter().map(move |to| (at, to.as_str())))
+    };
+    let (reach, reach_with_port) =
+        (Reach::of(&bases, jumps(false)), Reach::of(&bases, jumps(true)));
+    for (at, rule, rewriting, message) in &read {
+        // Of two chains with one priority, it is not known which comes first.
+        let is_last = |base: &Base| base.hook == "input" && base.priority >= LATE_PRIORITY;
+        let is_incoming = |base: &Base| !matches!(base.hook, "output" | "postrouting");
+        if rewriting.rewrites() && is_lone && reach.bases(at).iter().any(is_incoming) {
+            found.push(Detour::Rewritten { rule: describe(&mut connection, at, message) });
+        } else if rewriting.rewrites() && reach.bases(at).iter().any(is_last) {
+            found.push(Detour::RewrittenLast { rule: describe(&mut connection, at, message) });
         }
-        if let Some(make) = rule.concerns(bases.get(&at)) {
-            found.push(make(describe(&mut connection, &at, message)));
+        if let Some(make) = rule.concerns(reach_with_port.bases(at)) {
+            found.push(make(describe(&mut connection, at, message)));
         }
     }
     let rewriting = Rewriting::new(ports, &here);
     if iptables_legacy::has_tables() {
         for is_v4 in [true, false] {
-            for line in iptables_legacy::saved(is_v4, &[]).lines() {
-                found.extend(of_line(line, ports));
-                let rule = format!("iptables-legacy: {line}");
-                let rewrites = is_lone && rewriting.is_line(line);
-                found.extend(rewrites.then_some(Detour::Rewritten { rule }));
+            let saved = iptables_legacy::saved(is_v4, &[]);
+            found.extend(of_lines(&saved, ports, &here));
+            for line in saved.lines().filter(|line| is_lone && rewriting.is_line(line)) {
+                found.push(Detour::Rewritten { rule: format!("iptables-legacy: {line}") });
             }
         }
     }
@@ -172,6 +212,10 @@ pub fn detours(ports: &RangeSet<Port>) -> anyhow::Result<Vec<Detour>> {
 
 /// The gate's table.
 const GATE: &str = "agent_fw";
+/// agent-fw's tables, of whatever family.
+const OURS: [&str; 3] = [GATE, "agent_fw_policy", "agent_fw_guard"];
+/// The priority of what drops early, at prerouting.
+const EARLY_PRIORITY: i32 = -300;
 /// `NFTA_RULE_EXPRESSIONS`.
 const EXPRESSIONS: u16 = 4;
 /// `IPPROTO_TCP`.
@@ -192,11 +236,27 @@ enum Deed {
 /// A rule, as far as it matters: whether it can be about the port, and what it does then.
 struct Rule<'a> {
     ports: &'a RangeSet<Port>,
+    here: &'a BTreeSet<IpAddr>,
     /// What registers hold: a port of the packet, a protocol, or a constant.
     registers: BTreeMap<u32, Value>,
-    names_port: bool,
     is_about_port: bool,
     deed: Option<Deed>,
+    /// Other chains that it leads to.
+    jumps: Vec<String>,
+}
+
+/// What a rule's expression asks the kernel.
+enum Ask<'n> {
+    /// The keys of a set.
+    Set(&'n str),
+    /// The chains of a map of verdicts.
+    Verdicts(&'n str),
+}
+
+/// What the kernel tells.
+enum Told {
+    Keys(Option<Vec<(Vec<u8>, bool)>>),
+    Chains(Vec<((Vec<u8>, bool), String)>),
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -207,39 +267,45 @@ enum Value {
 }
 
 impl<'a> Rule<'a> {
-    fn new(ports: &'a RangeSet<Port>) -> Self {
-        let registers = BTreeMap::new();
-        Self { ports, registers, names_port: false, is_about_port: true, deed: None }
+    fn new(ports: &'a RangeSet<Port>, here: &'a BTreeSet<IpAddr>) -> Self {
+        let (registers, jumps) = (BTreeMap::new(), Vec::new());
+        Self { ports, here, registers, is_about_port: true, deed: None, jumps }
     }
 
-    /// The detour that the rule is, in a chain that hangs there.
-    fn concerns(&self, base: Option<&Base>) -> Option<fn(String) -> Detour> {
+    /// The detour that the rule is, in a chain to which these base chains lead packets to the port.
+    fn concerns(&self, bases: &[Base]) -> Option<fn(String) -> Detour> {
         if !self.is_about_port {
             return None;
         }
-        let hook = base.map(|base| base.hook);
+        let is_before = |base: &&Base| matches!(base.hook, "prerouting" | "ingress");
         match self.deed? {
-            // Of a chain that others lead to, it is not known for which packets they do.
-            Deed::SendOn if self.names_port || hook.is_some() => {
-                let is_before = !matches!(hook, Some("output" | "input" | "postrouting"));
-                is_before.then_some(|rule| Detour::SentOn { rule })
+            Deed::SendOn => {
+                let is_early =
+                    |base: &Base| base.hook == "ingress" || base.priority < EARLY_PRIORITY;
+                let mut before = bases.iter().filter(is_before).peekable();
+                before.peek()?;
+                Some(if before.any(is_early) {
+                    |rule| Detour::SentOn { rule, is_early: true }
+                } else {
+                    |rule| Detour::SentOn { rule, is_early: false }
+                })
             }
-            Deed::SendOn => None,
             Deed::Hand => Some(|rule| Detour::Handed { rule }),
-            Deed::Resource => (hook == Some("input")).then_some(|rule| Detour::Resourced { rule }),
+            Deed::Resource => bases
+                .iter()
+                .any(|base| base.hook == "input")
+                .then_some(|rule| Detour::Resourced { rule }),
         }
     }
 
-    fn add(
-        &mut self,
-        name: &str,
-        data: &[u8],
-        set: impl FnOnce(&str) -> Option<Vec<(Vec<u8>, bool)>>,
-    ) {
+    fn add(&mut self, name: &str, data: &[u8], ask: &mut impl FnMut(Ask<'_>) -> Told) {
         let field = |kind| find(data, kind).and_then(number);
         match name {
             "meta" | "payload" => self.load(name, data),
             "immediate" => {
+                // `NFTA_DATA_VERDICT`, and in it `NFTA_VERDICT_CHAIN`.
+                let chain = find(data, 2).and_then(|data| find(find(data, 2)?, 2)).map(text);
+                self.jumps.extend(chain);
                 let value = find(data, 2).and_then(|value| find(value, 1));
                 if let (Some(register), Some(value)) = (field(1), value) {
                     self.registers.insert(register, Value::Constant(value.to_vec()));
@@ -255,14 +321,30 @@ impl<'a> Rule<'a> {
                     self.restrict(field(1), |wanted| from <= wanted && wanted <= to);
                 }
             }
+            // Into the register of verdicts.
+            "lookup" if field(3) == Some(0) => {
+                let name = find(data, 1).map(text).unwrap_or_default();
+                if let Told::Chains(chains) = ask(Ask::Verdicts(&name)) {
+                    let is_port = self.holds(field(2), &Value::Port);
+                    self.jumps.extend(led_to(&chains, is_port, self.ports));
+                }
+            }
+            "lookup" if field(3).is_some() => {
+                // Another value takes the register.
+                field(3).map(|register| self.registers.remove(&register));
+            }
             "lookup" if field(5).unwrap_or(0) & 1 == 0 => {
                 let name = find(data, 1).map(text).unwrap_or_default();
-                if let Some(keys) = set(&name) {
+                if let Told::Keys(Some(keys)) = ask(Ask::Set(&name)) {
                     self.restrict(field(2), |wanted| holds(&keys, wanted));
                 }
             }
             // Type 1 is DNAT; without an address, it changes the port alone.
-            "nat" if field(1) == Some(1) && field(3).is_some() => self.deed = Some(Deed::SendOn),
+            "nat" if field(1) == Some(1) && field(3).is_some() => {
+                let to = field(3).and_then(|register| self.registers.get(&register));
+                let is_here = matches!(to, Some(Value::Constant(to)) if self.is_here(to));
+                self.deed = (!is_here).then_some(Deed::SendOn);
+            }
             "nat" if field(1) == Some(0) => self.deed = Some(Deed::Resource),
             "masq" => self.deed = Some(Deed::Resource),
             "tproxy" => self.hand(field(3).and_then(|register| self.constant_port(register))),
@@ -276,8 +358,11 @@ impl<'a> Rule<'a> {
         let field = |kind| find(data, kind).and_then(number);
         if name == "payload" && find(data, 5).is_some() {
             // It writes: a source address, of IPv4 or IPv6.
-            if matches!((field(2), field(3)), (Some(1), Some(8 | 12))) {
-                self.deed = Some(Deed::Resource);
+            match (field(2), field(3)) {
+                (Some(1), Some(8 | 12)) => self.deed = Some(Deed::Resource),
+                // A destination.
+                (Some(1), Some(16 | 24)) => self.deed = Some(Deed::SendOn),
+                _ => {}
             }
             return;
         }
@@ -297,7 +382,7 @@ impl<'a> Rule<'a> {
     }
 
     fn compare(&mut self, register: Option<u32>, operation: u32, value: &[u8]) {
-        if register.and_then(|register| self.registers.get(&register)) == Some(&Value::Protocol) {
+        if self.holds(register, &Value::Protocol) {
             self.is_about_port &= (operation == 0) == (value == [TCP]);
         } else if let Some(value) = port(value) {
             self.restrict(register, |wanted| match operation {
@@ -313,10 +398,20 @@ impl<'a> Rule<'a> {
 
     /// Takes in a condition on the destination port, if that is what the register holds.
     fn restrict(&mut self, register: Option<u32>, meets: impl Fn(u16) -> bool) {
-        if register.and_then(|register| self.registers.get(&register)) == Some(&Value::Port) {
-            self.names_port = true;
+        if self.holds(register, &Value::Port) {
             self.is_about_port &= any(self.ports, meets);
         }
+    }
+
+    fn holds(&self, register: Option<u32>, value: &Value) -> bool {
+        register.and_then(|register| self.registers.get(&register)) == Some(value)
+    }
+
+    /// Whether these are the bytes of an address of this host.
+    fn is_here(&self, address: &[u8]) -> bool {
+        let v4 = || <[u8; 4]>::try_from(address).ok().map(IpAddr::from);
+        let v6 = || <[u8; 16]>::try_from(address).ok().map(IpAddr::from);
+        v4().or_else(v6).is_some_and(|address| self.here.contains(&address))
     }
 
     fn constant_port(&self, register: u32) -> Option<u16> {
@@ -346,7 +441,6 @@ impl<'a> Rule<'a> {
                 if let (Some(from), Some(to), true) = (host(4), host(6), is_plain)
                     && (from, to) != (0, u16::MAX)
                 {
-                    self.names_port = true;
                     self.is_about_port &= any(self.ports, |port| from <= port && port <= to);
                 }
             }
@@ -363,7 +457,6 @@ impl<'a> Rule<'a> {
                             _ => listed[n] == port,
                         })
                     };
-                    self.names_port = true;
                     self.is_about_port &= any(self.ports, meets);
                 }
             }
@@ -373,7 +466,7 @@ impl<'a> Rule<'a> {
 
     fn target(&mut self, data: &[u8]) {
         match find(data, 1).map(text).as_deref() {
-            Some("DNAT") => self.deed = Some(Deed::SendOn),
+            Some("DNAT" | "NETMAP") => self.deed = Some(Deed::SendOn),
             Some("SNAT" | "MASQUERADE") => self.deed = Some(Deed::Resource),
             Some("TPROXY") => {
                 // `struct xt_tproxy_target_info_v1`: two marks, an address, the port.
@@ -410,35 +503,132 @@ fn holds(keys: &[(Vec<u8>, bool)], wanted: u16) -> bool {
     before.is_some_and(|(_, is_end)| !is_end)
 }
 
-/// The detour that a rule of iptables-legacy is.
-fn of_line(line: &str, ports: &RangeSet<Port>) -> Option<Detour> {
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let after = |word: &str| {
-        let at = words.iter().position(|known| *known == word)?;
-        words.get(at + 1).copied()
-    };
-    let is_named = |list: &str| {
-        let meets = |port: u16| {
-            list.split(',').any(|item| match item.split_once(':') {
-                Some((from, to)) => {
-                    from.parse().is_ok_and(|from: u16| from <= port)
-                        && to.parse().is_ok_and(|to: u16| port <= to)
-                }
-                None => item.parse() == Ok(port),
-            })
+/// The chains that a map of verdicts may lead packets to these ports to. A key of more than an
+/// address is of several values, each of four bytes or a multiple: if none is the port, it is about
+/// another.
+fn led_to(
+    chains: &[((Vec<u8>, bool), String)],
+    is_port: bool,
+    ports: &RangeSet<Port>,
+) -> Vec<String> {
+    let mut found = Vec::new();
+    for (place, ((key, _), chain)) in chains.iter().enumerate() {
+        let next = chains.get(place + 1).and_then(|((key, _), _)| port(key));
+        let is_interval = chains.iter().any(|((_, is_end), _)| *is_end);
+        let may_be = if is_port {
+            let first = port(key).unwrap_or(0);
+            let last =
+                if is_interval { next.map_or(u16::MAX, |next| next.max(1) - 1) } else { first };
+            any(ports, |port| first <= port && port <= last.max(first))
+        } else {
+            let parts = key.chunks(4);
+            let names_one = parts.clone().any(|part| {
+                port(part).is_some_and(|first| any(ports, |port| port == first))
+                    && part.get(2..).is_none_or(|rest| rest == [0, 0])
+            });
+            matches!(key.len(), 0..=4 | 16) || names_one
         };
-        any(ports, meets)
-    };
-    let rule = format!("iptables-legacy: {line}");
-    match after("-j")? {
-        "DNAT" if line.starts_with("-A ") && !line.starts_with("-A OUTPUT ") => {
-            let about = after("--dport").or_else(|| after("--dports"))?;
-            is_named(about).then_some(Detour::SentOn { rule })
+        if may_be && !chain.is_empty() {
+            found.push(chain.clone());
         }
-        "TPROXY" => is_named(after("--on-port")?).then_some(Detour::Handed { rule }),
-        "SNAT" | "MASQUERADE" if line.starts_with("-A INPUT ") => Some(Detour::Resourced { rule }),
-        _ => None,
     }
+    found
+}
+
+/// The detours that rules of iptables-legacy are, as its program saves them.
+fn of_lines(saved: &str, ports: &RangeSet<Port>, here: &BTreeSet<IpAddr>) -> Vec<Detour> {
+    let mut table = "";
+    let mut rules = Vec::new();
+    for line in saved.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            table = name;
+        } else if let Some(rule) = LegacyWords::of(line, ports) {
+            rules.push((table, rule));
+        }
+    }
+    let mut reached = vec![];
+    let mut due: Vec<(&str, &str)> =
+        rules.iter().map(|(table, _)| (*table, "PREROUTING")).collect();
+    while let Some(chain) = due.pop() {
+        if reached.contains(&chain) {
+            continue;
+        }
+        reached.push(chain);
+        let rules = rules.iter().filter(|(table, rule)| (*table, rule.chain) == chain);
+        due.extend(rules.filter(|(_, r)| r.is_about_port).map(|(table, r)| (*table, r.target)));
+    }
+    let detour = |(table, rule): &(&str, LegacyWords<'_>)| {
+        let text = format!("iptables-legacy: {}", rule.line);
+        let is_reached = reached.contains(&(*table, rule.chain));
+        match rule.target {
+            "DNAT" | "NETMAP" => {
+                let to = rule.after("--to-destination").unwrap_or_default();
+                let address = to.rsplit_once(':').map_or(to, |(address, _)| address);
+                let is_here =
+                    address.trim_matches(['[', ']']).parse().is_ok_and(|a| here.contains(&a));
+                // Without an address, the port alone is changed.
+                let sends = rule.target == "NETMAP" || !to.starts_with(':') && !is_here;
+                let is_one = is_reached && rule.is_about_port && sends;
+                is_one.then_some(Detour::SentOn { rule: text, is_early: false })
+            }
+            "TPROXY" => {
+                let to = rule.after("--on-port").and_then(|port| port.parse().ok());
+                to.is_some_and(|to| ports.contains(Port(to)))
+                    .then_some(Detour::Handed { rule: text })
+            }
+            "SNAT" | "MASQUERADE" if rule.chain == "INPUT" => {
+                Some(Detour::Resourced { rule: text })
+            }
+            _ => None,
+        }
+    };
+    rules.iter().filter_map(detour).collect()
+}
+
+/// A rule of iptables-legacy, as its program saves it.
+struct LegacyWords<'a> {
+    line: &'a str,
+    words: Vec<&'a str>,
+    chain: &'a str,
+    target: &'a str,
+    is_about_port: bool,
+}
+
+impl<'a> LegacyWords<'a> {
+    fn of(line: &'a str, ports: &RangeSet<Port>) -> Option<Self> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let ["-A", chain, ..] = words[..] else { return None };
+        let rule = Self { line, words, chain, target: "", is_about_port: true };
+        let target = rule.after("-j").or_else(|| rule.after("-g"))?;
+        let is_tcp = rule.after("-p").is_none_or(|protocol| matches!(protocol, "tcp" | "all"));
+        let is_about = |word: &str| {
+            let Some(list) = rule.after(word) else { return true };
+            any(ports, |port| is_listed(list, port) != rule.is_inverted(word))
+        };
+        let is_about_port = is_tcp && is_about("--dport") && is_about("--dports");
+        Some(Self { target, is_about_port, ..rule })
+    }
+
+    fn after(&self, word: &str) -> Option<&'a str> {
+        let at = self.words.iter().position(|known| *known == word)?;
+        self.words.get(at + 1).copied()
+    }
+
+    /// Whether `!` stands before it.
+    fn is_inverted(&self, word: &str) -> bool {
+        self.words.windows(2).any(|pair| pair[0] == "!" && pair[1] == word)
+    }
+}
+
+/// Whether a list of ports and ranges has this port.
+fn is_listed(list: &str, port: u16) -> bool {
+    list.split(',').any(|item| match item.split_once(':') {
+        Some((from, to)) => {
+            from.parse().is_ok_and(|from: u16| from <= port)
+                && to.parse().is_ok_and(|to: u16| port <= to)
+        }
+        None => item.parse() == Ok(port),
+    })
 }
 
 /// BPF programs that choose sockets. Which of them is attached where, the kernel tells of none.
@@ -470,18 +660,33 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_of_iptables_legacy_is_a_detour_if_it_names_the_port() {
-        let detour = |line: &str| of_line(line, &agent());
-        let published = "-A DOCKER ! -i docker0 -p tcp -m tcp --dport 4118 -j DNAT \
-                         --to-destination 172.17.0.2:4118";
-        assert!(matches!(detour(published), Some(Detour::SentOn { .. })));
-        assert_eq!(detour(&published.replace("--dport 4118", "--dport 4119")), None);
-        assert_eq!(detour(&published.replace("-A DOCKER", "-A OUTPUT")), None);
+    fn a_rule_of_iptables_legacy_is_a_detour_if_packets_to_the_port_come_to_it() {
+        let here = BTreeSet::from(["192.0.2.1".parse().expect("an address")]);
+        let detours = |lines: &str| of_lines(&format!("*nat\n{lines}\nCOMMIT\n"), &agent(), &here);
+        let is_one = |lines: &str| matches!(detours(lines)[..], [Detour::SentOn { .. }]);
+        let docker = "-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER\n";
+        let published = format!(
+            "{docker}-A DOCKER ! -i docker0 -p tcp -m tcp --dport 4118 -j DNAT \
+             --to-destination 172.17.0.2:4118"
+        );
+        assert!(is_one(&published));
+        assert!(!is_one(&published.replace("--dport 4118", "--dport 4119")));
+        assert!(!is_one(&published.replace("PREROUTING", "OUTPUT")));
+        assert!(!is_one(&published.replace("172.17.0.2", "192.0.2.1")));
         let listed = published.replace("-m tcp --dport 4118", "-m multiport --dports 22,4000:5000");
-        assert!(matches!(detour(&listed), Some(Detour::SentOn { .. })));
+        assert!(is_one(&listed));
+        assert!(is_one(&published.replace("--dport 4118", "! --dport 22")));
+        assert!(!is_one(&published.replace("--dport 4118", "! --dport 4118")));
+        // The port stands where the other chain is called.
+        let services = "-A PREROUTING -p tcp --dport 4118 -j KUBE-SVC\n\
+                        -A KUBE-SVC -j KUBE-SEP\n\
+                        -A KUBE-SEP -p tcp -j DNAT --to-destination 10.1.0.7:8080";
+        assert!(is_one(services));
+        assert!(!is_one(&services.replace("--dport 4118", "--dport 443")));
+        assert!(is_one("-A PREROUTING -d 192.0.2.1/32 -j NETMAP --to 10.0.0.0/24"));
         let handed =
             "-A PREROUTING -p tcp -m tcp --dport 80 -j TPROXY --on-port 4118 --on-ip 0.0.0.0";
-        assert!(matches!(detour(handed), Some(Detour::Handed { .. })));
+        assert!(matches!(detours(handed)[..], [Detour::Handed { .. }]));
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub(crate) mod iptables_legacy;
 mod outbound;
 pub(crate) mod path;
 mod path_mtu;
+mod reach;
 mod rewriting;
 pub(crate) mod rule_text;
 mod syn;

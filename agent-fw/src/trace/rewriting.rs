@@ -29,11 +29,9 @@ impl<'a> Rewriting<'a> {
         Self { ports, here, constants, protocols, may_be_tcp: true, rewrites: false }
     }
 
-    /// Whether the rule, in a chain that hangs at this hook, is one; a chain that hangs nowhere may
-    /// be led to from any.
-    pub(super) fn is_one(&self, hook: Option<&str>) -> bool {
-        let is_incoming = !matches!(hook, Some("output" | "postrouting"));
-        self.rewrites && self.may_be_tcp && is_incoming
+    /// Whether the rule is one.
+    pub(super) fn rewrites(&self) -> bool {
+        self.rewrites && self.may_be_tcp
     }
 
     /// Takes in an expression of the rule.
@@ -47,10 +45,19 @@ impl<'a> Rewriting<'a> {
                 }
             }
             // `NFT_META_L4PROTO`.
-            "meta" if field(2) == Some(16) => self.protocols.extend(field(1)),
-            // Another value takes the register.
-            "meta" | "payload" if field(5).is_none() => {
-                self.protocols.retain(|register| Some(*register) != field(1));
+            "meta" if field(2) == Some(16) => {
+                self.overwrite(field(1));
+                self.protocols.extend(field(1));
+            }
+            "meta" | "payload" | "ct" | "fib" | "rt" | "socket" | "exthdr"
+                if field(5).is_none() =>
+            {
+                self.overwrite(field(1));
+            }
+            "lookup" => self.overwrite(field(3)),
+            "bitwise" | "byteorder" | "hash" | "numgen" | "osf" | "xfrm" => {
+                self.overwrite(if name == "numgen" { field(1) } else { field(2) });
+                self.overwrite(field(1).filter(|_| matches!(name, "osf" | "xfrm" | "hash")));
             }
             "cmp" if field(1).is_some_and(|register| self.protocols.contains(&register)) => {
                 let value = find(data, 3).and_then(|data| find(data, 1)).unwrap_or_default();
@@ -73,6 +80,22 @@ impl<'a> Rewriting<'a> {
             }
             "target" => self.target(data),
             _ => {}
+        }
+    }
+
+    /// Another value takes a register, and, where it has 16 bytes, the parts of it that have numbers
+    /// of their own.
+    fn overwrite(&mut self, register: Option<u32>) {
+        let Some(register) = register else { return };
+        let parts = if (1..=4).contains(&register) {
+            // `NFT_REG32_00` is 8, and the beginning of `NFT_REG_1`.
+            9 + (register - 1) * 4..12 + (register - 1) * 4
+        } else {
+            0..0
+        };
+        for register in parts.chain([register]) {
+            self.constants.remove(&register);
+            self.protocols.remove(&register);
         }
     }
 
@@ -136,7 +159,9 @@ impl<'a> Rewriting<'a> {
             Some("DNAT") => after("--to-destination").is_some_and(|to| {
                 let Some((address, port)) = to.rsplit_once(':') else { return false };
                 let address = address.trim_matches(['[', ']']);
-                is_ours(port) && address.parse().is_ok_and(|address| self.is_here(address))
+                // Without an address, the port alone is changed.
+                let is_here = || address.parse().is_ok_and(|address| self.is_here(address));
+                is_ours(port) && (address.is_empty() || is_here())
             }),
             _ => false,
         };
@@ -181,12 +206,45 @@ pub(super) fn balanced(rewriting: &Rewriting<'_>) -> Vec<String> {
 pub(super) fn unpacked() -> Vec<String> {
     let ipsec = has_security_associations().unwrap_or_default();
     let segments = has_local_segments().unwrap_or_default();
+    let labels = has_labels().unwrap_or_default();
+    let accepting: Vec<&str> = ["seg6_enabled", "rpl_seg_enabled"]
+        .into_iter()
+        .filter(|parameter| is_set_anywhere(parameter))
+        .collect();
+    let accepting = (!accepting.is_empty())
+        .then(|| format!("IPv6 routing headers (net.ipv6.conf.*.{})", accepting.join(", ")));
     let words = [
+        labels.then_some("MPLS (`ip -f mpls route`)"),
         ipsec.then_some("IPsec (`ip xfrm state`)"),
         segments.then_some("IPv6 segment routing (routes with `encap seg6local`)"),
     ];
-    words.into_iter().flatten().map(str::to_owned).collect()
+    words.into_iter().flatten().map(str::to_owned).chain(accepting).collect()
 }
+
+/// Whether the kernel takes labels off packets.
+fn has_labels() -> nix::Result<bool> {
+    /// `AF_MPLS` of linux/socket.h.
+    const MPLS: u8 = 28;
+    let mut request = [0; ROUTE_BYTES];
+    request[0] = MPLS;
+    let routes = message::dump(libc::RTM_GETROUTE, &request)?;
+    // Without MPLS, the kernel answers with all families that it has.
+    Ok(routes.iter().any(|route| route.first() == Some(&MPLS)))
+}
+
+/// Whether a parameter of IPv6 is set on an interface.
+fn is_set_anywhere(parameter: &str) -> bool {
+    let interfaces = fs::read_dir("/proc/sys/net/ipv6/conf").into_iter().flatten().flatten();
+    interfaces.map(|interface| interface.path().join(parameter)).any(|path| {
+        // What is set for all is set for none by itself.
+        let is_one =
+            !path.parent().is_some_and(|at| at.ends_with("all") || at.ends_with("default"));
+        is_one && fs::read_to_string(path).is_ok_and(|value| value.trim() != "0")
+    })
+}
+
+/// `struct rtmsg`.
+const ROUTE_BYTES: usize = 12;
 
 /// Whether the kernel has a security association of IPsec's.
 fn has_security_associations() -> anyhow::Result<bool> {
@@ -209,8 +267,6 @@ fn has_local_segments() -> nix::Result<bool> {
     /// `RTA_ENCAP_TYPE` of linux/rtnetlink.h, `LWTUNNEL_ENCAP_SEG6_LOCAL` of linux/lwtunnel.h.
     const ENCAP_TYPE: u16 = 21;
     const SEG6_LOCAL: u16 = 7;
-    /// `struct rtmsg`.
-    const ROUTE_BYTES: usize = 12;
     let mut request = [0; ROUTE_BYTES];
     request[0] = u8::try_from(libc::AF_INET6).unwrap_or_default();
     let routes = message::dump(libc::RTM_GETROUTE, &request)?;

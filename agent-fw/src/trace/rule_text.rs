@@ -91,6 +91,22 @@ pub(super) fn elements(connection: &mut Connection, at: &Place, set: &str) -> Op
     Some(keys)
 }
 
+/// The chains that a map of verdicts leads to, each with its key.
+pub(super) fn verdicts(connection: &mut Connection, at: &Place, map: &str) -> Vec<(Key, String)> {
+    let ask = [named(1, &at.table), named(2, map)].concat();
+    let lists = connection.dump(Kind::GetSetElements, at.family, &ask).unwrap_or_default();
+    let mut found = Vec::new();
+    for (_, element) in lists.iter().filter_map(|list| list.find(3)).flat_map(attributes) {
+        let key = find(element, 1).and_then(|key| find(key, 1)).unwrap_or_default().to_vec();
+        let is_end = find(element, 3).and_then(number).is_some_and(|flags| flags & 1 != 0);
+        // `NFTA_DATA_VERDICT`, and in it `NFTA_VERDICT_CHAIN`.
+        let chain = find(element, 2).and_then(|data| find(find(data, 2)?, 2)).map(text);
+        found.push(((key, is_end), chain.unwrap_or_default()));
+    }
+    found.sort();
+    found
+}
+
 /// Words in the making.
 #[derive(Default)]
 struct Sentence {

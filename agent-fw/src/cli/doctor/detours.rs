@@ -27,5 +27,5 @@ pub(super) fn detours(configuration: &Configuration, compiled: &Compiled) -> Res
 
 /// An early drop decides before a rule sends packets on.
 fn is_closed(detour: &Detour, configuration: &Configuration) -> bool {
-    configuration.early_drop && detour.is_after_prerouting()
+    configuration.early_drop && detour.is_after_early_drop()
 }
