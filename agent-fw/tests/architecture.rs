@@ -140,7 +140,7 @@ fn the_picture_shows_the_layers_from_the_top() {
         for (name, allowed) in LAYERS.iter().filter(|(name, _)| line.contains(name)) {
             let place = |of: &str| layers.iter().position(|layer| *layer == of);
             let is_below = |of: &&str| place(of) > place(name) && !line.contains(of);
-            assert!(allowed.iter().all(|of| is_below(of)), "{name}");
+            assert!(allowed.iter().all(is_below), "{name}");
         }
     }
 }

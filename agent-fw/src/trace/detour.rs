@@ -177,7 +177,7 @@ pub fn detours(ports: &RangeSet<Port>) -> anyhow::Result<Vec<Detour>> {
         read.flat_map(|(at, rule, ..)| rule.jumps.iter().map(move |to| (at, to.as_str())))
     };
     let (reach, reach_with_port) =
-        (Reach::of(&bases, jumps(false)), Reach::of(&bases, jumps(true)));
+        (Reach::of(&bases, &jumps(false)), Reach::of(&bases, &jumps(true)));
     for (at, rule, rewriting, message) in &read {
         // Of two chains with one priority, it is not known which comes first.
         let is_last = |base: &Base| base.hook == "input" && base.priority >= LATE_PRIORITY;
@@ -521,10 +521,10 @@ fn led_to(
                 if is_interval { next.map_or(u16::MAX, |next| next.max(1) - 1) } else { first };
             any(ports, |port| first <= port && port <= last.max(first))
         } else {
-            let parts = key.chunks(4);
-            let names_one = parts.clone().any(|part| {
-                port(part).is_some_and(|first| any(ports, |port| port == first))
-                    && part.get(2..).is_none_or(|rest| rest == [0, 0])
+            let mut values = key.chunks(4);
+            let names_one = values.any(|value| {
+                port(value).is_some_and(|first| any(ports, |port| port == first))
+                    && value.get(2..).is_none_or(|rest| rest == [0, 0])
             });
             matches!(key.len(), 0..=4 | 16) || names_one
         };

@@ -12,7 +12,7 @@ impl Reach {
     /// By these jumps, each from a chain to another of its table.
     pub(super) fn of<'a>(
         bases: &BTreeMap<Place, Base>,
-        jumps: impl Iterator<Item = (&'a Place, &'a str)> + Clone,
+        jumps: &(impl Iterator<Item = (&'a Place, &'a str)> + Clone),
     ) -> Self {
         let mut reach = Self::default();
         let mut due: Vec<(Place, Base)> =
@@ -47,7 +47,7 @@ mod tests {
         let base = Base { hook: "prerouting", priority: -100 };
         let bases = BTreeMap::from([(at("PREROUTING"), base.clone())]);
         let jumps = [(at("PREROUTING"), "A"), (at("A"), "B"), (at("B"), "A"), (at("X"), "C")];
-        let reach = Reach::of(&bases, jumps.iter().map(|(from, to)| (from, *to)));
+        let reach = Reach::of(&bases, &jumps.iter().map(|(from, to)| (from, *to)));
         assert_eq!(reach.bases(&at("B")), [base]);
         assert!(reach.bases(&at("C")).is_empty());
     }
