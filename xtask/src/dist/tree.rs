@@ -47,11 +47,19 @@ impl Tree {
             .arg(self.root.join("usr/share/man")))?;
         let documents = "usr/share/doc/agent-fw";
         self.copy_in(&sources.join("README.md"), &format!("{documents}/README.md"))?;
-        for entry in fs::read_dir(sources.join("docs"))? {
-            let page = entry?;
-            let name = page.file_name();
-            let to = format!("{documents}/docs/{}", name.to_string_lossy());
-            self.copy_in(&page.path(), &to)?;
+        self.copy_all_in(&sources.join("docs"), &format!("{documents}/docs"))
+    }
+
+    /// Copies a directory to a path below the root.
+    fn copy_all_in(&self, from: &Path, to: &str) -> Result<()> {
+        for entry in fs::read_dir(from)? {
+            let entry = entry?;
+            let to = format!("{to}/{}", entry.file_name().to_string_lossy());
+            if entry.file_type()?.is_dir() {
+                self.copy_all_in(&entry.path(), &to)?;
+            } else {
+                self.copy_in(&entry.path(), &to)?;
+            }
         }
         Ok(())
     }
