@@ -69,6 +69,18 @@ mod program {
         verdict(draw_into_v6(&context) && passes_by(AtDriver::from(context), &Tries))
     }
 
+    /// A frame for the stack, from any address that it takes for a host's.
+    #[xdp(frags)]
+    fn into_stack_v4(context: XdpContext) -> u32 {
+        verdict(draw_host_into_v4(&context))
+    }
+
+    /// The same of IPv6, which has no checksum.
+    #[xdp(frags)]
+    fn into_stack_v6(context: XdpContext) -> u32 {
+        verdict(draw_into_v6(&context))
+    }
+
     #[inline(always)]
     fn verdict(passes: bool) -> u32 {
         if passes { XDP_PASS } else { XDP_DROP }
@@ -80,6 +92,28 @@ mod program {
         const SOURCE_AT: usize = 14 + 12;
         let Some((drawn, _)) = draw() else { return false };
         write(context, SOURCE_AT, drawn as u32)
+    }
+
+    /// Of 1.0.0.0 to 126.255.255.255, with the checksum that the header then has: the stack looks.
+    #[inline(always)]
+    fn draw_host_into_v4(context: &XdpContext) -> bool {
+        const HEADER_AT: usize = 14;
+        const CHECKSUM_AT: usize = HEADER_AT + 10;
+        const SOURCE_AT: usize = HEADER_AT + 12;
+        let Some((drawn, _)) = draw() else { return false };
+        let first = 1 + (drawn >> 32) as u32 % 126;
+        let source = first << 24 | drawn as u32 & 0xff_ffff;
+        if !write(context, SOURCE_AT, source.to_be()) || !write(context, CHECKSUM_AT, 0_u16) {
+            return false;
+        }
+        let Some(header) = read::<[u16; 10]>(context, HEADER_AT) else { return false };
+        let mut sum = 0_u32;
+        for word in header {
+            sum += u32::from(word);
+        }
+        sum = (sum & 0xffff) + (sum >> 16);
+        sum = (sum & 0xffff) + (sum >> 16);
+        write(context, CHECKSUM_AT, !(sum as u16))
     }
 
     /// The first 64 bits of an address of IPv6 likewise.
@@ -112,6 +146,17 @@ mod program {
         // SAFETY: the bytes lie in the frame.
         unsafe { (from as *mut T).write_unaligned(value) };
         true
+    }
+
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "the frame is the kernel's")]
+    fn read<T: Copy>(context: &XdpContext, at: usize) -> Option<T> {
+        let from = context.data() + at;
+        if from + size_of::<T>() > context.data_end() {
+            return None;
+        }
+        // SAFETY: the bytes lie in the frame.
+        Some(unsafe { (from as *const T).read_unaligned() })
     }
 
     /// The tables, with LPM tries for the addresses.

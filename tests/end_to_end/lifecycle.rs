@@ -342,11 +342,12 @@ const CHANGES: [&str; 23] = [
     "delete table inet agent_fw",
     "flush chain inet agent_fw gate",
     "flush chain inet agent_fw agent_port",
-    "flush set inet agent_fw from_region_us-1_v4",
-    "add element inet agent_fw from_region_us-1_v4 { 9.9.9.9 }",
-    "delete element inet agent_fw from_region_us-1_v4 { 34.205.5.0/27 }",
-    "delete element inet agent_fw from_region_us-1_v4 { 34.205.5.0/27 }; add element inet agent_fw \
-     from_region_us-1_v4 { 34.205.5.0/26 }",
+    "flush set inet agent_fw from_region_us-1_v4_27",
+    "delete element inet agent_fw from_region_us-1_v4_27 { 34.205.5.0 }",
+    "delete element inet agent_fw from_region_us-1_v4_27 { 34.205.5.0 }; add element inet agent_fw \
+     from_region_us-1_v4_27 { 9.9.9.9 }",
+    "delete element inet agent_fw from_region_us-1_v4_27 { 34.205.5.0 }; add element inet agent_fw \
+     from_region_us-1_v4_27 { 34.205.5.32 }",
     "flush set inet agent_fw source_macs",
     "insert rule inet agent_fw gate accept",
     "insert rule inet agent_fw agent_port accept",

@@ -39,8 +39,9 @@ fn what_is_said_of_a_policy_is_so_though_acknowledgements_are_lost() -> Result<(
     Lab::run(|_| {
         let mut install = String::from("install --no-boot --untested");
         for number in 0..lists()? {
-            let prefix = format!("10.{}.{}.0/25\n", number / 250, number % 250);
-            fs::write(format!("/run/list-{number}"), prefix)?;
+            let (third, fourth) = (number / 250, number % 250);
+            let prefixes = format!("10.{third}.{fourth}.0/25\n11.{third}.{fourth}.0/25\n");
+            fs::write(format!("/run/list-{number}"), prefixes)?;
             write!(install, " --allow-from file:/run/list-{number}")?;
         }
         // Made, exchanged for another, and exchanged for one that takes most of it away.

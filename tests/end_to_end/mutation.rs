@@ -58,12 +58,16 @@ impl Listing {
         rules
     }
 
-    /// The elements of a set.
-    fn elements(set: &str) -> Result<Vec<String>> {
+    /// The elements of a set, and whether they are ranges.
+    fn elements(set: &str) -> Result<(Vec<String>, bool)> {
         let text = run(["nft", "list", "set", "inet", "agent_fw", set])?;
-        let Some((_, rest)) = text.split_once("elements = {") else { return Ok(Vec::new()) };
+        let is_of_ranges = text.contains("flags interval");
+        let Some((_, rest)) = text.split_once("elements = {") else {
+            return Ok((Vec::new(), is_of_ranges));
+        };
         let inside = rest.split_once('}').context("elements end")?.0;
-        Ok(inside.split(',').map(|element| element.trim().to_owned()).collect())
+        let elements = inside.split(',').map(|element| element.trim().to_owned());
+        Ok((elements.collect(), is_of_ranges))
     }
 
     /// The table's text with something replaced, loaded in the place of the table.
@@ -94,16 +98,26 @@ pub(crate) fn draw(chance: &mut Chance, listing: &Listing) -> Result<Mutation> {
     let rule = chance.pick(&rules).clone();
     let chain = chance.pick(&chains).clone();
     let set = chance.pick(&sets).clone();
-    let elements = Listing::elements(&set)?;
+    let (elements, is_of_ranges) = Listing::elements(&set)?;
     let element = chance.pick(&elements).clone();
+    let any_element = |chance: &mut Chance| {
+        if is_of_ranges { any_range(chance, &element) } else { any_value(chance, &element) }
+    };
     let Rule { handle, text, .. } = &rule;
     let kind = chance.below(KINDS);
     let (words, script) = match kind {
         0 => ("an element is added", {
-            let new = any_element(chance, &element);
+            let new = any_element(chance);
             format!("add element {TABLE} {set} {{ {new} }}")
         }),
         1 => ("an element is removed", format!("delete element {TABLE} {set} {{ {element} }}")),
+        // A set of values has its size, and no room for more.
+        2 | 3 if !is_of_ranges => ("a value is exchanged", {
+            let new = any_element(chance);
+            format!(
+                "delete element {TABLE} {set} {{ {element} }}\nadd element {TABLE} {set} {{ {new} }}"
+            )
+        }),
         2 => ("an element is widened", {
             let wider = resized(&element, -1);
             format!(
@@ -118,7 +132,7 @@ pub(crate) fn draw(chance: &mut Chance, listing: &Listing) -> Result<Mutation> {
         }),
         4 => ("a set is emptied", format!("flush set {TABLE} {set}")),
         5 => ("a set is exchanged", {
-            let new = any_element(chance, &element);
+            let new = any_element(chance);
             format!("flush set {TABLE} {set}\nadd element {TABLE} {set} {{ {new} }}")
         }),
         6 => ("a rule is removed", format!("delete rule {TABLE} {} handle {handle}", rule.chain)),
@@ -228,8 +242,18 @@ fn any_rule(chance: &mut Chance) -> String {
     words.join(" ")
 }
 
-/// An element of the same kind as `like`.
-fn any_element(chance: &mut Chance, like: &str) -> String {
+/// A value of the same kind as `like`: one that a mask leaves, mostly.
+fn any_value(chance: &mut Chance, like: &str) -> String {
+    let last = if chance.once_in(4) { chance.below(200) } else { 32 * chance.below(8) };
+    if like.contains('.') {
+        format!("34.205.{}.{last}", chance.below(9))
+    } else {
+        format!("2001:{:x}::", 0xdb0 + chance.below(16))
+    }
+}
+
+/// A range of the same kind as `like`.
+fn any_range(chance: &mut Chance, like: &str) -> String {
     let last = chance.below(200);
     if like.contains('.') {
         match chance.below(3) {

@@ -198,12 +198,16 @@ fn every_mutation_of_the_table_is_reported_with_a_packet_that_behaves_so() -> Re
         run(["ip", "-6", "route", "add", "2001:dba::/32", "via", "fd00:118:2::2"])?;
         let wire = peer.enter(|| Wire::open(peer.own_interface()))??;
         mutation::witness()?;
-        let us = "\"region:us-1\", \"2001:db8::/32\"";
+        let us = "\"region:us-1\", \"2001:db8::/32\", \"2001:db9::/32\"";
+        // So many lengths that they are looked up as intervals.
+        let lengths = (0..16).map(|n| format!("\"2001:db{:x}::/{}\"", n % 10, 32 + 6 * n));
+        let many = [us.to_owned()].into_iter().chain(lengths).collect::<Vec<_>>().join(", ");
         let policies = [
             compiled(&format!("allow_from = [{us}]"))?,
             compiled(&format!("allow_from = [{us}]\nearly_drop = true\nlog = true"))?,
             compiled(&format!("allow_from = [{us}]\nallow_mac = [\"02:41:18:00:00:01\"]"))?,
             compiled(&format!("allow_from = [{us}]\notherwise = \"continue\""))?,
+            compiled(&format!("allow_from = [{many}]"))?,
         ];
         let mut tally: BTreeMap<&str, usize> = BTreeMap::new();
         let (mut done, mut decided, mut unknown, mut refused) = (0, 0, 0, 0);
@@ -283,8 +287,8 @@ fn verify_says_in_words_and_in_json_what_is_true() -> Result<()> {
             "element",
             "inet",
             "agent_fw",
-            "from_region_us-1_v4",
-            "{ 34.205.5.0/27 }",
+            "from_region_us-1_v4_27",
+            "{ 34.205.5.0 }",
         ])?;
         let (value, finished) = verify()?;
         ensure!(finished.code == Some(1) && value["equal"] == false, "{finished}");

@@ -115,6 +115,53 @@ impl fmt::Display for AddressRange {
     }
 }
 
+/// An address of one version of IP.
+pub trait Address: Ordinal + Into<IpAddr> {
+    /// The version.
+    const FAMILY: Family;
+    /// The address with these bits: of more than there are, the lowest.
+    fn of_bits(bits: u128) -> Self;
+    /// Its bits, in the lowest places.
+    fn to_u128(self) -> u128;
+    /// The prefixes that make up a range, each with its length.
+    fn prefixes(range: &Range<Self>) -> impl Iterator<Item = (Self, u8)>;
+}
+
+impl Address for Ipv4Addr {
+    const FAMILY: Family = Family::V4;
+
+    #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are meant")]
+    fn of_bits(bits: u128) -> Self {
+        Self::from_bits(bits as u32)
+    }
+
+    fn to_u128(self) -> u128 {
+        self.to_bits().into()
+    }
+
+    fn prefixes(range: &Range<Self>) -> impl Iterator<Item = (Self, u8)> {
+        let prefixes = Ipv4Subnets::new(range.first(), range.last(), 0);
+        prefixes.map(|prefix| (prefix.network(), prefix.prefix_len()))
+    }
+}
+
+impl Address for Ipv6Addr {
+    const FAMILY: Family = Family::V6;
+
+    fn of_bits(bits: u128) -> Self {
+        Self::from_bits(bits)
+    }
+
+    fn to_u128(self) -> u128 {
+        self.to_bits()
+    }
+
+    fn prefixes(range: &Range<Self>) -> impl Iterator<Item = (Self, u8)> {
+        let prefixes = Ipv6Subnets::new(range.first(), range.last(), 0);
+        prefixes.map(|prefix| (prefix.network(), prefix.prefix_len()))
+    }
+}
+
 /// A value whose ranges nftables writes in a notation of its own.
 pub trait Notation {
     /// The shortest usual way to write the range: an address, a prefix, or `first-last`.
@@ -263,6 +310,32 @@ pub enum Family {
 }
 
 impl Family {
+    /// The version of an address.
+    pub const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    /// How many bits an address has.
+    pub(crate) const fn bits(self) -> u8 {
+        match self {
+            Self::V4 => 32,
+            Self::V6 => 128,
+        }
+    }
+
+    /// An address of which the first `length` bits are ones, and no others.
+    pub(crate) fn mask(self, length: u8) -> IpAddr {
+        let zeros = self.bits().saturating_sub(length);
+        let ones = u128::MAX.checked_shl(zeros.into()).unwrap_or(0);
+        match self {
+            Self::V4 => Ipv4Addr::of_bits(ones).into(),
+            Self::V6 => Ipv6Addr::of_bits(ones).into(),
+        }
+    }
+
     /// The keyword of its header in nftables.
     pub(crate) const fn header(self) -> &'static str {
         match self {

@@ -11,7 +11,9 @@ mod policy_hash;
 mod range;
 pub mod rule;
 
-pub use address::{AddressRange, AddressSet, Family, MacAddr, MacAddrError, MacMatch, Notation};
+pub use address::{
+    Address, AddressRange, AddressSet, Family, MacAddr, MacAddrError, MacMatch, Notation,
+};
 pub use origin::{Label, LabelIndex, Ledger, RangeMap};
 pub use packet::{Packet, Port, Transport};
 pub use policy_hash::PolicyHash;

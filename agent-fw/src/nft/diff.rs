@@ -1,8 +1,8 @@
 //! What differs between the table that should be in the kernel and the one that is there.
 
 use super::expression::Program;
-use super::table::{Chain, Elements, Image, Set};
-use crate::model::{Notation, Ordinal, Range};
+use super::table::{Chain, Elements, Image, Prefixes, Set};
+use crate::model::{Address, Notation, Ordinal, Range};
 use crate::nft::kernel::Live;
 use crate::nft::table_name::TableName;
 use std::collections::BTreeSet;
@@ -119,6 +119,8 @@ fn compare_elements(found: &mut Vec<Difference>, expected: &Set, live: &Set) {
         (Elements::V6(a), Elements::V6(b)) => compare_ranges(found, name, a, b),
         (Elements::Mac(a), Elements::Mac(b)) => compare_ranges(found, name, a, b),
         (Elements::Port(a), Elements::Port(b)) => compare_ranges(found, name, a, b),
+        (Elements::HashedV4(a), Elements::HashedV4(b)) => compare_prefixes(found, name, a, b),
+        (Elements::HashedV6(a), Elements::HashedV6(b)) => compare_prefixes(found, name, a, b),
         // What is in them comes and goes.
         (Elements::Learned(a), Elements::Learned(b)) if a == b => {}
         _ => changed(found, &format!("set {name}"), "of its type", "of another type"),
@@ -140,6 +142,23 @@ fn compare_ranges<T: Ordinal>(
     let live: BTreeSet<_> = live.iter().collect();
     let missing = expected.difference(&live).map(|range| range.notation()).collect();
     let extra = live.difference(&expected).map(|range| range.notation()).collect();
+    report(found, set, missing, extra);
+}
+
+fn compare_prefixes<T: Address>(
+    found: &mut Vec<Difference>,
+    set: &str,
+    expected: &Prefixes<T>,
+    live: &Prefixes<T>,
+) {
+    if expected.first == live.first {
+        return;
+    }
+    let firsts = |prefixes: &Prefixes<T>| prefixes.first.iter().copied().collect::<BTreeSet<T>>();
+    let (wanted, there) = (firsts(expected), firsts(live));
+    let words = |first: &T| expected.notation(*first);
+    let missing = wanted.difference(&there).map(words).collect();
+    let extra = there.difference(&wanted).map(words).collect();
     report(found, set, missing, extra);
 }
 

@@ -22,7 +22,9 @@ pub use expression::{CtKey, Expression, MetaKey, Payload, PayloadBase, Program};
 pub use foreign::{Comparison, Foreign, ForeignBase, ForeignRule, Instruction};
 pub use kernel::{Cover, Generation, Hold, Live, NetlinkError, Nftables, Rest, Tenure};
 pub use stamp::Stamp;
-pub use table::{BaseChain, Chain, Count, Counter, Elements, Hook, Image, Key, Set, Table};
+pub use table::{
+    BaseChain, Chain, Count, Counter, Elements, Hook, Image, Key, Prefixes, Set, Table,
+};
 pub use table_name::TableName;
 pub use text::Document;
 

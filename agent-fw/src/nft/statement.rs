@@ -71,22 +71,22 @@ pub enum Statement {
     ToThisHost,
     /// The packet is of this family.
     Is(Family),
-    /// The packet's source address is in this set. Follows [`Statement::Is`].
-    FromAnyOf(Family, String),
-    /// The packet's source address is this or a smaller one. Follows [`Statement::Is`].
-    FromUpTo(IpAddr),
-    /// The packet came from a MAC address of this set.
-    FromAnyMacOf(String),
+    /// The packet's address at this end is this or a smaller one. Follows [`Statement::Is`].
+    AddressUpTo(End, IpAddr),
     /// The packet goes out through loopback.
     ToLoopback,
     /// The packet's protocol above IP is this one.
     ProtocolIs(u8),
     /// The packet's protocol above IP is another one.
     ProtocolIsNot(u8),
-    /// The packet's address at this end is this one. Follows [`Statement::Is`].
-    AddressIs(End, IpAddr),
+    /// The packet's address at this end is in this prefix: begins with as many bits of that address.
+    /// Follows [`Statement::Is`].
+    AddressIs(End, IpAddr, u8),
     /// The packet's address at this end is in this set. Follows [`Statement::Is`].
     AddressIn(End, Family, String),
+    /// The first so many bits of the packet's address at this end are in this set. Follows
+    /// [`Statement::Is`].
+    PrefixIn(End, Family, u8, String),
     /// The frame's MAC address at this end is this one.
     MacIs(End, MacAddr),
     /// The frame's MAC address at this end is in this set.
@@ -192,18 +192,24 @@ impl fmt::Display for Statement {
             Self::TcpToAnyOf(set) => write!(f, "tcp dport @{set}"),
             Self::ToThisHost => write!(f, "fib daddr type local"),
             Self::Is(family) => write!(f, "meta nfproto {family}"),
-            Self::FromAnyOf(family, set) => write!(f, "{} saddr @{set}", family.header()),
-            Self::FromUpTo(last @ IpAddr::V4(_)) => write!(f, "ip saddr <= {last}"),
-            Self::FromUpTo(last @ IpAddr::V6(_)) => write!(f, "ip6 saddr <= {last}"),
-            Self::FromAnyMacOf(set) => write!(f, "ether saddr @{set}"),
+            Self::AddressUpTo(end, last) => {
+                write!(f, "{} {}addr <= {last}", Family::of(*last).header(), end.letter())
+            }
             Self::ToLoopback => write!(f, "oif \"lo\""),
             Self::ProtocolIs(number) => write!(f, "meta l4proto {number}"),
             Self::ProtocolIsNot(number) => write!(f, "meta l4proto != {number}"),
-            Self::AddressIs(end, address @ IpAddr::V4(_)) => {
-                write!(f, "ip {}addr {address}", end.letter())
+            Self::AddressIs(end, address, length) => {
+                let (family, end) = (Family::of(*address), end.letter());
+                if *length == family.bits() {
+                    return write!(f, "{} {end}addr {address}", family.header());
+                }
+                // Of a prefix that ends with a byte, `nft -f` would load those bytes alone.
+                let mask = family.mask(*length);
+                write!(f, "{} {end}addr & {mask} == {address}", family.header())
             }
-            Self::AddressIs(end, address @ IpAddr::V6(_)) => {
-                write!(f, "ip6 {}addr {address}", end.letter())
+            Self::PrefixIn(end, family, length, set) => {
+                let mask = family.mask(*length);
+                write!(f, "{} {}addr & {mask} @{set}", family.header(), end.letter())
             }
             Self::AddressIn(end, family, set) => {
                 write!(f, "{} {}addr @{set}", family.header(), end.letter())

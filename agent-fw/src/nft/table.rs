@@ -4,7 +4,7 @@
 //! [`Ruleset`](super::Ruleset); expressions, as the kernel keeps them, in an [`Image`].
 
 use super::expression::{Expression, Program};
-use crate::model::{MacAddr, Notation, Port, Range};
+use crate::model::{Address, MacAddr, Notation, Port, Range};
 use crate::nft::table_name::TableName;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -120,7 +120,7 @@ impl std::ops::Add for Count {
     }
 }
 
-/// A named set: of intervals, or of what rules learn.
+/// A named set: of intervals, of prefixes of one length, or of what rules learn.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Set {
     /// Its name.
@@ -129,7 +129,7 @@ pub struct Set {
     pub elements: Elements,
 }
 
-/// The elements of a set, by the type of its key: sorted, disjoint ranges.
+/// The elements of a set, by the type of its key: sorted, disjoint ranges, or prefixes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Elements {
     /// IPv4 addresses.
@@ -140,9 +140,41 @@ pub enum Elements {
     Mac(Vec<Range<MacAddr>>),
     /// TCP ports.
     Port(Vec<Range<Port>>),
+    /// IPv4 prefixes of one length, found by a hash.
+    HashedV4(Prefixes<Ipv4Addr>),
+    /// IPv6 prefixes likewise.
+    HashedV6(Prefixes<Ipv6Addr>),
     /// Values that rules themselves add while packets pass, and that are forgotten after
     /// [`MEMORY`].
     Learned(Key),
+}
+
+/// Prefixes of one length, as the kernel has them: their first addresses, which are compared with an
+/// address of which a rule has kept as many bits.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Prefixes<T> {
+    /// The length, in bits. The kernel does not keep it: the rules tell it that look into the set.
+    pub length: u8,
+    /// The first addresses, sorted.
+    pub first: Vec<T>,
+}
+
+impl<T: Address> Prefixes<T> {
+    /// None yet, of single addresses.
+    pub(super) fn new() -> Self {
+        Self { length: T::FAMILY.bits(), first: Vec::new() }
+    }
+
+    /// How the one that begins with this address is written.
+    pub(super) fn notation(&self, first: T) -> String {
+        let Self { length, .. } = self;
+        let address = first.into();
+        if *length == T::FAMILY.bits() {
+            address.to_string()
+        } else {
+            format!("{address}/{length}")
+        }
+    }
 }
 
 /// How long a set remembers what a rule has added to it. The packet that it is about is on its way
@@ -163,13 +195,15 @@ pub enum Key {
 }
 
 impl Elements {
-    /// How many ranges there are.
+    /// How many there are.
     pub fn len(&self) -> usize {
         match self {
             Self::V4(ranges) => ranges.len(),
             Self::V6(ranges) => ranges.len(),
             Self::Mac(ranges) => ranges.len(),
             Self::Port(ranges) => ranges.len(),
+            Self::HashedV4(prefixes) => prefixes.first.len(),
+            Self::HashedV6(prefixes) => prefixes.first.len(),
             Self::Learned(_) => 0,
         }
     }
@@ -179,13 +213,19 @@ impl Elements {
         self.len() == 0
     }
 
-    /// How the range at `index` is written.
+    /// How the one at `index` is written.
     pub fn notation(&self, index: usize) -> Option<String> {
         match self {
             Self::V4(ranges) => ranges.get(index).map(Notation::notation),
             Self::V6(ranges) => ranges.get(index).map(Notation::notation),
             Self::Mac(ranges) => ranges.get(index).map(Notation::notation),
             Self::Port(ranges) => ranges.get(index).map(Notation::notation),
+            Self::HashedV4(prefixes) => {
+                prefixes.first.get(index).map(|first| prefixes.notation(*first))
+            }
+            Self::HashedV6(prefixes) => {
+                prefixes.first.get(index).map(|first| prefixes.notation(*first))
+            }
             Self::Learned(_) => None,
         }
     }

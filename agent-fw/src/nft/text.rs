@@ -1,7 +1,7 @@
 //! The ruleset as text: what `nft -f` loads and a person reviews.
 
-use super::table::{Chain, Elements, Key, MEMORIES, MEMORY, Set};
-use crate::model::Notation;
+use super::table::{Chain, Elements, Key, MEMORIES, MEMORY, Prefixes, Set};
+use crate::model::{Address, Notation};
 use crate::nft::compile::agent_port::Ruleset;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -42,8 +42,8 @@ impl fmt::Display for Document<'_> {
 impl Document<'_> {
     fn write_set(&self, f: &mut fmt::Formatter<'_>, set: &Set) -> fmt::Result {
         let key = match &set.elements {
-            Elements::V4(_) | Elements::Learned(Key::V4) => "ipv4_addr",
-            Elements::V6(_) | Elements::Learned(Key::V6) => "ipv6_addr",
+            Elements::V4(_) | Elements::HashedV4(_) | Elements::Learned(Key::V4) => "ipv4_addr",
+            Elements::V6(_) | Elements::HashedV6(_) | Elements::Learned(Key::V6) => "ipv6_addr",
             Elements::Mac(_) => "ether_addr",
             Elements::Port(_) | Elements::Learned(Key::Port) => "inet_service",
         };
@@ -52,7 +52,11 @@ impl Document<'_> {
             writeln!(f, "\t\ttype {key}\n\t\tsize {MEMORIES}\n\t\tflags dynamic,timeout")?;
             return writeln!(f, "\t\ttimeout {}s\n\t}}", MEMORY.as_secs());
         }
-        writeln!(f, "\t\ttype {key}\n\t\tflags interval\n\t\telements = {{")?;
+        let form = match &set.elements {
+            Elements::HashedV4(_) | Elements::HashedV6(_) => format!("size {}", set.elements.len()),
+            _ => "flags interval".to_owned(),
+        };
+        writeln!(f, "\t\ttype {key}\n\t\t{form}\n\t\telements = {{")?;
         if let Some(provenance) = self.provenance_of(set) {
             write_remark(f, &harmless(provenance))?;
         }
@@ -61,6 +65,8 @@ impl Document<'_> {
             Elements::V6(ranges) => write_ranges(f, ranges)?,
             Elements::Mac(ranges) => write_ranges(f, ranges)?,
             Elements::Port(ranges) => write_ranges(f, ranges)?,
+            Elements::HashedV4(prefixes) => write_prefixes(f, prefixes)?,
+            Elements::HashedV6(prefixes) => write_prefixes(f, prefixes)?,
             Elements::Learned(_) => {}
         }
         writeln!(f, "\t\t}}\n\t}}")
@@ -90,6 +96,21 @@ fn write_remark(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
 
 fn write_ranges<R: Notation>(f: &mut fmt::Formatter<'_>, ranges: &[R]) -> fmt::Result {
     ranges.iter().try_for_each(|range| writeln!(f, "\t\t\t{},", range.notation()))
+}
+
+/// Writes the first addresses of prefixes, with the prefix beside each.
+fn write_prefixes<T: Address + fmt::Display>(
+    f: &mut fmt::Formatter<'_>,
+    prefixes: &Prefixes<T>,
+) -> fmt::Result {
+    let is_shorter = prefixes.length < T::FAMILY.bits();
+    prefixes.first.iter().try_for_each(|first| {
+        write!(f, "\t\t\t{first},")?;
+        if is_shorter {
+            write!(f, " # {}", prefixes.notation(*first))?;
+        }
+        writeln!(f)
+    })
 }
 
 fn write_chain(f: &mut fmt::Formatter<'_>, chain: &Chain<super::Rule>) -> fmt::Result {

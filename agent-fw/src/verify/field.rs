@@ -2,7 +2,7 @@
 
 use super::region::{Condition, ETHERNET, NO, Number, YES, only, truth};
 use super::table::Members;
-use crate::model::{AddressSet, MacAddr, Port, Range, RangeSet};
+use crate::model::{Address, AddressSet, MacAddr, Port, Range, RangeSet};
 use crate::nft::{Comparison, Key, MetaKey, Payload, PayloadBase};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -147,12 +147,14 @@ impl Field {
             (What::Mac, Test::In(Members::Mac(set), is_in)) => {
                 Ok(Condition::Mac(if *is_in { set.clone() } else { set.complement() }))
             }
-            (What::SourceV4(4), Test::In(Members::V4(set), is_in)) if self.mask.is_none() => {
-                let v4 = if *is_in { set.clone() } else { set.complement() };
+            (What::SourceV4(4), Test::In(Members::V4(set), is_in)) => {
+                let set = self.begins_in(set).ok_or_else(unknown)?;
+                let v4 = if *is_in { set } else { set.complement() };
                 Ok(Condition::Source(AddressSet { v4, v6: RangeSet::default() }))
             }
-            (What::SourceV6(16), Test::In(Members::V6(set), is_in)) if self.mask.is_none() => {
-                let v6 = if *is_in { set.clone() } else { set.complement() };
+            (What::SourceV6(16), Test::In(Members::V6(set), is_in)) => {
+                let set = self.begins_in(set).ok_or_else(unknown)?;
+                let v6 = if *is_in { set } else { set.complement() };
                 Ok(Condition::Source(AddressSet { v4: RangeSet::default(), v6 }))
             }
             (What::Port, _) => {
@@ -176,6 +178,26 @@ impl Field {
             (What::Kind | What::SourcePort, _) => Err(unknown()),
             (What::Other(_), _) => Err(format!("it looks at {self}")),
         }
+    }
+
+    /// The addresses of which those bits that were kept are in the set, and the others are zeros
+    /// there; `None` where it is not the first bits that were kept.
+    fn begins_in<T: Address>(&self, set: &RangeSet<T>) -> Option<RangeSet<T>> {
+        let Some(mask) = &self.mask else { return Some(set.clone()) };
+        let width = usize::from(T::FAMILY.bits());
+        let kept = mask.iter().fold(0, |bits, byte| bits << 8 | u128::from(*byte));
+        let zeros = usize::try_from(kept.trailing_zeros()).ok()?.min(width);
+        let dropped = ones(zeros);
+        (mask.len() * 8 == width && kept == ones(width) & !dropped).then_some(())?;
+        // Every value in the set without those bits stands for all that begin so: of a range, from
+        // the first such value to the last.
+        let begun = |range: &Range<T>| {
+            let first = range.first().to_u128().checked_add(dropped)? & !dropped;
+            let last = range.last().to_u128() & !dropped;
+            (first <= last && first <= ones(width))
+                .then(|| Range::new(T::of_bits(first), T::of_bits(last | dropped)))?
+        };
+        Some(set.ranges().iter().filter_map(begun).collect())
     }
 
     /// The numbers that pass the test. All but single bytes are in the machine's order, in which
@@ -281,4 +303,36 @@ fn v4_range(range: &Range<u128>) -> Option<Range<Ipv4Addr>> {
 
 fn v6_range(range: &Range<u128>) -> Option<Range<Ipv6Addr>> {
     Range::new(Ipv6Addr::from(range.first()), Ipv6Addr::from(range.last()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Addresses near each other and at both ends.
+    fn address() -> impl Strategy<Value = u32> {
+        prop_oneof![0..70_u32, 1000..1070_u32, u32::MAX - 70..=u32::MAX]
+    }
+
+    proptest! {
+        #[test]
+        fn a_masked_address_is_in_a_set_as_the_kernel_finds_it(
+            pairs in prop::collection::vec((address(), 0..20_u32), 0..8),
+            length in 26..=32_u8,
+            asked in address(),
+        ) {
+            let range = |(first, more): &(u32, u32)| {
+                Range::new(first.to_owned().into(), first.saturating_add(*more).into())
+            };
+            let set: RangeSet<Ipv4Addr> = pairs.iter().filter_map(range).collect();
+            let mask = u32::MAX << (32 - length);
+            let mut field = Field::payload(Payload {
+                base: PayloadBase::Network, offset: 12, length: 4,
+            });
+            field.mask(&mask.to_be_bytes());
+            let found = field.begins_in(&set).expect("a mask of the first bits");
+            prop_assert_eq!(found.contains(asked.into()), set.contains((asked & mask).into()));
+        }
+    }
 }

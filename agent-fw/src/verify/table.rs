@@ -5,7 +5,7 @@
 
 use super::field::{Field, Test};
 use super::region::{Block, Condition, LOCAL, NO, only, united};
-use crate::model::{MacAddr, Port, RangeSet};
+use crate::model::{MacAddr, Ordinal, Port, Range, RangeSet};
 use crate::nft::{
     BaseChain, Comparison, Elements, Expression, ForeignBase, Hook, Instruction, Key,
     LATE_PRIORITY, Live, Program,
@@ -372,10 +372,20 @@ impl<'a> Machine<'a> {
             Elements::V6(ranges) => Members::V6(ranges.iter().copied().collect()),
             Elements::Mac(ranges) => Members::Mac(ranges.iter().copied().collect()),
             Elements::Port(ranges) => Members::Port(ranges.iter().copied().collect()),
+            Elements::HashedV4(prefixes) => {
+                Members::V4(prefixes.first.iter().map(single).collect())
+            }
+            Elements::HashedV6(prefixes) => {
+                Members::V6(prefixes.first.iter().map(single).collect())
+            }
             Elements::Learned(key) => Members::Learned(*key),
         };
         Step::Test(Test::In(members, is_in))
     }
+}
+
+fn single<T: Ordinal>(value: &T) -> Range<T> {
+    Range::single(*value)
 }
 
 /// Whether the rule ends with a verdict.

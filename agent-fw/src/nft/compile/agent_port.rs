@@ -3,7 +3,7 @@
 use crate::model::Family;
 use crate::model::rule::Lowered;
 use crate::model::{Others, Policy};
-use crate::nft::compile::source_tree::{Sources, Stage};
+use crate::nft::compile::sources::{Sources, Stage};
 use crate::nft::counters::{LEFT, LabelCounters, REFUSED, REFUSED_EARLY};
 use crate::nft::stamp::Stamp;
 use crate::nft::statement::{End, Rule, Statement};
@@ -202,7 +202,7 @@ fn own(policy: &Policy) -> [Chain<Rule>; 2] {
     let admit = families.map(|(family, set)| {
         Rule::new([
             Statement::Is(family),
-            Statement::FromAnyOf(family, set.to_owned()),
+            Statement::AddressIn(End::Source, family, set.to_owned()),
             Statement::PortIn(End::Source, OWN_PORTS.to_owned()),
             Statement::Accept,
         ])

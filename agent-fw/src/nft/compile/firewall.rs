@@ -6,12 +6,14 @@ use crate::model::MacMatch;
 use crate::model::firewall::{Criteria, Firewall, ICMPV6, Protocols, Rule};
 use crate::model::rule::{Action, Direction};
 use crate::nft;
+use crate::nft::compile::address_lookup::AddressLookup;
 use crate::nft::compile::sets::Sets;
 use crate::nft::{
     BaseChain, COMMENT, Chain, ConnectionState, Count, Counter, End, Hook, LOG_BURST, LOG_RATE,
     Ruleset, Statement, TableName, comment, identifier,
 };
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 /// Behind connection tracking (-200) and the port that NAT gives an outgoing packet (-100), so that
 /// packets have the addresses and ports that they really go to; before every usual filter (0).
@@ -58,11 +60,21 @@ struct Compiler<'a> {
     log: bool,
     counters: Vec<Counter>,
     sets: Sets,
+    /// Chains that rules go on to where they look addresses up.
+    branches: Vec<Chain<nft::Rule>>,
+}
+
+/// Conditions that hold all together.
+struct Conditions {
+    plain: Vec<Statement>,
+    /// Addresses that one rule cannot compare with.
+    lookups: Vec<Rc<AddressLookup>>,
 }
 
 impl<'a> Compiler<'a> {
     fn new(firewall: &'a Firewall, name: TableName, log: bool) -> Self {
-        Self { firewall, name, log, counters: Vec::new(), sets: Sets::default() }
+        let (counters, branches) = (Vec::new(), Vec::new());
+        Self { firewall, name, log, counters, sets: Sets::default(), branches }
     }
 
     fn table(mut self) -> Ruleset {
@@ -75,7 +87,8 @@ impl<'a> Compiler<'a> {
         if self.log {
             chains.push(chain(DENY, vec![log("denied"), rule([Statement::Drop])]));
         }
-        let Self { name, counters, sets, .. } = self;
+        let Self { name, counters, sets, branches, .. } = self;
+        chains.extend(branches);
         Ruleset { name, comment: COMMENT.to_owned(), counters, sets: sets.into_sets(), chains }
     }
 
@@ -109,7 +122,7 @@ impl<'a> Compiler<'a> {
                 continue;
             }
             let actions = self.actions(of);
-            rules.extend(ways.into_iter().map(|way| rule(way.into_iter().chain(actions.clone()))));
+            rules.extend(ways.into_iter().flat_map(|way| self.rules(way, &actions)));
         }
         if self.restricts(direction) {
             rules.extend(self.close(direction));
@@ -205,30 +218,64 @@ impl<'a> Compiler<'a> {
         Statement::Count(name)
     }
 
+    /// The rules that do `then` with packets that meet these conditions.
+    fn rules(&mut self, conditions: Conditions, then: &[Statement]) -> Vec<nft::Rule> {
+        let Conditions { plain, lookups } = conditions;
+        let Some((first, others)) = lookups.split_first() else {
+            return vec![rule(plain.into_iter().chain(then.iter().cloned()))];
+        };
+        if others.is_empty() {
+            let name = self.branch_name();
+            return first.rules(&name, &plain, then, &mut self.branches);
+        }
+        // Found by the first, a packet is looked up by the next in a chain of its own.
+        let family = plain.iter().find(|plain| matches!(plain, Statement::Is(_))).cloned();
+        let next = Conditions { plain: family.into_iter().collect(), lookups: others.to_vec() };
+        let rules = self.rules(next, then);
+        let next = self.branch_name();
+        self.branches.push(chain(&next, rules));
+        let name = self.branch_name();
+        first.rules(&name, &plain, &[Statement::Jump(next)], &mut self.branches)
+    }
+
+    /// The name of the next chain that rules go on to.
+    fn branch_name(&self) -> String {
+        format!("branch_{}", self.branches.len() + 1)
+    }
+
     /// The conditions under which an ARP frame is meant; none if it never is.
-    fn arp(&mut self, criteria: &Criteria) -> Vec<Vec<Statement>> {
-        if criteria.arp { vec![self.macs(criteria)] } else { vec![] }
+    fn arp(&mut self, criteria: &Criteria) -> Vec<Conditions> {
+        let of_macs = |plain| Conditions { plain, lookups: Vec::new() };
+        if criteria.arp { vec![of_macs(self.macs(criteria))] } else { vec![] }
     }
 
     /// The conditions under which an IP packet is meant: any of these, each of them all together.
-    fn ip(&mut self, criteria: &Criteria) -> Vec<Vec<Statement>> {
+    fn ip(&mut self, criteria: &Criteria) -> Vec<Conditions> {
         let mut ways = Vec::new();
         for family in families(criteria) {
             let mut place = Vec::new();
+            let mut lookups = Vec::new();
             if let Some(family) = family {
                 place.push(Statement::Is(family));
-                place.extend(self.addresses(criteria, family));
+                for lookup in self.addresses(criteria, family) {
+                    // What one rule can say stands among its other conditions.
+                    match lookup.conditions().as_slice() {
+                        [only] => place.push(only.clone()),
+                        _ => lookups.push(Rc::new(lookup)),
+                    }
+                }
             }
             place.extend(self.macs(criteria));
             for mut protocol in protocols(criteria, family) {
                 protocol.extend(self.transport(criteria));
-                ways.push(place.iter().cloned().chain(protocol).collect());
+                let plain = place.iter().cloned().chain(protocol).collect();
+                ways.push(Conditions { plain, lookups: lookups.clone() });
             }
         }
         ways
     }
 
-    fn addresses(&mut self, criteria: &Criteria, family: Family) -> Vec<Statement> {
+    fn addresses(&mut self, criteria: &Criteria, family: Family) -> Vec<AddressLookup> {
         let ends = [(End::Source, &criteria.source), (End::Destination, &criteria.destination)];
         let named = ends.map(|(end, place)| self.sets.addresses(end, family, &place.addresses));
         named.into_iter().flatten().collect()

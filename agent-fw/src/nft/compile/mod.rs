@@ -1,7 +1,9 @@
 //! From policies to tables: the agent's port, and a whole firewall policy.
 
+mod address_lookup;
 pub(crate) mod agent_port;
 mod firewall;
+mod lookup_cost;
 mod rule_counter;
 mod sets;
-pub(crate) mod source_tree;
+mod sources;

@@ -1,10 +1,9 @@
 //! The sets that rules look into: one value is compared with, several are looked up in a set that
 //! all rules share which name the same.
 
-use crate::model::Family;
-use crate::model::{AddressSet, MacAddr, Ordinal, Port, RangeSet};
+use crate::model::{AddressSet, Family, MacAddr, Ordinal, Port, RangeSet};
+use crate::nft::compile::address_lookup::AddressLookup;
 use crate::nft::{Elements, End, Set, Statement};
-use std::net::IpAddr;
 
 /// Sets in the making.
 #[derive(Default)]
@@ -15,25 +14,24 @@ impl Sets {
         self.0
     }
 
-    /// The condition that the address of this version is one of these; `None` if it always is.
+    /// How an address of this version is looked up among these; `None` if it is always one of them.
     pub(crate) fn addresses(
         &mut self,
         end: End,
         family: Family,
         addresses: &AddressSet,
-    ) -> Option<Statement> {
+    ) -> Option<AddressLookup> {
         let AddressSet { v4, v6 } = addresses;
-        let (is_all, one, elements): (_, Option<IpAddr>, _) = match family {
-            Family::V4 => (v4.is_all(), only(v4).map(Into::into), Elements::V4(v4.ranges().into())),
-            Family::V6 => (v6.is_all(), only(v6).map(Into::into), Elements::V6(v6.ranges().into())),
-        };
-        (!is_all).then(|| {
-            if let Some(address) = one {
-                return Statement::AddressIs(end, address);
+        match family {
+            Family::V4 if v4.is_all() => None,
+            Family::V6 if v6.is_all() => None,
+            Family::V4 => {
+                Some(AddressLookup::new(end, v4, |_, set| self.name("addresses_v4", set)))
             }
-            let kind = if family == Family::V4 { "addresses_v4" } else { "addresses_v6" };
-            Statement::AddressIn(end, family, self.name(kind, elements))
-        })
+            Family::V6 => {
+                Some(AddressLookup::new(end, v6, |_, set| self.name("addresses_v6", set)))
+            }
+        }
     }
 
     pub(crate) fn macs(&mut self, end: End, macs: &RangeSet<MacAddr>) -> Statement {

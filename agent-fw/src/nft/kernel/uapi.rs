@@ -27,8 +27,8 @@ pub(super) const INTERVAL_END: u32 = 1;
 /// <https://git.netfilter.org/nftables/tree/include/datatype.h>
 pub(super) const fn key_type(elements: &Elements) -> (u32, u32) {
     match elements {
-        Elements::V4(_) | Elements::Learned(Key::V4) => (7, 4),
-        Elements::V6(_) | Elements::Learned(Key::V6) => (8, 16),
+        Elements::V4(_) | Elements::HashedV4(_) | Elements::Learned(Key::V4) => (7, 4),
+        Elements::V6(_) | Elements::HashedV6(_) | Elements::Learned(Key::V6) => (8, 16),
         Elements::Mac(_) => (9, 6),
         Elements::Port(_) | Elements::Learned(Key::Port) => (13, 2),
     }

@@ -63,22 +63,9 @@ impl Statement {
             Self::Is(family) => {
                 vec![Expression::Meta(MetaKey::NetworkProtocol), equals(&[family.number()])]
             }
-            Self::FromAnyOf(family, set) => {
-                vec![End::Source.address(*family), Expression::Lookup { set: set.clone() }]
+            Self::AddressUpTo(end, last) => {
+                vec![end.address(Family::of(*last)), Expression::CompareAtMost(octets(*last))]
             }
-            Self::FromUpTo(IpAddr::V4(last)) => {
-                vec![
-                    End::Source.address(Family::V4),
-                    Expression::CompareAtMost(last.octets().to_vec()),
-                ]
-            }
-            Self::FromUpTo(IpAddr::V6(last)) => {
-                vec![
-                    End::Source.address(Family::V6),
-                    Expression::CompareAtMost(last.octets().to_vec()),
-                ]
-            }
-            Self::FromAnyMacOf(set) => End::Source.mac(Expression::Lookup { set: set.clone() }),
             Self::ToLoopback => {
                 vec![Expression::Meta(MetaKey::OutputInterface), equals(&LOOPBACK.to_ne_bytes())]
             }
@@ -88,11 +75,13 @@ impl Statement {
             Self::ProtocolIsNot(number) => {
                 vec![Expression::Meta(MetaKey::TransportProtocol), differs(&[*number])]
             }
-            Self::AddressIs(end, IpAddr::V4(address)) => {
-                vec![end.address(Family::V4), equals(&address.octets())]
+            Self::AddressIs(end, address, length) => {
+                let load = end.prefix(Family::of(*address), *length);
+                load.into_iter().chain([equals(&octets(*address))]).collect()
             }
-            Self::AddressIs(end, IpAddr::V6(address)) => {
-                vec![end.address(Family::V6), equals(&address.octets())]
+            Self::PrefixIn(end, family, length, set) => {
+                let look_up = Expression::Lookup { set: set.clone() };
+                end.prefix(*family, *length).into_iter().chain([look_up]).collect()
             }
             Self::AddressIn(end, family, set) => {
                 vec![end.address(*family), Expression::Lookup { set: set.clone() }]
@@ -167,7 +156,20 @@ impl ConnectionState {
     }
 }
 
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
 impl End {
+    /// Loads the first bits of the address.
+    fn prefix(self, family: Family, length: u8) -> Vec<Expression> {
+        let mask = (length < family.bits()).then(|| Expression::Mask(octets(family.mask(length))));
+        std::iter::once(self.address(family)).chain(mask).collect()
+    }
+
     fn address(self, family: Family) -> Expression {
         let (source, length) = match family {
             Family::V4 => (12, 4),

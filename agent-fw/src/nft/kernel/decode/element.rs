@@ -1,4 +1,4 @@
-//! From the elements of an interval set to ranges.
+//! From the elements of a set to ranges or values.
 #![allow(
     unsafe_code,
     clippy::cast_possible_truncation,
@@ -8,7 +8,7 @@
 
 use crate::model::{MacAddr, Ordinal, Port, Range};
 use crate::nft::kernel::uapi::INTERVAL_END;
-use crate::nft::table::{Elements, Key};
+use crate::nft::table::{Elements, Key, Prefixes};
 use nftnl_sys as sys;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ptr::NonNull;
@@ -72,6 +72,8 @@ pub(super) enum Bounds {
     V6(Edges<Ipv6Addr>),
     Mac(Edges<MacAddr>),
     Port(Edges<Port>),
+    HashedV4(Edges<Ipv4Addr>),
+    HashedV6(Edges<Ipv6Addr>),
     /// What rules have learned comes and goes; these do not.
     Learned(Key, Vec<String>),
 }
@@ -91,14 +93,20 @@ impl Bounds {
             Elements::V6(_) => Self::V6(Edges::new(form)),
             Elements::Mac(_) => Self::Mac(Edges::new(form)),
             Elements::Port(_) => Self::Port(Edges::new(form)),
+            Elements::HashedV4(_) => Self::HashedV4(Edges::new(Form::Values)),
+            Elements::HashedV6(_) => Self::HashedV6(Edges::new(Form::Values)),
             Elements::Learned(key) => Self::Learned(*key, Vec::new()),
         }
     }
 
     pub(super) fn add(&mut self, element: &Element) {
         match self {
-            Self::V4(edges) => edges.add(element, |key: [u8; 4]| key.into()),
-            Self::V6(edges) => edges.add(element, |key: [u8; 16]| key.into()),
+            Self::V4(edges) | Self::HashedV4(edges) => {
+                edges.add(element, |key: [u8; 4]| key.into());
+            }
+            Self::V6(edges) | Self::HashedV6(edges) => {
+                edges.add(element, |key: [u8; 16]| key.into());
+            }
             Self::Mac(edges) => edges.add(element, MacAddr),
             Self::Port(edges) => edges.add(element, |key| Port(u16::from_be_bytes(key))),
             // The kernel tells how long it lasts where that is not what the set says.
@@ -115,6 +123,14 @@ impl Bounds {
             Self::V6(mut edges) => (Elements::V6(edges.ranges()), edges.faults),
             Self::Mac(mut edges) => (Elements::Mac(edges.ranges()), edges.faults),
             Self::Port(mut edges) => (Elements::Port(edges.ranges()), edges.faults),
+            Self::HashedV4(mut edges) => {
+                let first = edges.values();
+                (Elements::HashedV4(Prefixes { first, ..Prefixes::new() }), edges.faults)
+            }
+            Self::HashedV6(mut edges) => {
+                let first = edges.values();
+                (Elements::HashedV6(Prefixes { first, ..Prefixes::new() }), edges.faults)
+            }
             Self::Learned(key, faults) => (Elements::Learned(key), faults),
         }
     }
@@ -134,6 +150,13 @@ impl<T: Ordinal> Edges<T> {
             Some(value) if element.is_end() => self.ends.push(value),
             Some(value) => self.starts.push(value),
         }
+    }
+
+    /// The values of a set that has no ranges.
+    fn values(&mut self) -> Vec<T> {
+        let mut values = std::mem::take(&mut self.starts);
+        values.sort_unstable_by_key(|value| value.bits());
+        values
     }
 
     /// Pairs each start with the next end behind it. nft itself puts an end in front of all

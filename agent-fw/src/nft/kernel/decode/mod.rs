@@ -12,10 +12,11 @@ use crate::nft::compile::agent_port::GATE;
 use crate::nft::expression::{Expression, Program};
 use crate::nft::foreign::{Foreign, Instruction};
 use crate::nft::kernel::set_generation::Epoch;
-use crate::nft::table::{Chain, Image, Set};
+use crate::nft::table::{Chain, Elements, Image, Set};
 use crate::nft::table_name::TableName;
 use reader::Reader;
 pub(super) use reader::generation;
+use std::collections::BTreeMap;
 
 /// How often a read is tried again when the ruleset changes meanwhile.
 const ATTEMPTS: usize = 20;
@@ -107,6 +108,7 @@ fn read_once(socket: &mut Socket, table: TableName, depth: Depth) -> Result<Read
     }
     name_sets(&mut foreign, epoch);
     let leftovers = leftovers(&mut sets, epoch);
+    tell_lengths(&mut sets, &chains);
     let image = Image { name: table, comment, counters, sets, chains };
     Ok(Reading { live: Some(Live { image, strays, leftovers, foreign, tenure, epoch }), torn })
 }
@@ -135,6 +137,26 @@ fn name_sets(foreign: &mut Foreign, epoch: Epoch) {
             && Epoch::split(set).1 == epoch
         {
             *set = Epoch::split(set).0.to_owned();
+        }
+    }
+}
+
+/// Tells of what length the prefixes of sets are, by the masks with which rules look into them.
+fn tell_lengths(sets: &mut [Set], chains: &[Chain<Program>]) {
+    let rules = chains.iter().flat_map(|chain| &chain.rules);
+    let masked = rules.flat_map(|rule| rule.expressions.windows(2)).filter_map(|pair| match pair {
+        [Expression::Mask(mask), Expression::Lookup { set }] => Some((set.as_str(), mask)),
+        _ => None,
+    });
+    let masks: BTreeMap<&str, &Vec<u8>> = masked.collect();
+    for set in sets {
+        let Some(mask) = masks.get(set.name.as_str()) else { continue };
+        let ones = mask.iter().map(|byte| byte.leading_ones()).sum::<u32>();
+        let ones = u8::try_from(ones).unwrap_or(u8::MAX);
+        match &mut set.elements {
+            Elements::HashedV4(prefixes) => prefixes.length = ones,
+            Elements::HashedV6(prefixes) => prefixes.length = ones,
+            _ => {}
         }
     }
 }

@@ -10,7 +10,7 @@ use super::element::{Element, Form};
 use crate::nft::foreign::ForeignBase;
 use crate::nft::kernel::socket::{Header, NetlinkError};
 use crate::nft::kernel::uapi::{NFT_SET_INTERVAL, NFT_SET_LEARNED, key_type};
-use crate::nft::table::{BaseChain, Elements, Hook, Key, MEMORIES, MEMORY};
+use crate::nft::table::{BaseChain, Elements, Hook, Key, MEMORIES, MEMORY, Prefixes};
 use crate::nft::table_name::TableName;
 use nftnl_sys::{self as sys, libc};
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -236,6 +236,11 @@ impl Object<sys::nftnl_set> {
         match self.flags() {
             NFT_SET_INTERVAL => self.elements_of_key_type(),
             NFT_SET_LEARNED => self.learned(),
+            0 => match self.elements_of_key_type()? {
+                Elements::V4(_) => Some(Elements::HashedV4(Prefixes::new())),
+                Elements::V6(_) => Some(Elements::HashedV6(Prefixes::new())),
+                _ => None,
+            },
             _ => None,
         }
     }

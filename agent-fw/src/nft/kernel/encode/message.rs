@@ -210,14 +210,22 @@ unsafe impl NlMsg for SetMessage<'_> {
             };
             // The kernel wants a number that is unique in the transaction; names do the rest.
             set_u32(sys::NFTNL_SET_ID, sequence);
-            if let Elements::Learned(_) = self.elements {
-                set_u32(sys::NFTNL_SET_FLAGS, NFT_SET_LEARNED);
-                set_u32(sys::NFTNL_SET_DESC_SIZE, MEMORIES);
-                let timeout = MEMORY.as_millis() as u64;
-                let number = attribute(sys::NFTNL_SET_TIMEOUT);
-                sys::nftnl_set_set_u64(set.as_ptr(), number, timeout);
-            } else {
-                set_u32(sys::NFTNL_SET_FLAGS, NFT_SET_INTERVAL);
+            match self.elements {
+                Elements::Learned(_) => {
+                    set_u32(sys::NFTNL_SET_FLAGS, NFT_SET_LEARNED);
+                    set_u32(sys::NFTNL_SET_DESC_SIZE, MEMORIES);
+                    let timeout = MEMORY.as_millis() as u64;
+                    let number = attribute(sys::NFTNL_SET_TIMEOUT);
+                    sys::nftnl_set_set_u64(set.as_ptr(), number, timeout);
+                }
+                // With a size the kernel takes its fastest hash, which does not grow.
+                Elements::HashedV4(_) | Elements::HashedV6(_) => {
+                    set_u32(sys::NFTNL_SET_FLAGS, 0);
+                    set_u32(sys::NFTNL_SET_DESC_SIZE, self.elements.len() as u32);
+                }
+                Elements::V4(_) | Elements::V6(_) | Elements::Mac(_) | Elements::Port(_) => {
+                    set_u32(sys::NFTNL_SET_FLAGS, NFT_SET_INTERVAL);
+                }
             }
             set_u32(sys::NFTNL_SET_KEY_TYPE, key_type);
             set_u32(sys::NFTNL_SET_KEY_LEN, key_length);
@@ -256,7 +264,7 @@ fn named_set(table: TableName, name: &std::ffi::CStr) -> Owned<sys::nftnl_set> {
     }
 }
 
-/// One element as the kernel keeps it: the start of a range or the first value behind it.
+/// One element as the kernel keeps it: a value, the start of a range, or the first value behind it.
 pub(super) struct Bound {
     key: [u8; 16],
     length: u32,
@@ -267,16 +275,19 @@ pub(super) struct Bound {
 /// a nest (4), a key (4 + 4 + 16) and flags (8).
 pub(super) const RANGES_IN_A_MESSAGE: usize = (u16::MAX as usize - 64) / (2 * (4 + 24 + 8));
 
+/// A value in a set of single values.
+pub(super) fn value<const N: usize>(bytes: [u8; N]) -> Bound {
+    let mut key = [0; 16];
+    key[..N].copy_from_slice(&bytes);
+    Bound { key, length: N as u32, end: false }
+}
+
 /// The start of a range, and what follows it unless it reaches to the end of all values.
 pub(super) fn bounds<T: Ordinal, const N: usize>(
     range: &Range<T>,
     bytes: impl Fn(T) -> [u8; N],
 ) -> impl Iterator<Item = Bound> {
-    let bound = |value: T, end| {
-        let mut key = [0; 16];
-        key[..N].copy_from_slice(&bytes(value));
-        Bound { key, length: N as u32, end }
-    };
+    let bound = |ordinal: T, end| Bound { end, ..value(bytes(ordinal)) };
     let start = bound(range.first(), false);
     let end = range.last().next().map(|behind| bound(behind, true));
     std::iter::once(start).chain(end)

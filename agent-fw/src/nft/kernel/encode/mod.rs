@@ -14,7 +14,7 @@ use crate::nft::table_name::TableName;
 use expression::InEpoch;
 use message::{
     AllRulesMessage, CounterMessage, ElementsMessage, RANGES_IN_A_MESSAGE, SetMessage, SetName,
-    TableMessage, bounds, c_string,
+    TableMessage, bounds, c_string, value,
 };
 use nftnl::{Batch, MsgType, NlMsg};
 use std::ffi::CString;
@@ -195,7 +195,28 @@ impl<'a> Transaction<'a> {
             Elements::Port(ranges) => {
                 self.add_ranges(table, set, name, ranges, |port| port.0.to_be_bytes());
             }
+            Elements::HashedV4(prefixes) => {
+                self.add_values(table, set, name, &prefixes.first, |v4| v4.octets());
+            }
+            Elements::HashedV6(prefixes) => {
+                self.add_values(table, set, name, &prefixes.first, |v6| v6.octets());
+            }
             Elements::Learned(_) => {}
+        }
+    }
+
+    fn add_values<T: Copy, const N: usize>(
+        &mut self,
+        table: TableName,
+        set: &'a Set,
+        name: &CString,
+        values: &[T],
+        bytes: impl Fn(T) -> [u8; N],
+    ) {
+        for (index, part) in values.chunks(RANGES_IN_A_MESSAGE).enumerate() {
+            let bounds = part.iter().map(|one| value(bytes(*one))).collect();
+            let message = ElementsMessage { table, set: name, bounds };
+            self.push_add(Part::Elements(set, index * RANGES_IN_A_MESSAGE), &message);
         }
     }
 
@@ -240,8 +261,12 @@ impl Parts<'_> {
             (Some(Part::Elements(set, _)), None) => format!("elements of set {}", set.name),
             (Some(Part::Elements(set, first)), Some(element)) => {
                 // Each range is two elements, its start and its end; only the last may lack one.
-                let range = set.elements.notation(first + element / 2);
-                format!("element {} of set {}", range.as_deref().unwrap_or("?"), set.name)
+                let of_each = match &set.elements {
+                    Elements::HashedV4(_) | Elements::HashedV6(_) => 1,
+                    _ => 2,
+                };
+                let element = set.elements.notation(first + element / of_each);
+                format!("element {} of set {}", element.as_deref().unwrap_or("?"), set.name)
             }
         }
     }
