@@ -31,8 +31,10 @@ fn main() -> Result<()> {
     }
     let files: Vec<String> = env::args().skip(1).filter(|arg| arg.ends_with(".nft")).collect();
     thread::scope(|scope| {
-        let contenders: Vec<Contender> =
-            files.iter().map(|file| Contender::start(scope, file.clone())).collect::<Result<_>>()?;
+        let contenders: Vec<Contender> = files
+            .iter()
+            .map(|file| Contender::start(scope, file.clone()))
+            .collect::<Result<_>>()?;
         let mut figures = vec![Vec::new(); contenders.len()];
         for round in 0..=ROUNDS {
             for (contender, figures) in contenders.iter().zip(&mut figures) {
@@ -101,7 +103,10 @@ impl Generator {
         run(["ip", "link", "set", "out0", "up"])?;
         run(["ip", "address", "add", "198.18.0.1/16", "dev", "in0"])?;
         run(["ip", "route", "add", "default", "via", "198.18.0.2"])?;
-        run(["nft", "add table inet sink; add chain inet sink end { type filter hook input priority 2147483646; }; add rule inet sink end tcp dport 4118 counter drop"])?;
+        run([
+            "nft",
+            "add table inet sink; add chain inet sink end { type filter hook input priority 2147483646; }; add rule inet sink end tcp dport 4118 counter drop",
+        ])?;
         let mut ebpf = Ebpf::load_file(OBJECT)?;
         // A device takes frames of test runs only where a program is attached.
         let program: &mut Xdp = ebpf.program_mut("empty").context("no program")?.try_into()?;
@@ -114,7 +119,9 @@ impl Generator {
         let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
         frame.extend([0x45, 0, 0, 40, 0, 1, 0, 0, 64, 6, 0, 0, 1, 2, 3, 4]);
         frame.extend(Ipv4Addr::new(198, 18, 0, 1).octets());
-        frame.extend([0x30, 0x39, 0x10, 0x16, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0]);
+        frame.extend([
+            0x30, 0x39, 0x10, 0x16, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0,
+        ]);
         let length = u32::try_from(frame.len())?;
         let words = [0, length, 0, index, 0, 0];
         let context = words.iter().flat_map(|word: &u32| word.to_ne_bytes());
@@ -122,7 +129,8 @@ impl Generator {
     }
 
     fn run(&mut self) -> Result<f64> {
-        let program: &mut Xdp = self.ebpf.program_mut("into_stack_v4").context("no program")?.try_into()?;
+        let program: &mut Xdp =
+            self.ebpf.program_mut("into_stack_v4").context("no program")?.try_into()?;
         let mut options = TestRunOptions::new();
         options.data_in = Some(&self.frame);
         options.ctx_in = Some(&self.context);

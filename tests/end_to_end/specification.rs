@@ -15,6 +15,7 @@ use agent_fw::verify::{Kernel, Reach};
 use agent_fw_lab::packet::{Ethernet, Ipv4, Ipv6, Segment, Tcp};
 use agent_fw_lab::{Lab, Listener, MacAddr, Peer, Wire, run};
 use anyhow::{Context as _, Result, ensure};
+use ipnet::{Ipv4Net, Ipv6Net};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -68,7 +69,24 @@ impl Random {
         if self.chance(12) {
             return AddressSet::all();
         }
-        (0..self.below(6)).map(|_| self.range()).collect()
+        let few: AddressSet = (0..self.below(6)).map(|_| self.range()).collect();
+        let crowd: AddressSet = match self.below(8) {
+            0 => (0..40).map(|number| self.bystander(number)).collect(),
+            1 => (0..3000).map(|number| self.bystander(number)).collect(),
+            _ => AddressSet::default(),
+        };
+        few.union(&crowd)
+    }
+
+    /// A prefix elsewhere: with many, the others are looked up in another way.
+    fn bystander(&mut self, number: u16) -> AddressRange {
+        let length = [20, 24, 27, 32][usize::from(self.below(4))];
+        let [high, low] = number.to_be_bytes();
+        if self.chance(3) {
+            let bits = 0x2001_0db9_u128 << 96 | u128::from(number) << 64;
+            return Ipv6Net::new_assert(bits.into(), 4 * length - 16).trunc().into();
+        }
+        Ipv4Net::new_assert(Ipv4Addr::new(172, high, low, low), length).trunc().into()
     }
 
     fn lowered(&mut self) -> Lowered {

@@ -207,6 +207,9 @@ impl fmt::Display for Statement {
                 let mask = family.mask(*length);
                 write!(f, "{} {end}addr & {mask} == {address}", family.header())
             }
+            Self::PrefixIn(end, family, length, set) if *length == family.bits() => {
+                write!(f, "{} {}addr @{set}", family.header(), end.letter())
+            }
             Self::PrefixIn(end, family, length, set) => {
                 let mask = family.mask(*length);
                 write!(f, "{} {}addr & {mask} @{set}", family.header(), end.letter())

@@ -7,6 +7,7 @@ use agent_fw::model::rule::{
     TcpFlags,
 };
 use agent_fw::model::{AddressRange, Label, MacAddr, Port, Range, RangeSet};
+use ipnet::{Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Hosts behind the peer, by number.
@@ -49,6 +50,30 @@ pub(super) fn small(chance: &mut Chance, bound: u8) -> u8 {
 pub(super) fn rules(chance: &mut Chance) -> Vec<Rule> {
     let count = 1 + chance.below(8);
     (0..count).map(|number| rule(chance, number)).collect()
+}
+
+/// Adds addresses of another world to the lists of some rules, as many as have the lists looked up in
+/// other ways: by one hash or several, or in a tree of sets.
+pub(super) fn crowd(chance: &mut Chance, rules: &mut [Rule]) {
+    for rule in rules {
+        for end in [&mut rule.source, &mut rule.destination] {
+            let (Match::Is(addresses) | Match::Not(addresses)) = &mut end.addresses else {
+                continue;
+            };
+            let count = *chance.pick(&[0, 0, 3, 40, 3000]);
+            let others = (0..count).map(|number: u16| {
+                let length = *chance.pick(&[20, 24, 27, 32]);
+                let [high, low] = number.to_be_bytes();
+                if number.is_multiple_of(3) {
+                    let bits = 0x2001_0db9_u128 << 96 | u128::from(number) << 64;
+                    let net = Ipv6Net::new_assert(bits.into(), 4 * length - 16);
+                    return net.trunc().into();
+                }
+                Ipv4Net::new_assert(Ipv4Addr::new(172, high, low, low), length).trunc().into()
+            });
+            addresses.0.push((Label::Address, others.collect()));
+        }
+    }
 }
 
 fn rule(chance: &mut Chance, number: usize) -> Rule {

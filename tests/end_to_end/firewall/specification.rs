@@ -3,7 +3,7 @@
 
 use super::flow::{FlowPlan, Kind, Step, flow};
 use super::kernel::{Seen, Stage, clear, seen};
-use super::random::{mac, rules, small};
+use super::random::{crowd, mac, rules, small};
 use crate::chance::Chance;
 use crate::tests;
 use agent_fw::model::MacAddr;
@@ -50,7 +50,10 @@ fn the_kernel_decides_by_random_firewall_policies_as_the_specification_says() ->
         let mut tally: BTreeMap<String, usize> = BTreeMap::new();
         let (mut policies, mut tried) = (0, 0);
         while tried < pairs {
-            let rules = rules(&mut chance);
+            let mut rules = rules(&mut chance);
+            if chance.once_in(2) {
+                crowd(&mut chance, &mut rules);
+            }
             let firewall = Firewall::new(&rules)?;
             // By an Allow, a direction is restrictive in most; by default, in some.
             let denied = [Direction::Incoming, Direction::Outgoing][chance.below(2)];

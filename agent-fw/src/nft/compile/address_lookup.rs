@@ -7,40 +7,27 @@
 //! has left it. So counters are named by rules, and the tree is made of comparisons.
 
 use crate::model::{Address, Family, Range, RangeSet};
-use crate::nft::compile::lookup_cost::{Choice, Form, choose};
+use crate::nft::compile::lookup_cost::{Choice, FAN, Form, choose};
 use crate::nft::statement::{End, Rule, Statement};
 use crate::nft::table::{Chain, Elements, Prefixes};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Ranges in one set. The kernel reads a set out from its beginning for every 32 KiB of answer, so
-/// that a set of a million ranges takes minutes to read back; in parts of this size it takes
-/// seconds, and they are faster to search and to load.
-const PART: usize = 1024;
-
-/// Comparisons in one chain of the search tree.
-const FAN: usize = 16;
-
 /// The addresses of one version of IP, ready to be looked up.
 pub(crate) struct AddressLookup {
     family: Family,
     end: End,
-    parts: Parts,
+    /// The parts that the addresses are divided into, in their order.
+    parts: Vec<Part>,
 }
 
-enum Parts {
-    Prefixes(Vec<(IpAddr, u8)>),
-    /// Sets of prefixes, each of one length.
-    Hashes(Vec<(u8, String)>),
-    /// Sets of ranges, in the order of their addresses.
-    Intervals(Vec<Part>),
-}
-
-/// A set with some of the addresses, and the last of them.
+/// Some of the addresses.
 struct Part {
     number: usize,
-    set: String,
+    /// The last of them.
     last: IpAddr,
+    /// An address is one of them if one of these conditions holds.
+    conditions: Vec<Statement>,
 }
 
 /// An address whose sets nftables has.
@@ -79,55 +66,40 @@ impl AddressLookup {
         ranges: &RangeSet<T>,
         mut set: impl FnMut(&str, Elements) -> String,
     ) -> Self {
-        let prefixes: Vec<(T, u8)> = ranges.ranges().iter().flat_map(T::prefixes).collect();
-        let parts = match choice(ranges, &prefixes).form {
-            Form::Prefixes => Parts::Prefixes(
-                prefixes.into_iter().map(|(address, length)| (address.into(), length)).collect(),
-            ),
-            Form::Hashes(lengths) => {
-                let sets = by_length(&prefixes, &lengths).into_iter();
-                let hash = |prefixes: Prefixes<T>| {
-                    let length = prefixes.length;
-                    (length, set(&format!("_{length}"), T::hashed(prefixes)))
-                };
-                Parts::Hashes(sets.map(hash).collect())
-            }
-            Form::Intervals => {
-                let several = ranges.ranges().len() > PART;
-                let part = |(number, part): (usize, &[Range<T>])| {
-                    let suffix = if several { part_suffix(number) } else { String::new() };
-                    let last = part.last()?.last().into();
-                    Some(Part { number, set: set(&suffix, T::intervals(part.to_vec())), last })
-                };
-                Parts::Intervals((1..).zip(ranges.ranges().chunks(PART)).filter_map(part).collect())
-            }
+        let Choice { form, parts, .. } = choice(ranges);
+        let chunk = ranges.ranges().len().div_ceil(parts).max(1);
+        let part = |(number, ranges): (usize, &[Range<T>])| {
+            let part = if parts > 1 { part_suffix(number) } else { String::new() };
+            let mut set = |suffix: String, elements| set(&format!("{part}{suffix}"), elements);
+            let conditions = match &form {
+                Form::Prefixes => prefixes(ranges)
+                    .map(|(address, length)| Statement::AddressIs(end, address.into(), length))
+                    .collect(),
+                Form::Hashes(lengths) => {
+                    let hash = |prefixes: Prefixes<T>| {
+                        let length = prefixes.length;
+                        let set = set(format!("_{length}"), T::hashed(prefixes));
+                        Statement::PrefixIn(end, T::FAMILY, length, set)
+                    };
+                    let sets = by_length(prefixes(ranges), lengths).into_iter();
+                    sets.filter(|set| !set.first.is_empty()).map(hash).collect()
+                }
+                Form::Intervals => {
+                    let set = set(String::new(), T::intervals(ranges.to_vec()));
+                    vec![Statement::AddressIn(end, T::FAMILY, set)]
+                }
+            };
+            let last = ranges.last()?.last().into();
+            Some(Part { number, last, conditions })
         };
+        let parts = (1..).zip(ranges.ranges().chunks(chunk)).filter_map(part).collect();
         Self { family: T::FAMILY, end, parts }
     }
 
-    /// The conditions of which one has to hold; none where a tree is searched.
-    pub(crate) fn conditions(&self) -> Vec<Statement> {
-        let Self { family, end, parts } = self;
-        match parts {
-            Parts::Prefixes(prefixes) => prefixes
-                .iter()
-                .map(|(address, length)| Statement::AddressIs(*end, *address, *length))
-                .collect(),
-            Parts::Hashes(sets) => sets
-                .iter()
-                .map(|(length, set)| {
-                    if *length == family.bits() {
-                        Statement::AddressIn(*end, *family, set.clone())
-                    } else {
-                        Statement::PrefixIn(*end, *family, *length, set.clone())
-                    }
-                })
-                .collect(),
-            Parts::Intervals(parts) => match parts.as_slice() {
-                [only] => vec![Statement::AddressIn(*end, *family, only.set.clone())],
-                _ => vec![],
-            },
-        }
+    /// The condition that one rule can say among others; `None` where it takes several rules.
+    pub(crate) fn condition(&self) -> Option<&Statement> {
+        let [Part { conditions, .. }] = self.parts.as_slice() else { return None };
+        if let [only] = conditions.as_slice() { Some(only) } else { None }
     }
 
     /// The rules that do `then` with packets that meet `before` and have one of these addresses.
@@ -140,16 +112,12 @@ impl AddressLookup {
         then: &[Statement],
         chains: &mut Vec<Chain<Rule>>,
     ) -> Vec<Rule> {
-        let rule = |middle: Statement, then: &[Statement]| {
-            Rule::new(before.iter().cloned().chain([middle]).chain(then.iter().cloned()))
-        };
-        match &self.parts {
-            Parts::Intervals(parts) if parts.len() > 1 => {
-                self.grow(name, name, parts, then, chains);
-                vec![rule(Statement::Jump(name.to_owned()), &[])]
-            }
-            _ => self.conditions().into_iter().map(|condition| rule(condition, then)).collect(),
+        if let [only] = self.parts.as_slice() {
+            return only.rules(before, then);
         }
+        self.grow(name, name, &self.parts, then, chains);
+        let go = Statement::Jump(name.to_owned());
+        vec![Rule::new(before.iter().cloned().chain([go]))]
     }
 
     /// A search tree: chains that compare the address with the last one of each branch, and at its
@@ -184,14 +152,21 @@ impl AddressLookup {
         for (target, parts) in branches {
             match parts {
                 [leaf] => {
-                    let found = Statement::AddressIn(*end, *family, leaf.set.clone());
-                    let conditions = [Statement::Is(*family), found];
-                    let rule = Rule::new(conditions.into_iter().chain(then.iter().cloned()));
-                    chains.push(Chain { name: target, base: None, rules: vec![rule] });
+                    let rules = leaf.rules(&[Statement::Is(*family)], then);
+                    chains.push(Chain { name: target, base: None, rules });
                 }
                 _ => self.grow(tree, &target, parts, then, chains),
             }
         }
+    }
+}
+
+impl Part {
+    fn rules(&self, before: &[Statement], then: &[Statement]) -> Vec<Rule> {
+        let rule = |condition: &Statement| {
+            Rule::new(before.iter().chain([condition]).chain(then).cloned())
+        };
+        self.conditions.iter().map(rule).collect()
     }
 }
 
@@ -200,21 +175,28 @@ fn part_suffix(number: usize) -> String {
 }
 
 /// What is chosen for these addresses.
-fn choice<T: Address>(ranges: &RangeSet<T>, prefixes: &[(T, u8)]) -> Choice {
+fn choice<T: Address>(ranges: &RangeSet<T>) -> Choice {
     let mut counts = BTreeMap::new();
-    for (_, length) in prefixes {
-        *counts.entry(*length).or_insert(0) += 1;
+    for (_, length) in prefixes(ranges.ranges()) {
+        *counts.entry(length).or_insert(0) += 1;
     }
     let counts: Vec<(u8, usize)> = counts.into_iter().collect();
     choose(T::FAMILY, &counts, ranges.ranges().len())
 }
 
+fn prefixes<T: Address>(ranges: &[Range<T>]) -> impl Iterator<Item = (T, u8)> {
+    ranges.iter().flat_map(T::prefixes)
+}
+
 /// The prefixes of each of these lengths: a shorter one is as many of the next length that there is.
-fn by_length<T: Address>(prefixes: &[(T, u8)], lengths: &[u8]) -> Vec<Prefixes<T>> {
+fn by_length<T: Address>(
+    prefixes: impl Iterator<Item = (T, u8)>,
+    lengths: &[u8],
+) -> Vec<Prefixes<T>> {
     let empty = |length: &u8| Prefixes { length: *length, first: Vec::new() };
     let mut sets: Vec<Prefixes<T>> = lengths.iter().map(empty).collect();
     for (address, length) in prefixes {
-        let place = sets.partition_point(|set| set.length < *length);
+        let place = sets.partition_point(|set| set.length < length);
         let Some(set) = sets.get_mut(place) else { continue };
         let step = 1_u128.checked_shl((T::FAMILY.bits() - set.length).into()).unwrap_or(0);
         let each = 0..1_u128 << (set.length - length);

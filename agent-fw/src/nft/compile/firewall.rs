@@ -259,9 +259,9 @@ impl<'a> Compiler<'a> {
                 place.push(Statement::Is(family));
                 for lookup in self.addresses(criteria, family) {
                     // What one rule can say stands among its other conditions.
-                    match lookup.conditions().as_slice() {
-                        [only] => place.push(only.clone()),
-                        _ => lookups.push(Rc::new(lookup)),
+                    match lookup.condition() {
+                        Some(only) => place.push(only.clone()),
+                        None => lookups.push(Rc::new(lookup)),
                     }
                 }
             }

@@ -17,7 +17,18 @@ mod ns {
     pub(super) const INTERVALS: u64 = 130;
     /// Each time that it has twice as many.
     pub(super) const INTERVALS_DOUBLED: u64 = 32;
+    /// One comparison on the way through the tree of chains that finds the right one of many parts.
+    pub(super) const COMPARED: u64 = 100;
 }
+
+/// Ranges in one set of intervals. The kernel reads a set out from its beginning for every 32 KiB of
+/// answer, so that a set of a million ranges takes minutes to read back; in parts of this size it
+/// takes seconds, and they are faster to search and to load.
+const INTERVALS_IN_A_SET: usize = 1024;
+/// Values in one hash, about, for the same reason; hashes are fast to search at any size.
+const VALUES_IN_A_HASH: usize = 1 << 17;
+/// Comparisons in one chain of the tree.
+pub(crate) const FAN: usize = 16;
 
 /// Elements of a hash that find room in the nearest caches.
 const CACHED: usize = 1024;
@@ -27,9 +38,6 @@ const CACHED: usize = 1024;
 const BOUNDS_OF_AN_INTERVAL: usize = 2;
 const FEW: usize = 65_536;
 const TIMES: usize = 16;
-/// The kernel reads a set out from its beginning for every 32 KiB of answer: one that is larger takes
-/// seconds to read.
-const LARGEST_HASH: usize = 1 << 20;
 /// Lookups one after another.
 const MOST_HASHES: usize = 8;
 
@@ -49,6 +57,8 @@ pub(crate) enum Form {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Choice {
     pub(crate) form: Form,
+    /// How many parts the addresses are divided into, each with sets of its own.
+    pub(crate) parts: usize,
     /// Nanoseconds a packet, on the machine that measured them.
     pub(crate) cost: u64,
     /// What the kernel holds for it: prefixes, hashed values, or bounds of intervals.
@@ -59,20 +69,30 @@ pub(crate) struct Choice {
 /// ranges.
 pub(crate) fn choose(family: Family, by_length: &[(u8, usize)], ranges: usize) -> Choice {
     let prefixes: usize = by_length.iter().map(|(_, count)| count).sum();
-    let comparing =
-        Choice { form: Form::Prefixes, cost: ns::PREFIX * prefixes as u64, elements: prefixes };
+    let comparing = Choice {
+        form: Form::Prefixes,
+        parts: 1,
+        cost: ns::PREFIX * prefixes as u64,
+        elements: prefixes,
+    };
+    let parts = ranges.div_ceil(INTERVALS_IN_A_SET).max(1);
     let intervals = Choice {
         form: Form::Intervals,
-        cost: ns::INTERVALS + ns::INTERVALS_DOUBLED * doublings(ranges, 1),
+        parts,
+        cost: ns::INTERVALS
+            + ns::INTERVALS_DOUBLED * doublings(ranges.min(INTERVALS_IN_A_SET), 1)
+            + tree(parts),
         elements: BOUNDS_OF_AN_INTERVAL * ranges,
     };
     let most = (BOUNDS_OF_AN_INTERVAL * ranges).max((TIMES * prefixes).min(FEW));
     let hashes = hashes(by_length).into_iter().filter_map(|sizes| {
         let elements = sizes.iter().fold(0_usize, |sum, (_, size)| sum.saturating_add(*size));
-        let fits = elements <= most && sizes.iter().all(|(_, size)| *size <= LARGEST_HASH);
-        let cost = sizes.iter().map(|(_, size)| hash(family, *size)).sum();
+        let largest = sizes.iter().map(|(_, size)| *size).max()?;
+        let parts = largest.div_ceil(VALUES_IN_A_HASH);
+        let of_hashes: u64 = sizes.iter().map(|(_, size)| hash(family, *size)).sum();
         let form = Form::Hashes(sizes.into_iter().map(|(length, _)| length).collect());
-        fits.then_some(Choice { form, cost, elements })
+        let choice = Choice { form, parts, cost: of_hashes + tree(parts), elements };
+        (elements <= most).then_some(choice)
     });
     // Of no bits at all there is nothing to compare.
     let is_whole = by_length.iter().any(|(length, _)| *length == 0);
@@ -83,6 +103,17 @@ pub(crate) fn choose(family: Family, by_length: &[(u8, usize)], ranges: usize) -
 fn hash(family: Family, size: usize) -> u64 {
     let longer = if family == Family::V6 { ns::HASH_V6 } else { 0 };
     ns::HASH + longer + ns::HASH_DOUBLED * doublings(size, CACHED)
+}
+
+/// What it costs to find one of so many parts: half of the comparisons of each level.
+fn tree(parts: usize) -> u64 {
+    let mut comparisons = 0;
+    let mut branches = parts;
+    while branches > 1 {
+        comparisons += branches.min(FAN) as u64;
+        branches = branches.div_ceil(FAN);
+    }
+    ns::COMPARED * comparisons / 2
 }
 
 /// How often `from` is to be doubled until it is `to`.
@@ -153,8 +184,7 @@ mod tests {
         let choice = choose(Family::V4, &mixed, 1_000_000);
         assert!(matches!(choice.form, Form::Hashes(_)), "{choice:?}");
         assert!(choice.elements <= 2_000_000, "{choice:?}");
-        let huge: Vec<(u8, usize)> = vec![(32, 5_000_000)];
-        assert_eq!(choose(Family::V4, &huge, 5_000_000).form, Form::Intervals);
+        assert!(choice.parts > 1, "{choice:?}");
     }
 
     #[test]
