@@ -44,6 +44,7 @@ mod package;
 pub mod packet;
 mod peer;
 mod ping;
+pub mod prefixes;
 mod tcp;
 mod udp;
 pub mod vm;

@@ -3,7 +3,6 @@
 
 mod bound;
 mod measure;
-mod prefixes;
 mod report;
 mod subject;
 
@@ -43,13 +42,22 @@ pub(crate) struct Options {
 enum Subject {
     /// The XDP program: ns a packet beside an empty program and an LPM trie, and loading
     Xdp,
+    /// What an unlisted packet costs at the gate, beside one interval set and ipset
+    Gate,
 }
 
 /// Measures, prints, and fails if a bound is not met. Run by an ordinary user it starts itself
 /// again as root.
 pub(crate) fn bench(options: &Options) -> Result<ExitCode> {
-    if let Some(Subject::Xdp) = options.subject {
-        return xdp();
+    match options.subject {
+        Some(Subject::Xdp) => {
+            return with_objects("agent-fw-ebpf", "lookup", &["--features", "aya"]);
+        }
+        Some(Subject::Gate) => {
+            setup::ensure(&[Group::Bench])?;
+            return with_objects("agent-fw-lab", "gate", &[]);
+        }
+        None => {}
     }
     setup::ensure(&[Group::Test])?;
     let given = std::env::var_os("AGENT_FW").map(Into::into);
@@ -72,14 +80,17 @@ pub(crate) fn bench(options: &Options) -> Result<ExitCode> {
     Ok(if met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The packages that load BPF objects measure them, too: this builds the objects, and runs that.
-fn xdp() -> Result<ExitCode> {
+/// The packages that load BPF objects have benchmarks of their own: this builds the objects, and runs
+/// one of those.
+fn with_objects(package: &str, bench: &str, features: &[&str]) -> Result<ExitCode> {
     setup::ensure(&[Group::Test])?;
-    product::build()?;
+    let given = std::env::var_os("AGENT_FW").map(Into::into);
+    let binary = given.map_or_else(product::build, Ok)?;
     let machine = Machine::look()?;
     println!("{machine}");
     let mut cargo = cargo();
-    cargo.args(["bench", "--package", "agent-fw-ebpf", "--features", "aya", "--bench", "lookup"]);
+    cargo.env("AGENT_FW", binary);
+    cargo.args(["bench", "--package", package, "--bench", bench]).args(features);
     if !is_root() {
         let sudo = find("sudo").context("loading BPF programs needs root, and there is no sudo")?;
         eprintln!("xtask: loading BPF programs needs root: using sudo for it");

@@ -8,7 +8,6 @@ use anyhow::{Context, Result, ensure};
 
 use super::bound::{Bound, Quantity};
 use super::measure::Figures;
-use super::prefixes;
 
 /// In the lab `/run` is a fresh tmpfs: files there cost no disk, and vanish with the lab.
 const SCRATCH: &str = "/run/bench";
@@ -169,7 +168,7 @@ fn agent_fw(args: &[&str]) -> Vec<OsString> {
 
 fn write_list(lines: usize) -> Result<PathBuf> {
     let path = Path::new(SCRATCH).join(format!("{lines}.list"));
-    write(&path, &prefixes::list(lines))?;
+    write(&path, &agent_fw_lab::prefixes::list(lines))?;
     Ok(path)
 }
 

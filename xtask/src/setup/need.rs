@@ -11,6 +11,8 @@ pub(crate) enum Group {
     Build,
     /// The end-to-end tests and the demonstration.
     Test,
+    /// What agent-fw is measured beside.
+    Bench,
     /// Building packages.
     Dist,
     /// Tests of packages, which are Debian's business.
@@ -306,6 +308,24 @@ pub(super) const NEEDS: &[Need] = &[
         dnf: &["e2fsprogs"],
         pacman: &["e2fsprogs"],
         apk: &["e2fsprogs"],
+    },
+    Need {
+        group: Group::Bench,
+        probe: Probe::Program("ipset"),
+        why: "is measured beside agent-fw's gate",
+        apt: &["ipset"],
+        dnf: &["ipset"],
+        pacman: &["ipset"],
+        apk: &["ipset"],
+    },
+    Need {
+        group: Group::Bench,
+        probe: Probe::Program("iptables"),
+        why: "looks into ipset's sets",
+        apt: &["iptables"],
+        dnf: &["iptables"],
+        pacman: &["iptables"],
+        apk: &["iptables"],
     },
     Need {
         group: Group::UserMode,

@@ -12,7 +12,8 @@ const LENGTHS: [u32; 9] = [24, 25, 26, 27, 28, 29, 30, 31, 32];
 
 /// A list file of so many random IPv4 prefixes, one a line. Of a million about one in a hundred
 /// lies inside another.
-pub(super) fn list(lines: usize) -> String {
+#[must_use]
+pub fn list(lines: usize) -> String {
     let mut random = SplitMix64(SEED);
     let mut text = String::new();
     for _ in 0..lines {
