@@ -57,6 +57,8 @@ fn from_the_first_packet_to_the_last_no_unlisted_source_is_answered(
         host.run(&[&INSTALL[..], &["--backend", "both", "--interface", "eth0"]].concat())?;
         interface::goes_and_comes(&mut host, &neighbour)?;
         interface::gets_another_name(&mut host, &neighbour)?;
+        host.run(&[&INSTALL[..], &["--backend", "xdp", "--interface", "eth0"]].concat())?;
+        interface::goes_and_comes_alone(&mut host, &neighbour)?;
         on_guard(&mut host, &neighbour)?;
         let mut host = faults(host, &neighbour)?;
         harden(&mut host)?;

@@ -41,6 +41,7 @@ mod scene;
 mod specification;
 mod tc;
 mod unpinned;
+mod unplugged;
 mod updates;
 mod verdicts;
 mod verify;
@@ -124,6 +125,7 @@ fn selection() -> Vec<&'static [Test]> {
         relay::TESTS,
         ruleset::TESTS,
         unpinned::TESTS,
+        unplugged::TESTS,
         updates::TESTS,
         verdicts::TESTS,
         xdp::TESTS,

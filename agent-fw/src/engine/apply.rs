@@ -3,7 +3,7 @@
 use super::enforce::{EnforceError, enforce};
 use super::failure::{Failure, Result};
 use super::host::{Host as _, ThisHost};
-use super::interfaces;
+use super::interfaces::{self, Found};
 use super::last_good;
 use super::opening::{Known, Opening, openings};
 use super::plan::{Missing, interfaces_of, plan};
@@ -23,6 +23,9 @@ use std::time::Duration;
 
 /// A file that is not read within this time is not waited for at boot, and not by the guard.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// So often interfaces that come and go meanwhile are looked for again; the last of them is left to
+/// udev, and to the guard.
+const MOST_ROUNDS: u32 = 5;
 
 /// A policy that is in force now.
 #[derive(Debug)]
@@ -154,20 +157,40 @@ pub fn wanted(read: &Read) -> Result<Known> {
     Ok(known)
 }
 
-/// Enforces a policy.
-fn enforce_policy((configuration, compiled): Known, missing: Missing) -> Result<Applied> {
+/// Enforces a policy. Where the table stands in for what is missing, an interface that goes or comes
+/// meanwhile is met before this ends.
+fn enforce_policy(known: Known, missing: Missing) -> Result<Applied> {
+    let (mut found, mut notes) = enforce_at_interfaces(&known, missing)?;
+    for _ in 0..MOST_ROUNDS {
+        if missing == Missing::Refused || interfaces_of(&known.0)?.is_same(&found) {
+            break;
+        }
+        let (found_now, notes_now) = enforce_at_interfaces(&known, missing)?;
+        found = found_now;
+        notes.extend(notes_now);
+    }
+    notes.dedup();
+    let (configuration, compiled) = known;
+    Ok(Applied { configuration, compiled, missing: found.missing, notes })
+}
+
+/// Enforces a policy at the interfaces that are there: these, and what the user should know.
+fn enforce_at_interfaces(
+    (configuration, compiled): &Known,
+    missing: Missing,
+) -> Result<(Found, Vec<String>)> {
     // An interface that comes from here on is met by udev, or found below.
-    let mut notes = await_interfaces(&configuration);
-    let found = interfaces_of(&configuration)?;
-    let plan = plan(&configuration, &compiled, &found, missing)?;
+    let mut notes = await_interfaces(configuration);
+    let found = interfaces_of(configuration)?;
+    let plan = plan(configuration, compiled, &found, missing)?;
     enforce(&mut ThisHost::open()?, &plan)?;
     if let Err(error) = interfaces::remember(&found) {
         notes.push(format!("a renamed interface will not be recognised: {error:#}"));
     }
-    // Once more: now it is known by which MAC addresses interfaces are recognised.
-    notes.extend(await_interfaces(&configuration));
+    // Once more: now it is known by what else than their names interfaces are recognised.
+    notes.extend(await_interfaces(configuration));
     notes.dedup();
-    Ok(Applied { configuration, compiled, missing: found.missing, notes })
+    Ok((found, notes))
 }
 
 /// Has interfaces of the policy given their programs when they come. That this cannot be is no
@@ -175,7 +198,7 @@ fn enforce_policy((configuration, compiled): Known, missing: Missing) -> Result<
 pub fn await_interfaces(configuration: &Configuration) -> Vec<String> {
     let has_programs = configuration.backend.has_programs();
     let names: &[String] = if has_programs { &configuration.interfaces } else { &[] };
-    let awaited = awaited_interfaces::set(&interfaces::marks(names));
+    let awaited = interfaces::marks(names).and_then(|marks| awaited_interfaces::set(&marks));
     let note = |error| format!("an interface that comes later gets no XDP program: {error:#}");
     awaited.err().map(note).into_iter().collect()
 }
