@@ -30,6 +30,7 @@ mod mutation;
 mod neighbour;
 mod openness;
 mod outbound;
+mod own_frames;
 mod path_mtu;
 mod ports;
 mod random_host;
@@ -122,6 +123,7 @@ fn selection() -> Vec<&'static [Test]> {
         live_sessions::TESTS,
         loopback::TESTS,
         outbound::TESTS,
+        own_frames::TESTS,
         relay::TESTS,
         ruleset::TESTS,
         unpinned::TESTS,

@@ -229,7 +229,9 @@ impl KernelState {
                      `{says}`"
                 ))
             }
-            Some(_) => None,
+            Some(_) => {
+                at.mistake.as_ref().map(|mistake| format!("the program on {name} {mistake}"))
+            }
         }
     }
 }
