@@ -39,6 +39,7 @@ mod relay;
 mod rule_files;
 mod ruleset;
 mod scene;
+mod silent_files;
 mod specification;
 mod tc;
 mod unpinned;
@@ -157,6 +158,7 @@ fn selection() -> Vec<&'static [Test]> {
             ports::TESTS,
             regions::TESTS,
             rule_files::TESTS,
+            silent_files::TESTS,
             firewall::GOLDEN,
             firewall::LIFECYCLE,
             firewall::SPECIFICATION,

@@ -3,7 +3,8 @@
 //! that was read before. Programs stay as they are: their links and pins have no generation, and a
 //! table keeps the port closed beside any of them.
 
-use super::apply::{self, Applied, AtBoot, Read, Substitute, closing_table, ports_to_close};
+use super::apply::{self, Applied, AtBoot, Read, Substitute};
+use super::closing::{closing_table, ports_to_close};
 use super::failure::Result;
 use super::host::found_differences;
 use super::{last_good, policy};
