@@ -9,6 +9,18 @@ use crate::system;
 use crate::system::file::{self, Trust};
 use std::path::Path;
 
+/// Puts tables in force by `put`; where the kernel refuses them, without their counters: before Linux
+/// 6.2 these are a module of their own (`nft_objref`), which may be missing where nf_tables is not.
+pub(super) fn or_without_counters<T, E>(
+    tables: &[Image],
+    mut put: impl FnMut(&[Image]) -> Result<T, E>,
+) -> Result<T, E> {
+    put(tables).or_else(|error| {
+        let bare: Vec<Image> = tables.iter().cloned().map(Image::without_counters).collect();
+        put(&bare).map_err(|_| error)
+    })
+}
+
 /// Closes every port that some record names to every source. What is in force beyond these ports
 /// stays.
 pub(super) fn close(known: Option<Port>) -> anyhow::Result<Substitute> {
@@ -22,7 +34,8 @@ pub(super) fn close(known: Option<Port>) -> anyhow::Result<Substitute> {
         ports.truncate(1);
     }
     let tables: Vec<Image> = std::iter::once(closing_table(&ports)).chain(others).collect();
-    ThisHost::open()?.replace_tables(&tables)?;
+    let mut host = ThisHost::open()?;
+    or_without_counters(&tables, |tables| host.replace_tables(tables))?;
     Ok(Substitute::Closed(ports))
 }
 
