@@ -2,6 +2,7 @@
 //! a laboratory of its own. A test's name is the sentence that it proves.
 
 mod admission;
+mod advice;
 mod agent_tls;
 mod boot_unit;
 mod bystanders;
@@ -141,6 +142,7 @@ fn selection() -> Vec<&'static [Test]> {
     selection.extend(rare);
     if std::env::var_os(EMULATED).is_none() {
         selection.extend([
+            advice::TESTS,
             agent_tls::TESTS,
             boot_unit::TESTS,
             closed::TESTS,

@@ -137,8 +137,8 @@ fn enforcement(installed: Option<&(Configuration, Compiled)>) -> Result<Check> {
         Some(reason) if reason.is_meant() => {
             check(Health::Note, format!("as the policy says, the port is not closed: {reason}"))
         }
-        Some(reason) => check(Health::Bad, format!("the port is not closed: {reason}"))
-            .advise("install with --backend both"),
+        // What to do is part of the reason.
+        Some(reason) => check(Health::Bad, format!("the port is not closed: {reason}")),
         None => check(Health::Good, format!("the kernel has policy {}", policy.hash())),
     })
 }
