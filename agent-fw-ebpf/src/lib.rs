@@ -55,7 +55,7 @@ pub use ethernet::Mac;
 pub use image::{Image, Plan, PlanError};
 pub use label::Label;
 #[cfg(all(feature = "aya", not(target_arch = "bpf")))]
-pub use load::{LoadError, load, load_program, read_table};
+pub use load::{LoadError, freeze, load, load_program, read_table};
 pub use packet::{Packet, Wire};
 #[cfg(not(target_arch = "bpf"))]
 pub use sections::{SECTIONS, Section, SectionError, with_sections};

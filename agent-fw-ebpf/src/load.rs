@@ -8,7 +8,7 @@ use core::fmt;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
-use aya::maps::{HashMap, MapData, MapError};
+use aya::maps::{HashMap, Map, MapData, MapError};
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
 
@@ -131,16 +131,41 @@ pub fn load_program(program: &mut Program) -> Result<(), ProgramError> {
 }
 
 fn fill_macs(ebpf: &mut Ebpf, contents: &Contents) -> Result<(), LoadError> {
-    // What a policy does not use may be no part of the object.
-    if contents.macs.is_empty() {
-        return Ok(());
-    }
-    let map = ebpf.map_mut("MACS").ok_or(LoadError::NoMap("MACS"))?;
-    let mut macs = HashMap::<_, u64, u8>::try_from(map).map_err(|e| LoadError::Map("MACS", e))?;
+    const NAME: &str = "MACS";
+    let failed = |error| LoadError::Map(NAME, error);
+    let map = match ebpf.map_mut(NAME) {
+        // What a policy does not use may be no part of the object.
+        None if contents.macs.is_empty() => return Ok(()),
+        map => map.ok_or(LoadError::NoMap(NAME))?,
+    };
+    let mut macs = HashMap::<_, u64, u8>::try_from(&mut *map).map_err(failed)?;
     for key in &contents.macs {
-        macs.insert(key, 1, 0).map_err(|e| LoadError::Map("MACS", e))?;
+        macs.insert(key, 1, 0).map_err(failed)?;
     }
-    Ok(())
+    freeze(map).map_err(|error| failed(MapError::IoError(error)))
+}
+
+/// Has the kernel refuse every later change of a list, whoever wants to make it. Programs go on reading
+/// it.
+///
+/// # Errors
+///
+/// The map is no hash map, or the kernel's.
+#[expect(unsafe_code, reason = "a system call")]
+pub fn freeze(map: &Map) -> Result<(), io::Error> {
+    /// `BPF_MAP_FREEZE` and what it takes (linux/bpf.h).
+    const FREEZE: libc::c_int = 22;
+    #[repr(C)]
+    struct Freeze {
+        map: u32,
+    }
+    let Map::HashMap(data) = map else { return Err(io::ErrorKind::InvalidInput.into()) };
+    let freeze = Freeze { map: data.fd().as_fd().as_raw_fd().cast_unsigned() };
+    // SAFETY: the kernel reads no more than the length that it is given.
+    match unsafe { libc::syscall(libc::SYS_bpf, FREEZE, &raw const freeze, size_of::<Freeze>()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// The bytes of a map of one value, as a table is in the kernel.

@@ -228,11 +228,16 @@ impl Configuration {
 
     /// The lists of an older version's policy that others can change, to which nobody has consented.
     fn unconfirmed_lists(&self, lists: &Lists) -> Option<Notice> {
-        let asked = self.is_legacy && !self.trust_file_modes;
+        let asked = self.asks_who_can_change_lists();
         let read = self.lists().filter(|list| asked && lists.is_others(list));
         let names: Vec<String> = read.map(ToString::to_string).collect();
         let what = format!("{}, which others than root can change,", names.join(", "));
         (!names.is_empty()).then_some(Notice::Unconfirmed { what, key: "trust_file_modes" })
+    }
+
+    /// Whether it is an older version's, which took lists whoever can change them.
+    pub fn asks_who_can_change_lists(&self) -> bool {
+        self.is_legacy && !self.trust_file_modes
     }
 
     /// Whether it says nothing about who is admitted.

@@ -57,6 +57,8 @@ fn from_the_first_packet_to_the_last_no_unlisted_source_is_answered(
         host.run(&[&INSTALL[..], &["--backend", "both", "--interface", "eth0"]].concat())?;
         interface::goes_and_comes(&mut host, &neighbour)?;
         interface::gets_another_name(&mut host, &neighbour)?;
+        host.run(&[&INSTALL[..], &["--backend", "xdp", "--interface", "eth0"]].concat())?;
+        interface::goes_and_comes_alone(&mut host, &neighbour)?;
         on_guard(&mut host, &neighbour)?;
         let mut host = faults(host, &neighbour)?;
         harden(&mut host)?;
@@ -64,7 +66,8 @@ fn from_the_first_packet_to_the_last_no_unlisted_source_is_answered(
         let mut host = host.restart(&["sh", "-c", "echo c > /proc/sysrq-trigger"])?;
         host.is_closed(&neighbour, unlisted).context("after a crash")?;
         without_modules(&mut host).context("with kernel.modules_disabled=1")?;
-        power_cuts(host, &neighbour)?;
+        let mut host = power_cuts(host, &neighbour)?;
+        without_counters(&mut host, &neighbour).context("without nft_objref")?;
         println!("{name}: {} SYNs, {:?}", neighbour.sent(), neighbour.seen());
         Ok(())
     })
@@ -202,9 +205,31 @@ fn without_modules(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
+/// Where the kernel cannot load what counts (a module before Linux 6.2), a table without counters holds.
+fn without_counters(host: &mut Host, neighbour: &Neighbour) -> Result<()> {
+    const FORBIDDEN: &str = "/etc/modprobe.d/no-counters.conf";
+    host.script(&format!("echo install nft_objref /bin/false > {FORBIDDEN}; sync"))?;
+    if host.script("modinfo nft_objref").is_err() {
+        return host.script(&format!("rm {FORBIDDEN}; sync")).map(drop);
+    }
+    // It goes with the last table that counts.
+    host.script("nft flush ruleset; if lsmod | grep -q nft_objref; then rmmod nft_objref; fi")?;
+    let unlisted = neighbour.unlisted_so_far();
+    host.script("agent-fw apply --boot || test $? = 1")?;
+    let table = host.run(&["nft", "list", "ruleset"])?;
+    ensure!(table.contains("agent_fw") && !table.contains("counter"), "{table}");
+    let unlisted_then = neighbour.unlisted_so_far();
+    host.is_closed(neighbour, unlisted_then)?;
+    println!("{} unlisted SYNs were answered before", unlisted_then - unlisted);
+    host.script(&format!("rm {FORBIDDEN}; sync"))?;
+    host.run(&["agent-fw", "apply", "--boot"])?;
+    host.is_closed(neighbour, unlisted_then)?;
+    host.run(&["agent-fw", "verify"]).map(drop)
+}
+
 /// Power is cut at moments drawn at random while policies are exchanged. The machine comes up with
 /// one of them, whole.
-fn power_cuts(mut host: Host, neighbour: &Neighbour) -> Result<()> {
+fn power_cuts<'a>(mut host: Host<'a>, neighbour: &Neighbour) -> Result<Host<'a>> {
     let seed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.subsec_nanos();
     let unlisted = neighbour.seen().unlisted;
     for cut in 0..CUTS {
@@ -216,5 +241,5 @@ fn power_cuts(mut host: Host, neighbour: &Neighbour) -> Result<()> {
         host.is_closed(neighbour, unlisted).context("after a power cut")?;
         host.run(&["agent-fw", "status"]).context("after a power cut")?;
     }
-    Ok(())
+    Ok(host)
 }

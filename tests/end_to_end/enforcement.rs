@@ -267,7 +267,7 @@ fn with_few_descriptors_both_are_exchanged_or_neither_is() -> Result<()> {
         let _agent = Listener::bind(AGENT)?;
         install(&flags("both", "manager0", &[]))?;
         let (mut refused, mut done) = (0, 0);
-        for descriptors in 5..32 {
+        for descriptors in 5..36 {
             let written = fs::read_to_string(POLICY)?;
             // Disjoint from what is in force: half of each would admit nobody.
             fs::write(POLICY, written.replace("region:us-1", "198.51.100.0/24"))?;

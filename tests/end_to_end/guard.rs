@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 tests![
@@ -29,12 +29,23 @@ tests![
 const SAID: &str = "/run/guard.said";
 
 /// A guard that runs. Dropping it ends it.
-struct Guard(Child);
+pub(crate) struct Guard(Child);
 
 impl Guard {
     fn start() -> Result<Self> {
+        Self::start_by(command([agent_fw_path()]))
+    }
+
+    /// With the rights that its unit leaves it.
+    pub(crate) fn start_as_unit() -> Result<Self> {
+        let rights = "--bounding-set=-all,+net_admin,+bpf,+perfmon";
+        let mut command = command(["setpriv", rights]);
+        command.arg(agent_fw_path());
+        Self::start_by(command)
+    }
+
+    fn start_by(mut guard: Command) -> Result<Self> {
         let said = File::create(SAID)?;
-        let mut guard = command([agent_fw_path()]);
         let guard = guard.arg("guard").stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said);
         let guard = Self(guard.spawn().context("cannot start the guard")?);
         until("the guard stands", || Ok(fs::read_to_string(SAID)?.contains("on guard")))?;
@@ -50,7 +61,7 @@ impl Drop for Guard {
 }
 
 /// Waits until it is so; how long that took.
-fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<Duration> {
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<Duration> {
     let start = Instant::now();
     while !is_so()? {
         ensure!(start.elapsed() < Duration::from_secs(20), "not in time: {what}");

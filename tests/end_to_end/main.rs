@@ -2,6 +2,7 @@
 //! a laboratory of its own. A test's name is the sentence that it proves.
 
 mod admission;
+mod advice;
 mod agent_tls;
 mod boot_unit;
 mod bystanders;
@@ -30,6 +31,7 @@ mod mutation;
 mod neighbour;
 mod openness;
 mod outbound;
+mod own_frames;
 mod path_mtu;
 mod ports;
 mod random_host;
@@ -38,9 +40,11 @@ mod relay;
 mod rule_files;
 mod ruleset;
 mod scene;
+mod silent_files;
 mod specification;
 mod tc;
 mod unpinned;
+mod unplugged;
 mod updates;
 mod verdicts;
 mod verify;
@@ -121,9 +125,11 @@ fn selection() -> Vec<&'static [Test]> {
         live_sessions::TESTS,
         loopback::TESTS,
         outbound::TESTS,
+        own_frames::TESTS,
         relay::TESTS,
         ruleset::TESTS,
         unpinned::TESTS,
+        unplugged::TESTS,
         updates::TESTS,
         verdicts::TESTS,
         xdp::TESTS,
@@ -136,6 +142,7 @@ fn selection() -> Vec<&'static [Test]> {
     selection.extend(rare);
     if std::env::var_os(EMULATED).is_none() {
         selection.extend([
+            advice::TESTS,
             agent_tls::TESTS,
             boot_unit::TESTS,
             closed::TESTS,
@@ -153,6 +160,7 @@ fn selection() -> Vec<&'static [Test]> {
             ports::TESTS,
             regions::TESTS,
             rule_files::TESTS,
+            silent_files::TESTS,
             firewall::GOLDEN,
             firewall::LIFECYCLE,
             firewall::SPECIFICATION,

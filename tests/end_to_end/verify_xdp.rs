@@ -11,7 +11,7 @@ use agent_fw::model::{MacAddr, Packet, Port, Transport, Verdict};
 use agent_fw::verify;
 use agent_fw::verify::{Counterexample, Deed, Kernel, Reach};
 use agent_fw::xdp::OBJECT;
-use agent_fw_ebpf::{Config, Contents, OwnFrames, load_program, read_table, with_sections};
+use agent_fw_ebpf::{Config, Contents, OwnFrames, freeze, load_program, read_table, with_sections};
 use agent_fw_lab::packet::{Ethernet, Ipv4, Ipv6, Tcp};
 use agent_fw_lab::{Lab, agent_fw, run};
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -81,6 +81,9 @@ impl Installed {
                 tables.insert(name, read_table(&map)?);
                 continue;
             }
+            if ["MACS", "INTERFACES"].contains(&name.as_str()) {
+                refuses_a_change(&map)?;
+            }
             if name == "INTERFACES" {
                 let map = HashMap::<_, u32, OwnFrames>::try_from(Map::from_map_data(map)?)?;
                 own = map.iter().collect::<Result<_, _>>()?;
@@ -109,11 +112,13 @@ impl Installed {
         for key in &contents.macs {
             macs.insert(key, 1_u8, 0)?;
         }
+        freeze(ebpf.map("MACS").context("the object has it")?)?;
         let map = ebpf.map_mut("INTERFACES").context("the object has it")?;
         let mut interfaces = HashMap::<_, u32, OwnFrames>::try_from(map)?;
         for (index, own) in &self.own {
             interfaces.insert(index, own, 0)?;
         }
+        freeze(ebpf.map("INTERFACES").context("the object has it")?)?;
         load_program(ebpf.program_mut("agent_fw_xdp").context("the object has it")?)?;
         Ok(ebpf)
     }

@@ -23,6 +23,7 @@ tests![
     a_lock_that_cannot_be_made_does_not_keep_the_policy_out_at_boot,
     a_transaction_for_another_generation_changes_nothing,
     without_the_lock_the_policy_gets_in_between_somebody_elses_changes,
+    a_table_without_counters_closes_the_port,
 ];
 
 const POLICY: &str = "/etc/agent-fw/policy.toml";
@@ -265,5 +266,24 @@ fn without_the_lock_the_policy_gets_in_between_somebody_elses_changes() -> Resul
             other.join().ok().context("the one who changes tables panicked")??;
             worked
         })
+    })
+}
+
+/// What closes the port where the kernel cannot load the module of counters; that it is chosen there is
+/// tested in virtual machines.
+fn a_table_without_counters_closes_the_port() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        expect(&manager, Outcome::Talked, &["198.51.100.7"])?;
+        let mut nftables = Nftables::open()?;
+        ensure!(nftables.create(&[closing([AGENT]).without_counters()])?);
+        let table = run(["nft", "list", "ruleset"])?;
+        ensure!(table.contains("4118") && !table.contains("counter"), "{table}");
+        expect(&manager, Outcome::Silent, &["198.51.100.7", "34.205.5.1"])?;
+        // Once the policy can be enforced again, it is exchanged for that.
+        install(&["--allow-from", "region:us-1"])?;
+        expect(&manager, Outcome::Silent, &["198.51.100.7"])?;
+        expect(&manager, Outcome::Talked, &["34.205.5.1"])
     })
 }

@@ -38,31 +38,42 @@ impl Peer {
         let here = Namespace::open(name, &Path::new("/run/netns").join(name))?;
         here.enter(set_defaults)??;
         let peer = Self { name: name.to_owned(), number, here, host: host.clone() };
-        peer.ip_on_host(&format!(
+        peer.plug_in()?;
+        Ok(peer)
+    }
+
+    /// Takes the cable away, and the interfaces at both of its ends, with all that they had.
+    pub fn unplug(&self) -> Result<()> {
+        self.ip_on_host(&format!("link del {}", self.interface()))
+    }
+
+    /// Connects the peer, with new interfaces at both ends.
+    pub fn plug_in(&self) -> Result<()> {
+        self.ip_on_host(&format!(
             "link add {link} address {mac} type veth peer name {LINK} address {peer_mac} netns {name}
              address add {v4}/24 dev {link}
              address add {v6}/64 dev {link} nodad
              link set {link} up",
-            link = peer.interface(),
-            mac = peer.host_mac(),
-            peer_mac = MacAddr([2, 0, 0, 0, number, 2]),
-            v4 = peer.host_v4(),
-            v6 = peer.host_v6(),
+            link = self.interface(),
+            mac = self.host_mac(),
+            peer_mac = MacAddr([2, 0, 0, 0, self.number, 2]),
+            v4 = self.host_v4(),
+            v6 = self.host_v6(),
+            name = self.name,
         ))?;
-        peer.ip(&format!(
+        self.ip(&format!(
             "link set lo up
              address add {v4}/24 dev {LINK}
              address add {v6}/64 dev {LINK} nodad
              link set {LINK} up
              route add default via {host_v4}
              route add default via {host_v6}",
-            v4 = peer.v4(),
-            v6 = peer.v6(),
-            host_v4 = peer.host_v4(),
-            host_v6 = peer.host_v6(),
+            v4 = self.v4(),
+            v6 = self.v6(),
+            host_v4 = self.host_v4(),
+            host_v6 = self.host_v6(),
         ))?;
-        peer.wait_for_link()?;
-        Ok(peer)
+        self.wait_for_link()
     }
 
     /// Waits until both ends send. The end that was brought up first learns of its carrier

@@ -8,7 +8,7 @@ use crate::engine::kernel_state::KernelState;
 use crate::engine::without_lock;
 use crate::nft::Nftables;
 use crate::system::lock::Busy;
-use crate::system::{lock, privilege};
+use crate::system::privilege;
 use sd_notify::NotifyState;
 use std::time::Duration;
 
@@ -43,8 +43,8 @@ impl Apply {
         if self.boot {
             return at_boot(self.patience.duration());
         }
-        let _lock = lock::acquire_for_change("apply", self.patience.duration())?;
-        let applied = apply::apply(self.accept_opening)?;
+        let (read, _lock) = Read::with_lock_for_change("apply", self.patience.duration())?;
+        let applied = apply::apply(&read, self.accept_opening)?;
         tell(&applied);
         exceptions::refresh(&applied.configuration, &applied.compiled);
         Ok(Outcome::Done)
@@ -59,15 +59,11 @@ fn at_boot(patience: Duration) -> Result<Outcome> {
         Ok(Some(substitute)) => report::remark(&format!("before anything else, {substitute}")),
         Err(error) => report::caution("note:", format_args!("not closed at once: {error:#}")),
     }
-    // Reading may take its time, and others may need the lock meanwhile.
-    let mut read = Read::now();
-    let lock = lock::acquire_for_change("apply", patience);
-    if read.is_outdated() {
-        read = Read::now();
-    }
-    let done = match &lock {
-        Ok(_) => apply::at_boot(&read),
-        Err(error) => {
+    let done = match Read::with_lock_for_change("apply", patience) {
+        Ok((read, _lock)) => apply::at_boot(&read),
+        Err(failure) => {
+            let error = failure.error();
+            let read = Read::now();
             let why = error.downcast_ref::<Busy>().map_or_else(
                 || format!("could not be taken: {error:#}"),
                 |Busy { holder, waited }| format!("{holder} holds; waited {} s", waited.as_secs()),

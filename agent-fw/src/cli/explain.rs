@@ -6,12 +6,14 @@ use super::report::say;
 use super::sample::{self, Sample};
 use super::trial::{Answer, Trial};
 use super::{Patience, road};
-use crate::engine::policy;
+use crate::engine::apply::Read;
+use crate::engine::opening::Known;
 use crate::engine::policy::catalogue;
+use crate::input::Catalogue;
 use crate::model::{MacAddr, Port};
 use crate::netlink::link;
 use crate::netlink::link::Interface;
-use crate::system::{ds_agent, lock, privilege};
+use crate::system::{ds_agent, privilege};
 use crate::trace;
 use crate::trace::{Case, Question, Routes};
 use anyhow::anyhow;
@@ -56,11 +58,12 @@ impl Explain {
     pub(super) fn run(self) -> Result<Outcome> {
         privilege::require_net_admin("explain")?;
         // What another agent-fw is just changing would be neither the old nor the new.
-        let _lock = lock::acquire("explain", self.patience.duration())?;
+        let catalogue = catalogue();
+        let (read, _lock) = Read::with_lock("explain", self.patience.duration())?;
         trace::clear();
         match self.from {
-            Some(source) if !self.all => self.one(source),
-            _ => self.all(),
+            Some(source) if !self.all => self.one(source, read.compile_any().ok().flatten()),
+            _ => self.all(read.compile_any()?, &catalogue?),
         }
     }
 
@@ -69,8 +72,7 @@ impl Explain {
         Question { source, mac: *mac, destination: *to, port, interface: interface.clone() }
     }
 
-    fn one(&self, source: IpAddr) -> Result<Outcome> {
-        let installed = policy::compiled().ok().flatten();
+    fn one(&self, source: IpAddr, installed: Option<Known>) -> Result<Outcome> {
         let listening = installed.as_ref().map(|(configuration, _)| configuration.port);
         let port = Port(self.port.or(listening).unwrap_or(Port::AGENT.0));
         let case = Case::of(&self.question(source, port)).map_err(Failure::Input)?;
@@ -92,16 +94,15 @@ impl Explain {
         Ok(if road.connects() { Outcome::Done } else { Outcome::False })
     }
 
-    fn all(&self) -> Result<Outcome> {
-        let Some((configuration, compiled)) = policy::compiled()? else {
+    fn all(&self, installed: Option<Known>, catalogue: &Catalogue) -> Result<Outcome> {
+        let Some((configuration, compiled)) = installed else {
             return Err(Failure::Input(anyhow!(
                 "no policy is installed, of which the sources could be tried; --from names one"
             )));
         };
         let lowered = &compiled.lowered;
         let port = Port(self.port.unwrap_or(configuration.port));
-        let catalogue = catalogue()?;
-        let samples: Vec<Sample> = sample::admitted(&lowered.policy, &lowered.ledger, &catalogue)
+        let samples: Vec<Sample> = sample::admitted(&lowered.policy, &lowered.ledger, catalogue)
             .chain(sample::stranger(&lowered.policy))
             .collect();
         let mut trial = Trial::of(lowered)?;

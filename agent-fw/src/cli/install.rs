@@ -15,12 +15,13 @@ use crate::engine::kernel_state::KernelState;
 use crate::engine::live::Live;
 use crate::engine::plan::{Missing, plan};
 use crate::engine::policy::installed;
+use crate::engine::sources::SourceTexts;
 use crate::input::Lists;
 use crate::model::Port;
 use crate::model::firewall::Firewall;
 use crate::model::rule::Direction;
 use crate::nft::Nftables;
-use crate::system::{file, lock, privilege, systemd};
+use crate::system::{file, lock, privilege, reader, systemd};
 use crate::{system, xdp};
 use anyhow::anyhow;
 use std::path::{Path, PathBuf};
@@ -74,6 +75,9 @@ impl Install {
         name_interfaces(&mut configuration)?;
         let compiled = compile(&configuration, &lists)?;
         required?;
+        // What is kept for the next boot is read before the lock is taken.
+        let texts = SourceTexts::read_for(&configuration, &lists).map_err(Failure::Input)?;
+        reader::dismiss();
         let mut nftables = Nftables::open()?;
         if self.dry_run {
             let held = KernelState::read(&mut nftables)?;
@@ -105,7 +109,7 @@ impl Install {
         let kept_edit = take_steps(&configuration, &lists, &compiled, boot.as_deref())?;
         remove_stale_lists(&configuration);
         let awaiting = apply::await_interfaces(&configuration);
-        let notes = awaiting.into_iter().chain(apply::keep(&configuration, &compiled));
+        let notes = awaiting.into_iter().chain(apply::keep(&texts, &compiled));
         notes.for_each(|note| report::caution("note:", note));
         if let Some(kept) = kept_edit {
             report::remark(&format!("your edited policy.toml is kept as {}", kept.display()));
@@ -144,7 +148,8 @@ fn take_steps(
     };
     let mut plan = plan(configuration, compiled, &found, Missing::Refused)?;
     plan.files = lists.kept().map(|(path, text)| (path.to_owned(), text.to_owned())).collect();
-    let edited = file::read(Path::new(system::POLICY))?.filter(|text| is_edited(text));
+    let edited = file::read_trusted(Path::new(system::POLICY), file::Trust::Anybody)?;
+    let edited = edited.filter(|text| is_edited(text));
     let kept_edit = edited.map(|text| (system::free_name_for_replaced_policy(), text));
     plan.files.extend(kept_edit.clone());
     plan.files.extend(boot.unwrap_or_default().iter().cloned());

@@ -3,7 +3,7 @@
 use super::Patience;
 use super::openness::{self, Tried};
 use super::outcome::{Failure, Outcome, Result};
-use super::report::say;
+use super::report::{self, say};
 use super::status::Findings;
 use crate::model::firewall::Rule;
 use crate::nft::{Count, LEFT, Live, REFUSED, REFUSED_EARLY};
@@ -48,6 +48,10 @@ impl Metrics {
         }
         privilege::require_net_admin("metrics")?;
         let findings = Findings::gather("metrics")?;
+        if let Some(fault) = findings.fault() {
+            // Beside the metrics, which say that the kernel differs.
+            report::failure(&anyhow!("{fault}").context("the policy cannot be read"));
+        }
         let tried = if self.probe { self.tried(&findings)? } else { Vec::new() };
         let text = text(&findings, &tried).context("the metrics contradict each other")?;
         match &self.output {

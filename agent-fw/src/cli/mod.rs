@@ -14,7 +14,7 @@ mod openness;
 mod outcome;
 mod own_packets;
 mod ports;
-mod read_sources;
+mod read_files;
 mod regions;
 mod report;
 mod road;
@@ -30,6 +30,7 @@ mod version;
 mod watch;
 mod words;
 
+use crate::system::reader;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -90,7 +91,7 @@ enum Command {
     Ports(ports::Ports),
     Metrics(metrics::Metrics),
     #[command(hide = true)]
-    ReadSources(read_sources::ReadSources),
+    ReadFiles(read_files::ReadFiles),
 }
 
 /// Waiting for another agent-fw that is at work.
@@ -113,6 +114,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
         version::print(arguments.verbose);
         return ExitCode::from(if report::is_incomplete() { 3 } else { 0 });
     };
+    if !matches!(command, Command::ReadFiles(_)) {
+        reader::use_another_process();
+    }
     let result = match command {
         Command::Install(install) => install.run(),
         Command::Apply(apply) => apply.run(),
@@ -128,7 +132,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Rules(rules) => rules.run(),
         Command::Ports(ports) => ports.run(),
         Command::Metrics(metrics) => metrics.run(),
-        Command::ReadSources(reader) => reader.run(),
+        Command::ReadFiles(reader) => reader.run(),
     };
     match result {
         Ok(_) if report::is_incomplete() => ExitCode::from(3),

@@ -4,11 +4,11 @@ use super::Patience;
 use super::outcome::{Failure, Outcome, Result};
 use super::report::{self, say, wrapped};
 use crate::engine::policy::catalogue;
+use crate::input;
 use crate::input::{
     Beside, Catalogue, Change, ListFile, OVERRIDES, Region, changes, doubts, merged, read_regions,
 };
-use crate::system::lock;
-use crate::{input, system};
+use crate::system::{file, lock};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -155,17 +155,17 @@ fn print_change(change: &Change) {
     }
 }
 
-fn import(file: &FileOfRegions, patience: &Patience, catalogue: &Catalogue) -> Result<()> {
-    let regions = file.read(catalogue)?;
+fn import(from: &FileOfRegions, patience: &Patience, catalogue: &Catalogue) -> Result<()> {
+    let regions = from.read(catalogue)?;
     let _lock = lock::acquire("regions import", patience.duration())?;
     let path = Path::new(OVERRIDES);
-    let before = system::file::read(path)?.unwrap_or_default();
+    let before = file::read_trusted(path, file::Trust::Anybody)?.unwrap_or_default();
     let text = merged(OVERRIDES, &before, &regions).map_err(Failure::Input)?;
     let mut after = catalogue.clone();
     after.override_with(OVERRIDES, &text).map_err(Failure::Input)?;
     let changes = changes(catalogue, &regions);
     if text != before {
-        system::file::write(path, &text)?;
+        file::write(path, &text)?;
     }
     changes.iter().for_each(print_change);
     for doubt in doubts(&after, today()) {

@@ -4,16 +4,16 @@ use super::heartbeat::{self, Check};
 use super::outcome::{Outcome, Result};
 use super::report::{self, say};
 use crate::configuration::{Compiled, Configuration};
+use crate::engine::apply::Read;
 use crate::engine::judge::{NotClosed, judge};
 use crate::engine::kernel_state::KernelState;
 use crate::engine::last_seen::Contact;
 use crate::engine::own_counts::OwnCounts;
-use crate::engine::policy;
 use crate::model::PolicyHash;
 use crate::model::firewall::Rule;
 use crate::nft::{Count, Counter, LEFT, Nftables, REFUSED, REFUSED_EARLY, Stamp};
 use crate::system;
-use crate::system::{lock, privilege, systemd};
+use crate::system::{privilege, systemd};
 use crate::xdp::{self, Admitted, Counters};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -76,12 +76,12 @@ impl Findings {
     /// Looks at everything. What differs may be the half of another agent-fw's work: then it looks
     /// again when that is done.
     pub(super) fn gather(command: &str) -> Result<Self> {
-        let mut findings = Self::look()?;
+        let mut findings = Self::look(&Read::now())?;
         if !findings.agree()
             && findings.is_something()
-            && let Ok(_lock) = lock::acquire(command, PATIENCE)
+            && let Ok((read, _lock)) = Read::with_lock(command, PATIENCE)
         {
-            findings = Self::look()?;
+            findings = Self::look(&read)?;
         }
         if findings.held.is_something() {
             // What cannot be written down is not known the next time: no reason to say nothing now.
@@ -92,8 +92,8 @@ impl Findings {
         Ok(findings)
     }
 
-    fn look() -> Result<Self> {
-        let (wanted, fault) = match policy::compiled() {
+    fn look(read: &Read) -> Result<Self> {
+        let (wanted, fault) = match read.compile_any() {
             Ok(wanted) => (wanted, None),
             Err(failure) => (None, Some(format!("{:#}", failure.error()))),
         };
@@ -107,6 +107,11 @@ impl Findings {
             None => vec![NotClosed::NotEnforced],
         };
         Ok(Self { wanted, fault, held, counters, differences, not_closed, contact: None })
+    }
+
+    /// Why the wanted policy could not be read or compiled.
+    pub(super) fn fault(&self) -> Option<&str> {
+        self.fault.as_deref()
     }
 
     /// Whether somebody wants a policy, or the kernel has one.

@@ -4,13 +4,13 @@ use super::Patience;
 use super::outcome::{Outcome, Result};
 use super::report::{self, grouped, say};
 use crate::configuration::Configuration;
+use crate::engine::apply::Read;
 use crate::engine::judge::{NotClosed, judge};
 use crate::engine::kernel_state::KernelState;
-use crate::engine::policy;
 use crate::model::{Policy, PolicyHash, Verdict};
 use crate::netlink::link;
 use crate::nft::{Live, Nftables};
-use crate::system::{lock, privilege};
+use crate::system::privilege;
 use crate::verify;
 use crate::verify::{Counterexample, Deed, Kernel, Reach, Sample, Sender};
 use serde_json::{Value, json};
@@ -44,8 +44,8 @@ impl Verify {
     pub(super) fn run(self) -> Result<Outcome> {
         privilege::require_net_admin("verify")?;
         // Not in the middle of another agent-fw's work.
-        let _lock = lock::acquire("verify", self.patience.duration())?;
-        let Some((configuration, compiled)) = policy::compiled()? else {
+        let (installed, _lock) = Read::with_lock("verify", self.patience.duration())?;
+        let Some((configuration, compiled)) = installed.compile_any()? else {
             if self.json {
                 say!("{:#}", json!({ "policy": null, "equal": false }));
             } else {

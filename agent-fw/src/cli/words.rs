@@ -284,7 +284,7 @@ impl Configuration {
 }
 
 fn make_lasting(list: &mut ListFile, lists: &mut Lists) -> anyhow::Result<()> {
-    if !list.is_lasting() {
+    if !list.is_lasting()? {
         let text = list.read_once()?;
         // Named by its content: the list of the policy in force is not written over.
         let path = Path::new(system::LISTS).join(format!("{}.list", digest(&text)));

@@ -1,9 +1,10 @@
 //! The installed policy is enforced: by command, at boot, and by the guard.
 
+use super::closing::{close, or_without_counters};
 use super::enforce::{EnforceError, enforce};
 use super::failure::{Failure, Result};
 use super::host::{Host as _, ThisHost};
-use super::interfaces;
+use super::interfaces::{self, Found};
 use super::last_good;
 use super::opening::{Known, Opening, openings};
 use super::plan::{Missing, interfaces_of, plan};
@@ -11,18 +12,21 @@ use super::policy;
 use super::sources::SourceTexts;
 use crate::configuration::{Compiled, Configuration};
 use crate::input::options::Backend;
-use crate::model::rule::Lowered;
-use crate::model::{Ledger, Others, Policy, PolicyHash, Port, Range};
-use crate::nft::{Extras, Image, Nftables, Ruleset, TableName};
+use crate::model::{PolicyHash, Port};
 use crate::system;
-use crate::system::{awaited_interfaces, file};
+use crate::system::file::Trust;
+use crate::system::lock::Lock;
+use crate::system::{awaited_interfaces, file, lock, reader};
 use anyhow::anyhow;
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-/// A file that is not read within this time is not waited for at boot, and not by the guard.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// So often a policy is read again that was written while the lock was waited for.
+const MOST_READINGS: u32 = 5;
+/// So often interfaces that come and go meanwhile are looked for again; the last of them is left to
+/// udev, and to the guard.
+const MOST_ROUNDS: u32 = 5;
 
 /// A policy that is in force now.
 #[derive(Debug)]
@@ -77,49 +81,88 @@ impl fmt::Display for Substitute {
     }
 }
 
-/// Enforces the installed policy. The caller has the lock. Without `may_open`, one that opens what
+/// Enforces the policy that was read. The caller has the lock. Without `may_open`, one that opens what
 /// the last good policy restricts is refused.
-pub fn apply(may_open: bool) -> Result<Applied> {
-    let known = policy::required()?;
+pub fn apply(read: &Read, may_open: bool) -> Result<Applied> {
+    let known = read.compile()?;
     if !may_open {
         refuse_to_open(&known)?;
     }
     let mut applied = enforce_policy(known, Missing::Refused)?;
-    applied.notes.extend(keep(&applied.configuration, &applied.compiled));
+    applied.notes.extend(read.keep(&applied.compiled));
     Ok(applied)
 }
 
-/// The installed policy as it is read at boot, and by the guard: nobody waits for a file system that
-/// does not answer, and nobody needs the lock for it.
+/// The installed policy as it is read: nobody waits for a file system that does not answer, and nobody
+/// holds the lock meanwhile.
 pub struct Read(anyhow::Result<Option<SourceTexts>>);
 
 impl Read {
     /// Reads it.
     pub fn now() -> Self {
-        Self(SourceTexts::read_installed_within(PATIENCE))
+        let read = Self(SourceTexts::read_installed());
+        reader::dismiss();
+        read
+    }
+
+    /// Takes the lock for a command, and reads again what was written while it was waited for.
+    pub fn with_lock(command: &str, patience: Duration) -> Result<(Self, Lock)> {
+        Self::with(patience, |patience| lock::acquire(command, patience))
+    }
+
+    /// The same for a command that changes something.
+    pub fn with_lock_for_change(command: &str, patience: Duration) -> Result<(Self, Lock)> {
+        Self::with(patience, |patience| lock::acquire_for_change(command, patience))
+    }
+
+    fn with(
+        patience: Duration,
+        lock: impl Fn(Duration) -> anyhow::Result<Lock>,
+    ) -> Result<(Self, Lock)> {
+        for _ in 0..MOST_READINGS {
+            let read = Self::now();
+            let lock = lock(patience)?;
+            if !read.is_outdated() {
+                return Ok((read, lock));
+            }
+        }
+        Err(Failure::System(anyhow!("{} is changed all the time", system::POLICY)))
     }
 
     /// Whether `policy.toml` is no longer as it was read.
     pub fn is_outdated(&self) -> bool {
-        let now = file::read(Path::new(system::POLICY)).ok().flatten();
+        let now = file::read_trusted(Path::new(system::POLICY), Trust::Anybody).ok().flatten();
+        reader::dismiss();
         matches!(&self.0, Ok(texts) if texts.as_ref().map(|texts| &texts.policy) != now.as_ref())
     }
 
     /// Keeps it as the last good policy, without reading any list again.
     fn keep(&self, compiled: &Compiled) -> Option<String> {
         let Ok(Some(texts)) = &self.0 else { return None };
-        not_kept(last_good::keep_texts(texts, compiled))
+        keep(texts, compiled)
     }
 
-    /// The policy, compiled.
+    /// The policy, compiled, where there must be one.
     pub fn compile(&self) -> Result<Known> {
-        let texts = match &self.0 {
-            Ok(Some(texts)) => texts,
-            Ok(None) => return Err(Failure::Input(anyhow!("there is no {}", system::POLICY))),
-            Err(error) => return Err(Failure::Input(anyhow!("{error:#}"))),
-        };
-        texts.compile(system::POLICY).map_err(Failure::Input)
+        let missing = || anyhow!("there is no {}; `agent-fw install` writes it", system::POLICY);
+        self.compile_any()?.ok_or_else(|| Failure::Input(missing()))
     }
+
+    /// The policy, compiled; `None` if there is none.
+    pub fn compile_any(&self) -> Result<Option<Known>> {
+        match &self.0 {
+            Ok(Some(texts)) => texts.compile(system::POLICY).map(Some).map_err(Failure::Input),
+            Ok(None) => Ok(None),
+            Err(error) => Err(Failure::Input(copy_of(error))),
+        }
+    }
+}
+
+/// The same error once more, with its causes.
+fn copy_of(error: &anyhow::Error) -> anyhow::Error {
+    let mut causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+    let last = causes.pop().unwrap_or_default();
+    causes.into_iter().rev().fold(anyhow!(last), anyhow::Error::context)
 }
 
 /// Enforces the policy that was read, or what stands in for it. The caller has the lock.
@@ -154,20 +197,40 @@ pub fn wanted(read: &Read) -> Result<Known> {
     Ok(known)
 }
 
-/// Enforces a policy.
-fn enforce_policy((configuration, compiled): Known, missing: Missing) -> Result<Applied> {
+/// Enforces a policy. Where the table stands in for what is missing, an interface that goes or comes
+/// meanwhile is met before this ends.
+fn enforce_policy(known: Known, missing: Missing) -> Result<Applied> {
+    let (mut found, mut notes) = enforce_at_interfaces(&known, missing)?;
+    for _ in 0..MOST_ROUNDS {
+        if missing == Missing::Refused || interfaces_of(&known.0)?.is_same(&found) {
+            break;
+        }
+        let (found_now, notes_now) = enforce_at_interfaces(&known, missing)?;
+        found = found_now;
+        notes.extend(notes_now);
+    }
+    notes.dedup();
+    let (configuration, compiled) = known;
+    Ok(Applied { configuration, compiled, missing: found.missing, notes })
+}
+
+/// Enforces a policy at the interfaces that are there: these, and what the user should know.
+fn enforce_at_interfaces(
+    (configuration, compiled): &Known,
+    missing: Missing,
+) -> Result<(Found, Vec<String>)> {
     // An interface that comes from here on is met by udev, or found below.
-    let mut notes = await_interfaces(&configuration);
-    let found = interfaces_of(&configuration)?;
-    let plan = plan(&configuration, &compiled, &found, missing)?;
+    let mut notes = await_interfaces(configuration);
+    let found = interfaces_of(configuration)?;
+    let plan = plan(configuration, compiled, &found, missing)?;
     enforce(&mut ThisHost::open()?, &plan)?;
     if let Err(error) = interfaces::remember(&found) {
         notes.push(format!("a renamed interface will not be recognised: {error:#}"));
     }
-    // Once more: now it is known by which MAC addresses interfaces are recognised.
-    notes.extend(await_interfaces(&configuration));
+    // Once more: now it is known by what else than their names interfaces are recognised.
+    notes.extend(await_interfaces(configuration));
     notes.dedup();
-    Ok(Applied { configuration, compiled, missing: found.missing, notes })
+    Ok((found, notes))
 }
 
 /// Has interfaces of the policy given their programs when they come. That this cannot be is no
@@ -175,18 +238,15 @@ fn enforce_policy((configuration, compiled): Known, missing: Missing) -> Result<
 pub fn await_interfaces(configuration: &Configuration) -> Vec<String> {
     let has_programs = configuration.backend.has_programs();
     let names: &[String] = if has_programs { &configuration.interfaces } else { &[] };
-    let awaited = awaited_interfaces::set(&interfaces::marks(names));
+    let awaited = interfaces::marks(names).and_then(|marks| awaited_interfaces::set(&marks));
     let note = |error| format!("an interface that comes later gets no XDP program: {error:#}");
     awaited.err().map(note).into_iter().collect()
 }
 
 /// Keeps the policy for a boot at which it cannot be compiled. That it could not be kept is no
 /// reason to undo it.
-pub fn keep(configuration: &Configuration, compiled: &Compiled) -> Option<String> {
-    not_kept(last_good::keep(configuration, compiled))
-}
-
-fn not_kept(kept: anyhow::Result<()>) -> Option<String> {
+pub fn keep(texts: &SourceTexts, compiled: &Compiled) -> Option<String> {
+    let kept = last_good::keep(texts, compiled);
     kept.err().map(|error| format!("not kept as the last good policy: {error:#}"))
 }
 
@@ -221,7 +281,8 @@ fn is_in_force(failure: &Failure) -> bool {
 
 /// Puts the tables of a policy in force, whatever programs there are.
 fn stand_in(compiled: &Compiled) -> anyhow::Result<PolicyHash> {
-    ThisHost::open()?.replace_tables(&compiled.images())?;
+    let mut host = ThisHost::open()?;
+    or_without_counters(&compiled.images(), |tables| host.replace_tables(tables))?;
     Ok(compiled.lowered.policy.hash())
 }
 
@@ -238,55 +299,4 @@ fn fall_back() -> anyhow::Result<Substitute> {
     }
     let known = kept.ok().flatten().map(|(configuration, _)| Port(configuration.port));
     close(known)
-}
-
-/// Closes every port that some record names to every source. What is in force beyond these ports
-/// stays.
-fn close(known: Option<Port>) -> anyhow::Result<Substitute> {
-    let mut nftables = Nftables::open()?;
-    let others = nftables.read_tables()?.into_iter();
-    let others = others.filter(|live| live.image.name != TableName::Gate && live.strays.is_empty());
-    let others: Vec<Image> = others.map(|live| live.image).collect();
-    let mut ports = ports_to_close(known);
-    if !others.is_empty() {
-        // These say who reaches the relay's port.
-        ports.truncate(1);
-    }
-    let tables: Vec<Image> = std::iter::once(closing_table(&ports)).chain(others).collect();
-    ThisHost::open()?.replace_tables(&tables)?;
-    Ok(Substitute::Closed(ports))
-}
-
-/// The ports that a readable record names: the agent's, and the relay's where the policy says who
-/// reaches it.
-pub(super) fn ports_to_close(known: Option<Port>) -> Vec<Port> {
-    let policy = policy_file();
-    let port = policy.as_ref().and_then(port).or(known).unwrap_or(Port::AGENT);
-    let relay = policy.as_ref().is_some_and(names_relay).then_some(Port::RELAY);
-    std::iter::once(port).chain(relay.filter(|relay| *relay != port)).collect()
-}
-
-/// The table that closes these ports to every source.
-pub(super) fn closing_table(ports: &[Port]) -> Image {
-    let ports = ports.iter().copied().map(Range::single).collect();
-    let policy = Policy::new(ports, Others::Drop, []);
-    let nobody = Lowered { policy, ledger: Ledger::default() };
-    Ruleset::compile(&nobody, Extras::default()).into_image()
-}
-
-/// A `policy.toml` of which something is faulty.
-fn policy_file() -> Option<toml::Table> {
-    let text = file::read(Path::new(system::POLICY)).ok()??;
-    text.parse().ok()
-}
-
-/// The port in a `policy.toml` of which the rest is faulty.
-fn port(policy: &toml::Table) -> Option<Port> {
-    let port = policy.get("port")?.as_integer()?;
-    u16::try_from(port).ok().filter(|port| *port != 0).map(Port)
-}
-
-/// Whether a `policy.toml` of which the rest is faulty says who reaches the relay's port.
-fn names_relay(policy: &toml::Table) -> bool {
-    policy.get("relay").is_some_and(|relay| relay.as_array().is_none_or(|list| !list.is_empty()))
 }

@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 const NAME: &CStr = c"agent-fw-guard";
 /// How often a lock that another agent-fw holds is tried again.
 const RETRY: Duration = Duration::from_millis(50);
-/// How often the programs on interfaces are looked at: the kernel does not announce that a link is
-/// detached, a pin removed, or a map written.
+/// How often the programs on interfaces are looked at, and whether the frames that they take for this
+/// host's still are: the kernel does not announce that a link is detached or a pin removed, nor every
+/// change of addresses and rules.
 const LOOK: Duration = Duration::from_secs(2);
 /// So long a command may change the tables. One that has been stopped does not keep the guard away
 /// for longer.
@@ -185,16 +186,18 @@ impl<S: FnMut(Event)> Keeper<S> {
     /// owns the tables.
     fn put_back(&mut self) -> Result<Done> {
         let Some(cause) = self.due.clone() else { return Ok(Done::Yes) };
+        // Files may keep us waiting, and whoever has the lock may not be about the table at all.
+        match without_lock::close_at_once() {
+            Ok(None) => {}
+            Ok(Some(substitute)) => {
+                let differing = vec![format!("nothing was there; now {substitute}")];
+                (self.say)(Event::PutBack { cause: cause.clone(), differing });
+            }
+            Err(error) => (self.say)(Event::Failed(error)),
+        }
         let read = Read::now();
         let _lock = match lock::acquire("guard", Duration::ZERO) {
-            Err(error) if error.is::<Busy>() => {
-                // Whoever has the lock may not be about the table at all.
-                if let Some(substitute) = without_lock::close_at_once()? {
-                    let differing = vec![format!("nothing was there; now {substitute}")];
-                    (self.say)(Event::PutBack { cause, differing });
-                }
-                return Ok(Done::Busy);
-            }
+            Err(error) if error.is::<Busy>() => return Ok(Done::Busy),
             lock => lock?,
         };
         self.due = None;

@@ -47,6 +47,14 @@ impl Found {
         }
         interfaces
     }
+
+    /// Whether these are the same interfaces, whatever has become of each.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let present = |found: &Self| -> Vec<(String, u32)> {
+            found.present.iter().map(|named| (named.name.clone(), named.interface.index)).collect()
+        };
+        present(self) == present(other) && self.missing == other.missing
+    }
 }
 
 /// What tells an interface from others, whatever its name.
@@ -75,13 +83,21 @@ pub fn named(names: &[String]) -> anyhow::Result<Found> {
     Ok(resolve(names, &link::list()?, &Identities::new(), "", 0))
 }
 
-/// The names of a policy, and the MAC addresses of the devices that they stood for: by either one an
-/// interface that comes is known to be the policy's.
-pub fn marks(names: &[String]) -> Vec<String> {
-    let known = identities();
-    let macs = names.iter().filter_map(|name| known.get(name)?.permanent_mac);
+/// By what udev knows an interface for the policy's: the policy's names, the MAC addresses of the devices
+/// that these stood for, and their indexes, which are all that is left of one that goes.
+pub fn marks(names: &[String]) -> anyhow::Result<Vec<String>> {
+    Ok(marks_of(names, &identities(), &boot(), namespace::current()?))
+}
+
+fn marks_of(names: &[String], known: &Identities, boot: &str, namespace: u64) -> Vec<String> {
+    let known = names.iter().filter_map(|name| known.get(name));
     let text = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
-    names.iter().cloned().chain(macs.map(text)).collect()
+    let of_one = |identity: &Identity| {
+        let is_now = identity.boot == boot && identity.namespace == namespace;
+        let index = is_now.then(|| format!("ifindex-{}", identity.index));
+        identity.permanent_mac.map(text).into_iter().chain(index).collect::<Vec<_>>()
+    };
+    names.iter().cloned().chain(known.flat_map(of_one)).collect()
 }
 
 /// Keeps what the policy's names stand for. Those that are missing keep what is known of them.
@@ -243,6 +259,18 @@ mod tests {
         twin.index = 8;
         let twins = [card, twin];
         assert_eq!(resolve(&wanted, &twins, &known, "now", 1).missing, wanted);
+    }
+
+    #[test]
+    fn udev_knows_an_interface_by_its_name_its_own_mac_address_and_its_index() {
+        let known = BTreeMap::from([("v0".to_owned(), identity(2, "now", Some(7)))]);
+        let marks = |boot, namespace| {
+            marks_of(&["v0".to_owned(), "v1".to_owned()], &known, boot, namespace)
+        };
+        assert_eq!(marks("now", 1), ["v0", "v1", "02:00:00:00:00:07", "ifindex-2"]);
+        // Another interface has the number now.
+        assert_eq!(marks("later", 1), ["v0", "v1", "02:00:00:00:00:07"]);
+        assert_eq!(marks("now", 2), ["v0", "v1", "02:00:00:00:00:07"]);
     }
 
     #[test]

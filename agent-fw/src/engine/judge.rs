@@ -1,7 +1,7 @@
 //! The one judge of the promise "closed": no source but those listed reaches the agent's port, by any
 //! interface of this host. Whoever shows the promise shows its answer.
 
-use super::kernel_state::KernelState;
+use super::kernel_state::{BOTH_BACKENDS, KernelState};
 use super::plan::interfaces_of;
 use crate::configuration::{Compiled, Configuration};
 use crate::input::options::Backend;
@@ -59,8 +59,8 @@ impl fmt::Display for NotClosed {
             Self::NotEnforced => f.write_str("the kernel does not enforce the policy"),
             Self::Unguarded(names) => write!(
                 f,
-                "packets that come in by {} are not filtered: the backend is xdp; --backend both \
-                 filters them, too",
+                "packets that come in by {} are not filtered: the backend is xdp; a table filters \
+                 them, too: {BOTH_BACKENDS}",
                 names.join(", ")
             ),
             Self::Detour(detour) => write!(f, "{detour} ({})", detour.advice()),

@@ -25,6 +25,10 @@ pub struct KernelState {
     pub unexplained: Vec<String>,
 }
 
+/// How the table is put behind programs that stand alone.
+pub(super) const BOTH_BACKENDS: &str =
+    "set `backend = \"both\"` in /etc/agent-fw/policy.toml and run `agent-fw apply`";
+
 /// The command that puts right what differs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Remedy {
@@ -55,7 +59,7 @@ impl fmt::Display for Remedy {
         f.write_str(match self {
             Self::Apply => "run `agent-fw apply` to restore it",
             Self::ApplyAtBoot => "run `agent-fw apply --boot`: the table then holds until it comes",
-            Self::BothBackends => "install the policy with --backend both, which cuts nobody off",
+            Self::BothBackends => return write!(f, "{BOTH_BACKENDS}; then nobody is cut off"),
         })
     }
 }
@@ -229,7 +233,9 @@ impl KernelState {
                      `{says}`"
                 ))
             }
-            Some(_) => None,
+            Some(_) => {
+                at.mistake.as_ref().map(|mistake| format!("the program on {name} {mistake}"))
+            }
         }
     }
 }

@@ -10,14 +10,9 @@ use std::path::Path;
 /// Where it is kept. Root's alone: lists may be.
 const FILE: &str = "/var/lib/agent-fw/last-good.json";
 
-/// Keeps what the enforced policy was compiled from. A list that has been changed since is not what
-/// is in force: then the older one stays.
-pub fn keep(configuration: &Configuration, compiled: &Compiled) -> anyhow::Result<()> {
-    keep_texts(&SourceTexts::read_for(configuration)?, compiled)
-}
-
-/// The same, where the texts have been read.
-pub fn keep_texts(kept: &SourceTexts, compiled: &Compiled) -> anyhow::Result<()> {
+/// Keeps what the enforced policy was compiled from. A list that had been changed when it was read is
+/// not what is in force: then the older one stays.
+pub fn keep(kept: &SourceTexts, compiled: &Compiled) -> anyhow::Result<()> {
     let again = kept.compile(FILE)?.1;
     if again.lowered.policy.hash() != compiled.lowered.policy.hash()
         || again.firewall_tables != compiled.firewall_tables

@@ -2,6 +2,7 @@
 //! back where that fails. It prints nothing: the commands say what it returns.
 
 pub mod apply;
+mod closing;
 pub mod enforce;
 pub mod failure;
 #[cfg(test)]

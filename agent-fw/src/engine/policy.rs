@@ -1,12 +1,12 @@
 //! The policy that is installed: `policy.toml`, and what it compiles to.
 
+use super::apply::Read;
 use super::failure::{Failure, Result};
 use crate::configuration::{Compiled, Configuration};
 use crate::input::{Catalogue, Lists, OVERRIDES};
 use crate::system;
 use crate::system::file;
 use crate::system::file::Trust;
-use anyhow::anyhow;
 use std::path::Path;
 
 /// Whether a policy is installed, readable or not.
@@ -24,15 +24,7 @@ pub fn installed() -> Result<Option<(Configuration, String)>> {
 
 /// The installed policy, compiled; `None` if there is none.
 pub fn compiled() -> Result<Option<(Configuration, Compiled)>> {
-    let Some((configuration, _)) = installed()? else { return Ok(None) };
-    let compiled = compile(&configuration, &Lists::trusting(configuration.trust()))?;
-    Ok(Some((configuration, compiled)))
-}
-
-/// The same, where there must be one.
-pub fn required() -> Result<(Configuration, Compiled)> {
-    let missing = || anyhow!("there is no {}; `agent-fw install` writes it", system::POLICY);
-    compiled()?.ok_or_else(|| Failure::Input(missing()))
+    Read::now().compile_any()
 }
 
 /// The catalogue with this host's own regions.

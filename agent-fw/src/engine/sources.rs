@@ -6,17 +6,9 @@ use crate::input::{Catalogue, ListFile, Lists, OVERRIDES};
 use crate::system;
 use crate::system::file;
 use crate::system::file::Trust;
-use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::io::Read as _;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
-
-/// The subcommand that prints them, for a process that must not wait for a file system.
-pub const COMMAND: &str = "read-sources";
 
 /// What a policy is compiled from.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -27,12 +19,15 @@ pub struct SourceTexts {
     regions: Option<String>,
     /// The texts of the lists.
     lists: BTreeMap<PathBuf, String>,
+    /// Those that others than root can change, where that is asked.
+    #[serde(skip)]
+    others: BTreeSet<PathBuf>,
 }
 
 impl SourceTexts {
     /// Reads what this configuration is compiled from.
-    pub fn read_for(configuration: &Configuration) -> anyhow::Result<Self> {
-        Self::with_policy(configuration, configuration.to_toml())
+    pub fn read_for(configuration: &Configuration, lists: &Lists) -> anyhow::Result<Self> {
+        Self::with_policy(configuration, configuration.to_toml(), lists)
     }
 
     /// Reads what the installed policy is compiled from; `None` if there is none.
@@ -40,56 +35,26 @@ impl SourceTexts {
         let policy = file::read_trusted(Path::new(system::POLICY), Trust::Owned)?;
         let Some(policy) = policy else { return Ok(None) };
         let configuration = Configuration::parse(system::POLICY, &policy)?;
-        Self::with_policy(&configuration, policy).map(Some)
+        let lists = Lists::trusting(configuration.trust());
+        Self::with_policy(&configuration, policy, &lists).map(Some)
     }
 
-    /// The same, read by another process: where a file system does not answer, it is not waited for
-    /// longer than `deadline`. What is wrong with a file is told as by [`Self::read_installed`].
-    pub fn read_installed_within(deadline: Duration) -> anyhow::Result<Option<Self>> {
-        let mut reader = Command::new("/proc/self/exe");
-        let reader = reader.arg(COMMAND).stdin(Stdio::null());
-        let reader = reader.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = reader.spawn().context("cannot start what reads the policy")?;
-        let (mut output, mut errors) = (child.stdout.take(), child.stderr.take());
-        let (said, heard) = mpsc::channel();
-        // A thread that waits for a pipe ends with the process; one that waits for a file might not.
-        std::thread::spawn(move || {
-            let mut read = || -> std::io::Result<(String, String)> {
-                let (mut text, mut error) = (String::new(), String::new());
-                if let Some(output) = &mut output {
-                    output.read_to_string(&mut text)?;
-                }
-                if let Some(errors) = &mut errors {
-                    errors.read_to_string(&mut error)?;
-                }
-                Ok((text, error))
-            };
-            drop(said.send(read()));
-        });
-        let Ok(read) = heard.recv_timeout(deadline) else {
-            drop(child.kill());
-            bail!(
-                "a file that the policy names could not be read within {} s; is it on a file \
-                 system that does not answer?",
-                deadline.as_secs()
-            );
-        };
-        let (text, error) = read.context("cannot hear what reads the policy")?;
-        if !child.wait()?.success() {
-            bail!("{}", error.trim_end());
-        }
-        serde_json::from_str(&text).context("what reads the policy has said something else")
-    }
-
-    fn with_policy(configuration: &Configuration, policy: String) -> anyhow::Result<Self> {
-        let mut lists = BTreeMap::new();
+    fn with_policy(
+        configuration: &Configuration,
+        policy: String,
+        on_disk: &Lists,
+    ) -> anyhow::Result<Self> {
+        let (mut lists, mut others) = (BTreeMap::new(), BTreeSet::new());
         for list in configuration.lists() {
             if let ListFile::Path(path) = list {
-                lists.insert(path.clone(), list.read(configuration.trust())?);
+                lists.insert(path.clone(), on_disk.read(list)?.into_owned());
+                if configuration.asks_who_can_change_lists() && on_disk.is_others(list) {
+                    others.insert(path.clone());
+                }
             }
         }
         let regions = file::read_trusted(Path::new(OVERRIDES), configuration.trust())?;
-        Ok(Self { policy, regions, lists })
+        Ok(Self { policy, regions, lists, others })
     }
 
     /// The policy. `file` is the name of its text, for errors.
@@ -103,6 +68,7 @@ impl SourceTexts {
         for (path, text) in &self.lists {
             lists.keep(path.clone(), text.clone());
         }
+        self.others.iter().cloned().for_each(|path| lists.call_others(path));
         let compiled = configuration.compile(&catalogue, &lists)?;
         Ok((configuration, compiled))
     }

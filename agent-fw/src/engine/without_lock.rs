@@ -3,7 +3,8 @@
 //! that was read before. Programs stay as they are: their links and pins have no generation, and a
 //! table keeps the port closed beside any of them.
 
-use super::apply::{self, Applied, AtBoot, Read, Substitute, closing_table, ports_to_close};
+use super::apply::{self, Applied, AtBoot, Read, Substitute};
+use super::closing::{closing_table, or_without_counters, ports_to_close};
 use super::failure::Result;
 use super::host::found_differences;
 use super::{last_good, policy};
@@ -24,14 +25,16 @@ pub fn close_at_once() -> anyhow::Result<Option<Substitute>> {
     if nftables.has_tables()? || !crate::xdp::attachments()?.is_empty() {
         return Ok(None);
     }
-    let (tables, substitute) = if let Ok(Some((_, compiled))) = last_good::compiled() {
+    let mut create =
+        |tables: &[Image]| or_without_counters(tables, |tables| nftables.create(tables));
+    if let Ok(Some((_, compiled))) = last_good::compiled()
+        && let Ok(is_made) = create(&compiled.images())
+    {
         let hash = compiled.lowered.policy.hash();
-        (compiled.images(), Substitute::LastGood(hash))
-    } else {
-        let ports = ports_to_close(None);
-        (vec![closing_table(&ports)], Substitute::Closed(ports))
-    };
-    Ok(nftables.create(&tables)?.then_some(substitute))
+        return Ok(is_made.then_some(Substitute::LastGood(hash)));
+    }
+    let ports = ports_to_close(None);
+    Ok(create(&[closing_table(&ports)])?.then_some(Substitute::Closed(ports)))
 }
 
 /// Enforces the policy that was read, or what stands in for it, by tables alone.
@@ -50,7 +53,7 @@ pub fn at_boot(read: &Read) -> Result<AtBoot> {
     };
     let kept = last_good::compiled().ok().flatten();
     if let Some((_, compiled)) = &kept
-        && replace(&compiled.images(), Rest::Goes).is_ok()
+        && or_without_counters(&compiled.images(), |tables| replace(tables, Rest::Goes)).is_ok()
     {
         let hash = compiled.lowered.policy.hash();
         return Ok(AtBoot::FellBack(failure, Substitute::LastGood(hash)));
@@ -68,7 +71,7 @@ fn close(known: Option<Port>) -> Result<Vec<Port>> {
         // These say who reaches the relay's port.
         ports.truncate(1);
     }
-    replace(&[closing_table(&ports)], Rest::Stays)?;
+    or_without_counters(&[closing_table(&ports)], |tables| replace(tables, Rest::Stays))?;
     Ok(ports)
 }
 

@@ -7,7 +7,7 @@ use crate::system::file::Trust;
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -53,6 +53,7 @@ impl fmt::Display for ListFile {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Lists {
     kept: BTreeMap<PathBuf, String>,
+    others: BTreeSet<PathBuf>,
     trust: Trust,
     may_wait: bool,
 }
@@ -81,7 +82,13 @@ impl Lists {
 
     /// Whether a list is read from a file that others than root can change.
     pub fn is_others(&self, file: &ListFile) -> bool {
-        matches!(file, ListFile::Path(path) if !self.kept.contains_key(path) && file::is_others(path))
+        let ListFile::Path(path) = file else { return false };
+        self.others.contains(path) || !self.kept.contains_key(path) && file::is_others(path)
+    }
+
+    /// Takes a list for one that others than root can change.
+    pub fn call_others(&mut self, path: PathBuf) {
+        self.others.insert(path);
     }
 
     /// Keeps a text that is to be found under `path`.
@@ -105,18 +112,10 @@ impl ListFile {
     }
 
     /// Whether the list can be read again at the next boot: a file can, a pipe cannot.
-    pub fn is_lasting(&self) -> bool {
+    pub fn is_lasting(&self) -> anyhow::Result<bool> {
         match self {
-            Self::StandardInput => false,
-            // What is wrong with a path is said when it is read.
-            Self::Path(path) => {
-                // /dev/stdin and /proc/self/fd/0 look like a file where one is behind them.
-                let real = path.canonicalize().unwrap_or_else(|_| path.clone());
-                let passing = |root: &str| path.starts_with(root) || real.starts_with(root);
-                !passing("/dev")
-                    && !passing("/proc")
-                    && path.metadata().map_or(true, |metadata| metadata.is_file())
-            }
+            Self::StandardInput => Ok(false),
+            Self::Path(path) => file::is_lasting(path),
         }
     }
 
@@ -134,7 +133,7 @@ impl ListFile {
     /// Reads one that may be no regular file but a pipe, while somebody waits for it.
     pub fn read_once(&self) -> anyhow::Result<String> {
         let path = match self {
-            Self::Path(path) if !self.is_lasting() => path,
+            Self::Path(path) if !self.is_lasting()? => path,
             _ => return self.read(Trust::Anybody),
         };
         ensure!(!path.is_dir(), "cannot read {self}: it is a directory");

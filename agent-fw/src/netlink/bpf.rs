@@ -203,6 +203,8 @@ pub fn links() -> io::Result<Vec<Link>> {
 #[derive(Debug)]
 pub struct Program {
     descriptor: OwnedFd,
+    /// The kernel's number of it.
+    pub number: u32,
     /// Its name.
     pub name: String,
     /// The kernel's numbers of its maps.
@@ -212,7 +214,15 @@ pub struct Program {
 impl Program {
     /// The one of this number. Needs CAP_SYS_ADMIN.
     pub fn of(number: u32) -> io::Result<Self> {
-        let descriptor = open(Command::OpenProgram, number)?;
+        Self::open(open(Command::OpenProgram, number)?)
+    }
+
+    /// The one that is pinned at `path`.
+    pub fn from_pin(path: &Path) -> io::Result<Self> {
+        Self::open(open_pin(path)?)
+    }
+
+    fn open(descriptor: OwnedFd) -> io::Result<Self> {
         let mut maps = [0_u32; MOST_MAPS];
         let count = u32::try_from(MOST_MAPS).map_err(io::Error::other)?;
         let mut info = ProgramInfo {
@@ -222,7 +232,12 @@ impl Program {
         };
         read_info(&descriptor, &mut info)?;
         let maps = maps.into_iter().take(info.map_count as usize).collect();
-        Ok(Self { descriptor, name: text(info.name), maps })
+        Ok(Self { descriptor, number: info.number, name: text(info.name), maps })
+    }
+
+    /// Whether the map of this number is one of its maps.
+    pub fn has_map(&self, number: u32) -> bool {
+        self.maps.contains(&number)
     }
 
     /// The names of its maps.

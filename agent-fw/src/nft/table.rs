@@ -89,6 +89,18 @@ impl Image {
     }
 }
 
+impl Image {
+    /// The same without counters, for a kernel that has none.
+    #[must_use]
+    pub fn without_counters(mut self) -> Self {
+        self.counters.clear();
+        for rule in self.chains.iter_mut().flat_map(|chain| &mut chain.rules) {
+            rule.expressions.retain(|expression| !matches!(expression, Expression::Count { .. }));
+        }
+        self
+    }
+}
+
 /// A named counter.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Counter {

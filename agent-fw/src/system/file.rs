@@ -1,5 +1,6 @@
 //! Files that are there whole or not at all, and are read without waiting for anybody.
 
+use super::reader::{self, Answer, Wish};
 use anyhow::{Context as _, bail, ensure};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
@@ -32,9 +33,12 @@ pub fn read(path: &Path) -> anyhow::Result<Option<String>> {
     read_bounded(path, MAX_BYTES, Trust::Anybody)
 }
 
-/// The same of a file that decides who is admitted.
+/// The same of a file that decides who is admitted, on whatever file system it is.
 pub fn read_trusted(path: &Path, trust: Trust) -> anyhow::Result<Option<String>> {
-    read_bounded(path, MAX_BYTES, trust)
+    match asked(Wish::Text, path, trust)? {
+        Answer::Bytes(bytes) => Ok(Some(String::from_utf8(bytes)?)),
+        _ => Ok(None),
+    }
 }
 
 /// The same of one that may be as large as all lists together.
@@ -42,22 +46,65 @@ pub fn read_large(path: &Path) -> anyhow::Result<Option<String>> {
     read_bounded(path, 4 * MAX_LIST_BYTES, Trust::Anybody)
 }
 
-/// Reads a list that decides who is admitted.
+/// Reads a list that decides who is admitted, on whatever file system it is.
 pub fn read_list(path: &Path, trust: Trust) -> anyhow::Result<Vec<u8>> {
-    let file = open_regular(path, MAX_LIST_BYTES, trust)
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    match file {
-        Some(file) => {
-            limited(file, MAX_LIST_BYTES).with_context(|| format!("cannot read {}", path.display()))
-        }
-        None => bail!("cannot read {}: there is no such file", path.display()),
+    match asked(Wish::List, path, trust)? {
+        Answer::Bytes(bytes) => Ok(bytes),
+        _ => bail!("cannot read {}: there is no such file", path.display()),
     }
 }
 
 /// Whether others than root, or whoever runs this, can change a file that is there.
 pub fn is_others(path: &Path) -> bool {
-    path.metadata().is_ok_and(|metadata| check_owner(&metadata).is_err())
-        || check_way(path).is_err() && path.exists()
+    matches!(asked(Wish::IsOthers, path, Trust::Anybody), Ok(Answer::Truth(true)))
+}
+
+/// Whether a file can be read again at the next boot: a pipe cannot. What is wrong with a path is said
+/// when it is read, but for one that does not answer.
+pub fn is_lasting(path: &Path) -> anyhow::Result<bool> {
+    // What is there is another thing to each process.
+    let is_passing = PASSING.iter().any(|root| path.starts_with(root));
+    Ok(!is_passing && asked(Wish::IsLasting, path, Trust::Anybody)? == Answer::Truth(true))
+}
+
+/// Where nothing lasts.
+const PASSING: [&str; 2] = ["/dev", "/proc"];
+
+/// Has another process look, or looks.
+fn asked(wish: Wish, path: &Path, trust: Trust) -> anyhow::Result<Answer> {
+    reader::ask(wish, path, trust).unwrap_or_else(|| look(wish, path, trust))
+}
+
+/// Looks at a file, however long that takes.
+pub(super) fn look(wish: Wish, path: &Path, trust: Trust) -> anyhow::Result<Answer> {
+    match wish {
+        Wish::Text => {
+            let text = read_bounded(path, MAX_BYTES, trust)?;
+            Ok(text.map_or(Answer::Nothing, |text| Answer::Bytes(text.into_bytes())))
+        }
+        Wish::List => {
+            let read = || -> anyhow::Result<Answer> {
+                let Some(file) = open_regular(path, MAX_LIST_BYTES, trust)? else {
+                    return Ok(Answer::Nothing);
+                };
+                Ok(Answer::Bytes(limited(file, MAX_LIST_BYTES)?))
+            };
+            read().with_context(|| format!("cannot read {}", path.display()))
+        }
+        Wish::IsOthers => {
+            let is_its_owners = |metadata: fs::Metadata| check_owner(&metadata).is_err();
+            let is_others = path.metadata().is_ok_and(is_its_owners)
+                || check_way(path).is_err() && path.exists();
+            Ok(Answer::Truth(is_others))
+        }
+        Wish::IsLasting => {
+            // /dev/stdin and /proc/self/fd/0 look like a file where one is behind them.
+            let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+            let is_passing = PASSING.iter().any(|root| real.starts_with(root));
+            let is_file = path.metadata().map_or(true, |metadata| metadata.is_file());
+            Ok(Answer::Truth(!is_passing && is_file))
+        }
+    }
 }
 
 /// Reads what comes from a pipe, or from standard input, to its end.

@@ -8,6 +8,7 @@ pub mod lock;
 pub(crate) mod namespace;
 pub mod privilege;
 pub(crate) mod program;
+pub mod reader;
 pub mod sockets;
 pub mod systemd;
 pub mod tls;

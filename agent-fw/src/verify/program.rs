@@ -9,7 +9,7 @@ use crate::netlink::bpf;
 use crate::netlink::surroundings::Surroundings;
 use crate::xdp::{self, Attachment, OBJECT};
 use agent_fw_ebpf::{
-    Config, Contents, Decisions, Label, Mac, OwnFrames, SECTIONS, load_program, read_table,
+    Config, Contents, Decisions, Label, OwnFrames, SECTIONS, load_program, read_table,
     with_sections,
 };
 use anyhow::{Context as _, anyhow};
@@ -76,6 +76,9 @@ impl Reading {
         faults.extend(decisions.faults.iter().cloned());
         // A program that stands alone does not ask.
         let interfaces = if decisions.gate {
+            if !is_frozen(maps.info("INTERFACES")?) {
+                faults.push("its list of this host's frames can be changed".to_owned());
+            }
             let interfaces: HashMap<_, u32, OwnFrames> = maps.open("INTERFACES")?;
             interfaces.iter().collect::<Result<_, _>>()?
         } else {
@@ -95,14 +98,7 @@ impl Reading {
         let has_gate = self.decisions.as_ref().is_some_and(|decisions| decisions.gate);
         let due = xdp::own_frames(&interface, seen);
         let found = self.interfaces.get(&interface.index).copied();
-        if has_gate && found != due {
-            faults.push(format!(
-                "it takes {} for this host's, should be {}",
-                words(found),
-                words(due)
-            ));
-        }
-        // What is not certain to be this host's is the gate's.
+        // That they differ is told with what else differs. What is not certain to be this host's is the gate's.
         let is_passed = has_gate && (found.is_none() || found.map(mac) != due.map(mac));
         let here = [
             Condition::Interface(only(Number(interface.index))),
@@ -143,19 +139,6 @@ impl Reading {
 
 fn mac(own: OwnFrames) -> u64 {
     own.mac
-}
-
-/// What a program takes for this host's, in words.
-fn words(own: Option<OwnFrames>) -> String {
-    let Some(own) = own else { return "no frames".to_owned() };
-    let mut words = format!("frames to {}", Mac::from_bits(own.mac));
-    if own.has(OwnFrames::RULES) {
-        words += " whose destination the main table has";
-    }
-    if !own.has(OwnFrames::ALONE) {
-        words += ", shared with others,";
-    }
-    words
 }
 
 /// What a program that decides so drops of the packets that come to it.
@@ -250,7 +233,10 @@ impl Maps {
     }
 
     fn contents(&self, config: Config, faults: &mut Vec<String>) -> anyhow::Result<Contents> {
-        let macs = if self.0.contains_key("MACS") {
+        let macs = if let Some(info) = self.0.get("MACS") {
+            if !is_frozen(info) {
+                faults.push("its list of MAC addresses can be changed".to_owned());
+            }
             self.open::<HashMap<_, u64, u8>>("MACS")?.keys().collect::<Result<_, _>>()?
         } else {
             BTreeSet::new()

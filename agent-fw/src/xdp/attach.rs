@@ -8,6 +8,7 @@ use super::alone::{Objection, objections};
 use super::error::{Obstacle, XdpError};
 use super::hook::{self, CLASSIFIER, Place};
 use super::own_frames::own_frames;
+use super::own_list::OwnList;
 use super::pin::{self, Enforced, MapName, Pin};
 use super::program::Programs;
 use super::state::{Attachment, Hook};
@@ -15,18 +16,22 @@ use super::unpinned::{self, XDP};
 use crate::input::options::XdpMode;
 use crate::model::PolicyHash;
 use crate::model::rule::Lowered;
+use crate::netlink::bpf;
 use crate::netlink::link;
 use crate::netlink::link::Interface;
 use crate::netlink::surroundings::Surroundings;
 use crate::system::{file, namespace};
 use crate::xdp::compile::plan;
 use crate::xdp::counter_ids::Numberings;
-use agent_fw_ebpf::{Image, LabelTally, LoadError, OwnFrames, Tally, load, load_program};
+use agent_fw_ebpf::{Image, LabelTally, LoadError, OwnFrames, Tally, freeze, load, load_program};
 use aya::maps::{HashMap, MapInfo, PerCpuArray, PerCpuValues};
-use aya::programs::{ProgramInfo, loaded_programs};
+use aya::programs::loaded_programs;
 use aya::{Ebpf, EbpfLoader, Pod};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+
+/// The map of the frames that are certain to be this host's.
+const INTERFACES: &str = "INTERFACES";
 
 /// What the numbers stand for under which the programs count, in one network namespace each.
 fn numbering_path() -> Result<PathBuf, XdpError> {
@@ -41,11 +46,17 @@ pub fn attachments() -> Result<Vec<Attachment>, XdpError> {
     if pins.is_empty() && loaded.is_empty() {
         return Ok(attached);
     }
-    let known: BTreeMap<u32, Enforced> = pins.iter().filter_map(enforced).collect();
+    let known: BTreeMap<u32, Known> = pins.iter().filter_map(known).collect();
+    // Only a program that counts on the gate asks whose a frame is.
+    let seen = known.values().any(|known| known.enforced.gate).then(Surroundings::read);
+    let seen = seen.transpose()?;
     for interface in link::list()? {
         for Place { hook, program, ahead, is_pinned } in hook::ours(&interface, &loaded)? {
-            let of = known.get(&program).filter(|of| **of != Enforced::UNKNOWN);
-            let (policy, gate) = (of.map(|of| of.policy), of.is_some_and(|of| of.gate));
+            let of = known.get(&program).filter(|of| of.enforced != Enforced::UNKNOWN);
+            let (policy, gate) =
+                (of.map(|of| of.enforced.policy), of.is_some_and(|of| of.enforced.gate));
+            let mistake = of.zip(seen.as_ref());
+            let mistake = mistake.and_then(|(of, seen)| of.own.mistake(&interface, seen));
             let behind = hook.mode().is_none().then(|| foreign(&interface)).flatten();
             let interface = interface.clone();
             attached.push(Attachment {
@@ -57,16 +68,25 @@ pub fn attachments() -> Result<Vec<Attachment>, XdpError> {
                 policy,
                 gate,
                 is_pinned,
+                mistake: mistake.filter(|_| gate),
             });
         }
     }
     Ok(attached)
 }
 
-/// A pinned program's number, and what it enforces.
-fn enforced(pin: &Pin) -> Option<(u32, Enforced)> {
+/// What pins tell of a program.
+struct Known {
+    enforced: Enforced,
+    own: OwnList,
+}
+
+/// A pinned program's number, and what is known of it.
+fn known(pin: &Pin) -> Option<(u32, Known)> {
     let (Pin::Program(enforced) | Pin::Classifier(enforced)) = pin else { return None };
-    Some((ProgramInfo::from_pin(pin.path()).ok()?.id(), *enforced))
+    let program = bpf::Program::from_pin(&pin.path()).ok()?;
+    let own = OwnList::of(&program, *enforced);
+    Some((program.number, Known { enforced: *enforced, own }))
 }
 
 /// The XDP program of an interface that has not ours, in words.
@@ -271,6 +291,7 @@ fn load_programs(
     sites: &[Site],
     enforced: Enforced,
 ) -> Result<Programs, XdpError> {
+    let own = ebpf.take_map(INTERFACES).ok_or(LoadError::NoMap(INTERFACES))?;
     let (mut xdp, mut classifier) = (None, None);
     for (name, program) in ebpf.programs_mut() {
         match name {
@@ -285,7 +306,7 @@ fn load_programs(
             _ => {}
         }
     }
-    Programs::pinned(enforced, xdp, classifier)
+    Programs::pinned(enforced, xdp, classifier, &own)
 }
 
 /// Puts the pins of the previous programs in the place of the new ones'.
@@ -421,21 +442,22 @@ fn zero<T: Pod + Default>(
     Ok(())
 }
 
-/// Tells the program which frames are certain to be this host's.
+/// Tells the program which frames are certain to be this host's, once and for all.
 fn fill_interfaces(ebpf: &mut Ebpf, sites: &[Site], seen: &Surroundings) -> Result<(), XdpError> {
-    let failed = |error| LoadError::Map("INTERFACES", error);
-    let map = ebpf.map_mut("INTERFACES").ok_or(LoadError::NoMap("INTERFACES"))?;
-    let mut known = HashMap::<_, u32, OwnFrames>::try_from(map).map_err(failed)?;
+    let failed = |error| LoadError::Map(INTERFACES, error);
+    let map = ebpf.map_mut(INTERFACES).ok_or(LoadError::NoMap(INTERFACES))?;
+    let mut known = HashMap::<_, u32, OwnFrames>::try_from(&mut *map).map_err(failed)?;
     for interface in sites.iter().flat_map(|site| with_ports(&site.interface, seen)) {
         if let Some(own) = own_frames(interface, seen) {
             known.insert(interface.index, own, 0).map_err(failed)?;
         }
     }
+    freeze(map).map_err(|error| failed(error.into()))?;
     Ok(())
 }
 
 /// The interfaces that an interface's program may run at: itself, and a bond's ports.
-fn with_ports<'a>(
+pub(super) fn with_ports<'a>(
     interface: &'a Interface,
     seen: &'a Surroundings,
 ) -> impl Iterator<Item = &'a Interface> {

@@ -12,6 +12,7 @@ mod drop_events;
 mod error;
 mod hook;
 mod own_frames;
+mod own_list;
 mod pin;
 mod program;
 mod state;

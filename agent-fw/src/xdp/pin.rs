@@ -42,6 +42,8 @@ pub(super) enum Pin {
     Program(Enforced),
     /// A policy's program for the tc hook.
     Classifier(Enforced),
+    /// The list by which a policy's programs know this host's frames.
+    OwnFrames(Enforced),
     /// A map whose layout has this version: one with another layout begins anew.
     Map(MapName),
     /// What another version of agent-fw has pinned.
@@ -109,6 +111,7 @@ impl fmt::Display for Pin {
             Self::Clsact(index) => write!(f, "clsact-{index}"),
             Self::Program(enforced) => write!(f, "program-{enforced}"),
             Self::Classifier(enforced) => write!(f, "classifier-{enforced}"),
+            Self::OwnFrames(enforced) => write!(f, "own-{enforced}"),
             Self::Map(name) => f.write_str(name.pinned()),
             Self::Stranger(name) => f.write_str(name),
         }
@@ -126,6 +129,7 @@ impl Pin {
                 "clsact" => Self::Clsact(of.parse().ok()?),
                 "program" => Self::Program(Enforced::parse(of)?),
                 "classifier" => Self::Classifier(Enforced::parse(of)?),
+                "own" => Self::OwnFrames(Enforced::parse(of)?),
                 _ => Self::Map(MapName::ALL.into_iter().find(|map| map.pinned() == name)?),
             })
         };
@@ -304,6 +308,7 @@ mod tests {
             Pin::Program(Enforced { policy, gate: false }),
             Pin::Program(Enforced { policy, gate: true }),
             Pin::Classifier(Enforced { policy, gate: true }),
+            Pin::OwnFrames(Enforced { policy, gate: true }),
         ];
         for pin in maps.into_iter().chain(others) {
             assert_eq!(Pin::parse(pin.to_string()), pin);

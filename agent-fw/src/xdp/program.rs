@@ -3,6 +3,7 @@
 
 use super::error::XdpError;
 use super::pin::{Enforced, Pin, failed};
+use aya::maps::{Map, MapData};
 use aya::programs::{SchedClassifier, Xdp};
 use aya_obj::programs::XdpAttachType;
 
@@ -11,6 +12,8 @@ pub(super) struct Programs {
     enforced: Enforced,
     xdp: Option<Xdp>,
     classifier: Option<SchedClassifier>,
+    /// The list by which they know this host's frames.
+    own: Option<MapData>,
 }
 
 impl Programs {
@@ -22,8 +25,11 @@ impl Programs {
         let path = Pin::Classifier(enforced).path();
         let classifier = path.exists().then(|| SchedClassifier::from_pin(&path));
         let classifier = classifier.transpose().map_err(failed(&path, "cannot be read"))?;
+        let path = Pin::OwnFrames(enforced).path();
+        let own = path.exists().then(|| MapData::from_pin(&path));
+        let own = own.transpose().map_err(failed(&path, "cannot be read"))?;
         let is_something = xdp.is_some() || classifier.is_some();
-        Ok(is_something.then_some(Self { enforced, xdp, classifier }))
+        Ok(is_something.then_some(Self { enforced, xdp, classifier, own }))
     }
 
     /// Those of whatever policy was installed before.
@@ -40,8 +46,9 @@ impl Programs {
         enforced: Enforced,
         xdp: Option<&mut Xdp>,
         classifier: Option<&mut SchedClassifier>,
+        own: &Map,
     ) -> Result<Self, XdpError> {
-        let mut programs = Self { enforced, xdp: None, classifier: None };
+        let mut programs = Self { enforced, xdp: None, classifier: None, own: None };
         programs.unpin()?;
         if let Some(xdp) = xdp {
             let path = Pin::Program(enforced).path();
@@ -51,6 +58,8 @@ impl Programs {
             let path = Pin::Classifier(enforced).path();
             classifier.pin(&path).map_err(failed(&path, "cannot be pinned"))?;
         }
+        let path = Pin::OwnFrames(enforced).path();
+        own.pin(&path).map_err(failed(&path, "cannot be pinned"))?;
         if let Some(opened) = Self::open(enforced)? {
             programs = opened;
         }
@@ -73,12 +82,16 @@ impl Programs {
             let path = Pin::Classifier(self.enforced).path();
             classifier.pin(&path).map_err(failed(&path, "cannot be pinned"))?;
         }
+        if let Some(own) = &self.own {
+            let path = Pin::OwnFrames(self.enforced).path();
+            own.pin(&path).map_err(failed(&path, "cannot be pinned"))?;
+        }
         Ok(())
     }
 
     /// The pins.
-    pub(super) fn pins(&self) -> [Pin; 2] {
-        [Pin::Program(self.enforced), Pin::Classifier(self.enforced)]
+    pub(super) fn pins(&self) -> [Pin; 3] {
+        [Pin::Program, Pin::Classifier, Pin::OwnFrames].map(|pin| pin(self.enforced))
     }
 
     /// The program for XDP.

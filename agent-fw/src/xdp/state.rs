@@ -88,6 +88,9 @@ pub struct Attachment {
     pub gate: bool,
     /// Whether a pin of this network namespace holds it there.
     pub is_pinned: bool,
+    /// What it takes for this host's frames and should not, or the other way round, in words. Only one
+    /// that counts on the gate asks.
+    pub mistake: Option<String>,
 }
 
 /// What the program of one interface has counted.

@@ -3,8 +3,12 @@
 use super::check::{Check, Health};
 use crate::cli::outcome::Result;
 use crate::configuration::Configuration;
+use crate::engine::interfaces::Found;
+use crate::engine::kernel_state::Remedy;
+use crate::engine::plan::interfaces_of;
 use crate::netlink::link::Interface;
 use crate::netlink::{ethtool, link};
+use crate::nft::Nftables;
 use crate::trace;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,16 +22,21 @@ const JOINING: [&str; 2] = ["rx-lro", "rx-gro-hw"];
 /// One check for each physical interface, and for each that the policy names.
 pub(super) fn interfaces(configuration: Option<&Configuration>) -> Result<Vec<Check>> {
     let wanted = configuration.filter(|known| known.backend.has_programs());
-    let all = link::list()?;
-    let named = wanted.map_or(&[][..], |known| &known.interfaces);
-    let missing = named.iter().filter(|name| !all.iter().any(|known| known.name == **name));
-    let missing = missing.map(|name| {
+    let found = wanted.map_or_else(|| Ok(Found::default()), interfaces_of)?;
+    let stands_in = Nftables::open()?.has_tables()?;
+    let missing = found.missing.iter().map(|name| {
         let seen = format!("{name} is not there; the policy names it");
-        Check::new(NAME, WHY, Health::Bad, seen).advise("agent-fw install names them anew")
+        if stands_in {
+            let seen = format!("{seen}, and the table holds until it comes");
+            return Check::new(NAME, WHY, Health::Note, seen);
+        }
+        Check::new(NAME, WHY, Health::Bad, seen).advise(Remedy::ApplyAtBoot.to_string())
     });
-    let shown = all.iter().filter(|i| i.is_physical() || named.contains(&i.name));
-    let found = shown.map(|interface| check(interface, named.contains(&interface.name)));
-    Ok(missing.chain(found).collect())
+    let named = found.interfaces();
+    let is_named = |it: &Interface| named.iter().any(|known| known.index == it.index);
+    let all = link::list()?;
+    let shown = all.iter().filter(|interface| interface.is_physical() || is_named(interface));
+    Ok(missing.chain(shown.map(|interface| check(interface, is_named(interface)))).collect())
 }
 
 fn check(interface: &Interface, is_named: bool) -> Check {

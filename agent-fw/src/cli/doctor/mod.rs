@@ -15,14 +15,15 @@ use super::Patience;
 use super::outcome::{Failure, Outcome, Result};
 use super::report::say;
 use crate::configuration::{Compiled, Configuration};
+use crate::engine::apply::Read;
 use crate::engine::judge::judge;
 use crate::engine::kernel_state::{KernelState, Remedy};
 use crate::engine::policy;
 use crate::input::Notice;
 use crate::model::Port;
 use crate::nft::Nftables;
+use crate::system::privilege;
 use crate::system::systemd::Persistence;
-use crate::system::{lock, privilege};
 use crate::trace;
 use check::{Check, Health};
 use serde_json::{Value, json};
@@ -46,9 +47,10 @@ pub(super) struct Doctor {
 impl Doctor {
     pub(super) fn run(self) -> Result<Outcome> {
         privilege::require_net_admin("doctor")?;
-        let _lock = lock::acquire("doctor", self.patience.duration())?;
+        let catalogue = policy::catalogue();
+        let (read, _lock) = Read::with_lock("doctor", self.patience.duration())?;
         trace::clear();
-        let installed = match policy::compiled() {
+        let installed = match read.compile_any() {
             Ok(installed) => installed,
             Err(Failure::Input(error) | Failure::System(error)) => {
                 return Err(Failure::Input(error.context("the installed policy is faulty")));
@@ -61,7 +63,7 @@ impl Doctor {
         checks.extend(tls::encryption(port));
         checks.push(agent::own_rules(port));
         if let Some((configuration, compiled)) = &installed {
-            checks.extend(sources::promises(configuration, compiled)?);
+            checks.extend(sources::promises(configuration, compiled, &catalogue?)?);
             checks.push(detours::detours(configuration, compiled)?);
             checks.extend(sources::obsolete(compiled));
             checks.push(machine::versions(compiled));
@@ -135,8 +137,8 @@ fn enforcement(installed: Option<&(Configuration, Compiled)>) -> Result<Check> {
         Some(reason) if reason.is_meant() => {
             check(Health::Note, format!("as the policy says, the port is not closed: {reason}"))
         }
-        Some(reason) => check(Health::Bad, format!("the port is not closed: {reason}"))
-            .advise("install with --backend both"),
+        // What to do is part of the reason.
+        Some(reason) => check(Health::Bad, format!("the port is not closed: {reason}")),
         None => check(Health::Good, format!("the kernel has policy {}", policy.hash())),
     })
 }

@@ -6,8 +6,7 @@ use crate::cli::sample;
 use crate::cli::sample::Sample;
 use crate::cli::trial::{Answer, Trial};
 use crate::configuration::{Compiled, Configuration};
-use crate::engine::policy::catalogue;
-use crate::input::{OBSOLETE, admits_obsolete};
+use crate::input::{Catalogue, OBSOLETE, admits_obsolete};
 use crate::model::{Ledger, Port, Verdict};
 use crate::trace::Question;
 use std::net::IpAddr;
@@ -19,14 +18,17 @@ const ENOUGH: Duration = Duration::from_mins(1);
 
 /// Closed and open: a source of each admitted prefix, the neighbours of each admitted range, and a
 /// stranger.
-pub(super) fn promises(configuration: &Configuration, compiled: &Compiled) -> Result<Vec<Check>> {
+pub(super) fn promises(
+    configuration: &Configuration,
+    compiled: &Compiled,
+    catalogue: &Catalogue,
+) -> Result<Vec<Check>> {
     let lowered = &compiled.lowered;
     let policy = &lowered.policy;
     let port = Port(configuration.port);
-    let catalogue = catalogue()?;
     let samples: Vec<Sample> = sample::stranger(policy)
         .into_iter()
-        .chain(sample::admitted(policy, &lowered.ledger, &catalogue))
+        .chain(sample::admitted(policy, &lowered.ledger, catalogue))
         .chain(sample::neighbours(policy))
         .collect();
     let mut trial = Trial::of(lowered)?;
