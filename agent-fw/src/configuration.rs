@@ -107,6 +107,9 @@ pub struct Compiled {
     pub lowered: Lowered,
     /// The nftables ruleset that enforces it.
     pub ruleset: Ruleset,
+    /// Who reaches the relay's port, where that is restricted: by --relay, and by rules of a whole
+    /// policy.
+    pub relay: Option<Policy>,
     /// Whether admitted sources are limited further, as a rule says, by the tables of these.
     pub limited: bool,
     /// The rules that are enforced as they are written, beyond who reaches the port, if there are
@@ -196,7 +199,12 @@ impl Configuration {
             notices.push(Notice::NoEngineRules);
         }
         let lowered = if closes { closed(port) } else { lower(rules, port, self.otherwise)? };
-        self.check_breadth(&lowered.policy, &mut notices)?;
+        let relay = firewall.as_ref().and_then(|firewall| self.relay_policy(firewall));
+        let is_said = !self.restricts();
+        self.check_breadth(&lowered.policy, is_said, &mut notices)?;
+        if let Some(relay) = &relay {
+            self.check_breadth(relay, self.relay.contains(&Source::Any), &mut notices)?;
+        }
         notices.extend(self.unconfirmed_lists(lists));
         let extras = Extras { early_drop: self.early_drop, log: self.log };
         let ruleset = Ruleset::compile(&lowered, extras);
@@ -204,18 +212,30 @@ impl Configuration {
             firewall.as_ref().map(|firewall| firewall.tables(self.log)).unwrap_or_default();
         let label = |label: &Label| (label.clone(), provenance(label, catalogue));
         let provenance = lowered.ledger.labels().iter().map(label).collect();
-        Ok(Compiled { lowered, ruleset, limited, firewall, firewall_tables, provenance, notices })
+        Ok(Compiled {
+            lowered,
+            ruleset,
+            relay,
+            limited,
+            firewall,
+            firewall_tables,
+            provenance,
+            notices,
+        })
     }
 
-    /// Refuses ranges so wide that they may be a slip, unless somebody has consented.
-    fn check_breadth(&self, policy: &Policy, notices: &mut Vec<Notice>) -> anyhow::Result<()> {
-        if self.allow_wide || policy.admits_everyone() {
-            return Ok(());
-        }
+    /// Refuses ranges so wide that they may be a slip, unless somebody has consented, or said "any".
+    fn check_breadth(
+        &self,
+        policy: &Policy,
+        is_said: bool,
+        notices: &mut Vec<Notice>,
+    ) -> anyhow::Result<()> {
         let wide = policy.wide_ranges().join(", ");
-        if wide.is_empty() {
+        if self.allow_wide || is_said || wide.is_empty() {
             return Ok(());
         }
+        let wide = format!("{wide}, which may reach TCP port {},", policy.ports());
         if self.is_legacy {
             notices.push(Notice::Unconfirmed { what: wide, key: "allow_wide" });
             return Ok(());

@@ -4,6 +4,7 @@
 mod admission;
 mod agent_tls;
 mod boot_unit;
+mod breadth;
 mod bystanders;
 mod chance;
 mod closed;
@@ -138,6 +139,7 @@ fn selection() -> Vec<&'static [Test]> {
         selection.extend([
             agent_tls::TESTS,
             boot_unit::TESTS,
+            breadth::TESTS,
             closed::TESTS,
             doctor::TESTS,
             enforcement::TESTS,

@@ -10,7 +10,7 @@ use crate::engine::apply;
 use crate::engine::enforce::{EnforceError, enforce};
 use crate::engine::host::ThisHost;
 use crate::engine::interfaces::{self, Found};
-use crate::engine::judge::judge;
+use crate::engine::judge::{judge, judge_beyond};
 use crate::engine::kernel_state::KernelState;
 use crate::engine::live::Live;
 use crate::engine::plan::{Missing, plan};
@@ -189,7 +189,8 @@ fn promises(
     let _lock = lock::acquire("install", patience.duration())?;
     let state = KernelState::outline(&mut Nftables::open()?)?;
     report::promises(compiled, &judge(configuration, compiled, &state, false)?);
-    report::promises_beyond(configuration);
+    let beyond = judge_beyond(configuration, compiled, &state, false)?;
+    report::promises_beyond(configuration, &beyond);
     report::persistence();
     exceptions::refresh(configuration, compiled);
     if test == Test::Opening {

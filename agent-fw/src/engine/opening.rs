@@ -32,18 +32,18 @@ pub type Known = (Configuration, Compiled);
 pub fn openings(before: &Known, after: &Known) -> Vec<Opening> {
     let closed = closed_ports(after);
     let ports = closed_ports(before).into_iter().filter(|port| !closed.contains(port));
-    let restricts = |known: &Known, direction| {
-        known.1.firewall.as_ref().is_some_and(|firewall| firewall.restricts(direction))
+    let closes = |known: &Known, direction| {
+        known.1.firewall.as_ref().is_some_and(|firewall| firewall.closes(direction))
     };
     let directions = [Direction::Incoming, Direction::Outgoing]
         .into_iter()
-        .filter(|&direction| restricts(before, direction) && !restricts(after, direction));
+        .filter(|&direction| closes(before, direction) && !closes(after, direction));
     ports.map(Opening::Port).chain(directions.map(Opening::Direction)).collect()
 }
 
-/// The ports that are closed to all but some sources.
+/// The ports that are closed to all but some sources, as [`judge`](super::judge) judges a policy.
 fn closed_ports((configuration, compiled): &Known) -> Vec<Port> {
     let gate = Policy::closes(&compiled.lowered.policy).then_some(Port(configuration.port));
-    let relay = configuration.restricts_relay().then_some(Port::RELAY);
+    let relay = compiled.relay.as_ref().is_some_and(Policy::closes).then_some(Port::RELAY);
     gate.into_iter().chain(relay).collect()
 }

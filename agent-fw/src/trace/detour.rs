@@ -8,7 +8,6 @@ use super::rule_text::{elements, verdicts, words_of};
 use crate::model::{Ordinal as _, Port, RangeSet};
 use crate::netlink::message::attributes;
 use crate::netlink::nfnetlink::{Connection, Kind, Message, find, number, text};
-use crate::nft::LATE_PRIORITY;
 use crate::trace::base_chains::Base;
 use crate::trace::events::Place;
 use crate::trace::{base_chains, iptables_legacy};
@@ -142,8 +141,9 @@ impl Detour {
     }
 }
 
-/// The ways past the gate that this host has, as far as its rules and programs tell.
-pub fn detours(ports: &RangeSet<Port>) -> anyhow::Result<Vec<Detour>> {
+/// The ways past the gate that this host has, as far as its rules and programs tell. `last` is the
+/// priority at `input` where packets to these ports are decided on for the last time.
+pub fn detours(ports: &RangeSet<Port>, last: i32) -> anyhow::Result<Vec<Detour>> {
     let mut connection = Connection::open()?;
     let bases = base_chains::list(&mut connection)?;
     let every_family = 0;
@@ -180,7 +180,7 @@ pub fn detours(ports: &RangeSet<Port>) -> anyhow::Result<Vec<Detour>> {
         (Reach::of(&bases, &jumps(false)), Reach::of(&bases, &jumps(true)));
     for (at, rule, rewriting, message) in &read {
         // Of two chains with one priority, it is not known which comes first.
-        let is_last = |base: &Base| base.hook == "input" && base.priority >= LATE_PRIORITY;
+        let is_last = |base: &Base| base.hook == "input" && base.priority >= last;
         let is_incoming = |base: &Base| !matches!(base.hook, "output" | "postrouting");
         if rewriting.rewrites() && is_lone && reach.bases(at).iter().any(is_incoming) {
             found.push(Detour::Rewritten { rule: describe(&mut connection, at, message) });
@@ -201,15 +201,24 @@ pub fn detours(ports: &RangeSet<Port>) -> anyhow::Result<Vec<Detour>> {
             }
         }
     }
+    let balanced =
+        if is_lone || last < IPVS_PRIORITY { rewriting::balanced(&rewriting) } else { Vec::new() };
+    for rule in balanced {
+        found.push(if is_lone {
+            Detour::Rewritten { rule }
+        } else {
+            Detour::RewrittenLast { rule }
+        });
+    }
     if is_lone {
-        let balanced = rewriting::balanced(&rewriting).into_iter();
-        found.extend(balanced.map(|rule| Detour::Rewritten { rule }));
         found.extend(rewriting::unpacked().into_iter().map(|from| Detour::Unpacked { from }));
     }
     found.extend(choosers());
     Ok(found)
 }
 
+/// Where IPVS takes packets, at `input` (`NF_IP_PRI_NAT_SRC - 2`).
+const IPVS_PRIORITY: i32 = 98;
 /// The gate's table.
 const GATE: &str = "agent_fw";
 /// agent-fw's tables, of whatever family.
