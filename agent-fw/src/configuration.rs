@@ -3,7 +3,7 @@
 mod beyond;
 mod file;
 
-pub use file::{is_edited, is_written};
+pub use file::is_edited;
 
 use crate::input::options::{Backend, Mode, XdpMode};
 use crate::input::outbound::{Destination, Outbound};
@@ -71,6 +71,10 @@ pub struct Configuration {
     /// Whether a version wrote it that asked for no such consent: it stays in force, with a warning.
     #[serde(skip)]
     pub is_legacy: bool,
+    /// Whether it was read from a file without the last line that tells a whole one from one that
+    /// was cut off.
+    #[serde(skip)]
+    pub lacks_end: bool,
 }
 
 impl Default for Configuration {
@@ -96,6 +100,7 @@ impl Default for Configuration {
             allow_wide: false,
             trust_file_modes: false,
             is_legacy: false,
+            lacks_end: false,
         }
     }
 }
@@ -206,6 +211,7 @@ impl Configuration {
             self.check_breadth(relay, self.relay.contains(&Source::Any), &mut notices)?;
         }
         notices.extend(self.unconfirmed_lists(lists));
+        notices.extend(self.lacks_end.then_some(Notice::LacksEnd));
         let extras = Extras { early_drop: self.early_drop, log: self.log };
         let ruleset = Ruleset::compile(&lowered, extras);
         let firewall_tables =

@@ -8,6 +8,7 @@ mod breadth;
 mod bystanders;
 mod chance;
 mod closed;
+mod cut_off;
 mod disguise;
 mod dispatcher;
 mod doctor;
@@ -141,6 +142,7 @@ fn selection() -> Vec<&'static [Test]> {
             boot_unit::TESTS,
             breadth::TESTS,
             closed::TESTS,
+            cut_off::TESTS,
             doctor::TESTS,
             enforcement::TESTS,
             exceptions::TESTS,

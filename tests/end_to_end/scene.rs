@@ -37,6 +37,15 @@ pub(crate) fn address(text: &str) -> IpAddr {
     text.parse().expect("a test's address is an address")
 }
 
+/// Ports that a stranger must not reach, whatever is left of the policy.
+pub(crate) fn stays_closed(peer: &Peer, ports: &[u16]) -> Result<()> {
+    for port in ports {
+        let seen = from(peer, "198.51.100.7", *port)?;
+        ensure!(seen == Outcome::Silent, "port {port}: {seen}");
+    }
+    Ok(())
+}
+
 /// `agent-fw install` with these flags, which must succeed.
 pub(crate) fn install(flags: &[&str]) -> Result<String> {
     try_install(flags)?.success()

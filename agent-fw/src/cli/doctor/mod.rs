@@ -66,7 +66,7 @@ impl Doctor {
             checks.push(detours::detours(configuration, compiled)?);
             checks.extend(sources::obsolete(compiled));
             checks.push(machine::versions(compiled));
-            checks.extend(left_by_older_versions(compiled));
+            checks.extend(lasting_notices(compiled));
             checks.push(persistence());
         }
         checks.extend(outbound::outbound());
@@ -97,10 +97,14 @@ fn persistence() -> Check {
     if found.unit { check } else { check.advise("agent-fw install without --no-boot enables it") }
 }
 
-/// What an older version has installed, and a newer one would ask about.
-fn left_by_older_versions(compiled: &Compiled) -> impl Iterator<Item = Check> {
+/// What is said for as long as it is so: what an older version has installed and a newer one would
+/// ask about, and a file that may have been cut off.
+fn lasting_notices(compiled: &Compiled) -> impl Iterator<Item = Check> {
     compiled.notices.iter().filter(|notice| notice.is_lasting()).map(|notice| {
-        let (name, why) = if *notice == Notice::NoEngineRules {
+        let (name, why) = if *notice == Notice::LacksEnd {
+            let why = "what stood behind the place where a file was cut off is not enforced";
+            ("policy.toml is whole", why)
+        } else if *notice == Notice::NoEngineRules {
             let why = "where a policy is restrictive, the engine lets DNS, DHCP and words about \
                        packets that are too large through";
             ("rules of the engine", why)

@@ -4,11 +4,11 @@ use super::reach::{Passing, SYN};
 use super::space::Block;
 use super::{Firewall, TCP, UDP};
 use crate::model::rule::Direction;
-use crate::model::{AddressSet, Family, Port};
+use crate::model::{AddressSet, Family, Port, Range, RangeSet};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 /// Half of all ports.
-const HALF: u128 = 1 << 15;
+const HALF: u32 = 1 << 15;
 
 impl Firewall {
     /// The sources that reach a TCP port of this host, whatever MAC address their packets come from
@@ -33,18 +33,28 @@ impl Firewall {
     /// Whether what no rule admits in this direction is dropped, and that is something: not more than
     /// half of the ports of TCP or UDP are open to more than half of all addresses of a version of IP.
     pub fn closes(&self, direction: Direction) -> bool {
-        let opens_most =
-            |protocol| FAMILIES.iter().any(|f| self.opens_most(direction, protocol, *f));
+        let opens_most = |protocol| {
+            let open = self.open_ports(direction, protocol);
+            let sizes = open.ranges().iter().map(|r| u32::from(r.last().0 - r.first().0) + 1);
+            sizes.sum::<u32>() > HALF
+        };
         self.restricts(direction) && !opens_most(TCP) && !opens_most(UDP)
     }
 
-    fn opens_most(&self, direction: Direction, protocol: u8, family: Family) -> bool {
+    /// The ports of TCP or UDP that are open to more than half of all addresses of a version of IP.
+    pub fn open_ports(&self, direction: Direction, protocol: u8) -> RangeSet<Port> {
+        let of = |family| self.open_ports_of(direction, protocol, family);
+        let [v4, v6] = FAMILIES.map(of);
+        v4.union(&v6)
+    }
+
+    fn open_ports_of(&self, direction: Direction, protocol: u8, family: Family) -> RangeSet<Port> {
         let flags = if protocol == TCP { SYN } else { 0 };
         let question = Block::of_protocol(protocol, flags, family);
         let Passing { parts, is_all } =
             self.passing(direction, question, (Some(family), false), false);
         if !is_all {
-            return true;
+            return RangeSet::all();
         }
         let bounds = parts.iter().flat_map(|(part, _)| part.ports().ranges());
         let mut bounds: Vec<u128> =
@@ -60,8 +70,9 @@ impl Firewall {
             let all = parts.fold(AddressSet::default(), |all, (part, _)| all.union(&far(part)));
             all.is_most()
         };
+        let port = |number: u128| u16::try_from(number).map_or(Port(u16::MAX), Port);
         let spans = bounds.windows(2).filter(|span| is_open(span[0]));
-        spans.map(|span| span[1] - span[0]).sum::<u128>() > HALF
+        spans.filter_map(|span| Range::new(port(span[0]), port(span[1] - 1))).collect()
     }
 }
 
