@@ -8,7 +8,9 @@ mod breadth;
 mod bystanders;
 mod chance;
 mod closed;
+mod consent;
 mod cut_off;
+mod detours;
 mod disguise;
 mod dispatcher;
 mod doctor;
@@ -19,6 +21,7 @@ mod explain_all;
 mod firewall;
 mod foreign;
 mod guard;
+mod half_done;
 mod hostile;
 mod kernel_features;
 mod late_gate;
@@ -115,6 +118,7 @@ fn selection() -> Vec<&'static [Test]> {
         bystanders::TESTS,
         disguise::TESTS,
         dispatcher::TESTS,
+        detours::TESTS,
         explain::TESTS,
         firewall::ENGINE,
         firewall::TRAFFIC,
@@ -142,7 +146,9 @@ fn selection() -> Vec<&'static [Test]> {
             boot_unit::TESTS,
             breadth::TESTS,
             closed::TESTS,
+            consent::TESTS,
             cut_off::TESTS,
+            half_done::TESTS,
             doctor::TESTS,
             enforcement::TESTS,
             exceptions::TESTS,
@@ -157,6 +163,7 @@ fn selection() -> Vec<&'static [Test]> {
             ports::TESTS,
             regions::TESTS,
             rule_files::TESTS,
+            firewall::COUNTED,
             firewall::GOLDEN,
             firewall::LIFECYCLE,
             firewall::SPECIFICATION,

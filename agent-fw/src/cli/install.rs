@@ -57,7 +57,6 @@ pub(super) struct Install {
 impl Install {
     pub(super) fn run(self) -> Result<Outcome> {
         let mut words = self.words;
-        let meant = words.say_any();
         // What contradicts itself is told before anybody is asked anything.
         words.clone().configuration()?;
         self.units.check()?;
@@ -68,6 +67,8 @@ impl Install {
         };
         privilege::require_net_admin("install")?;
         words.ask_for_sources()?;
+        // By a flag, or in the answer.
+        let meant = words.say_any();
         let required = words.require_sources();
         let mut configuration = words.configuration()?;
         let lists = configuration.keep_lists().map_err(Failure::Input)?;
