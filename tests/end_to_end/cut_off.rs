@@ -121,7 +121,7 @@ fn a_policy_without_its_last_line_is_accepted_with_a_warning() -> Result<()> {
                 ensure!(command == ["doctor"] || finished.code == Some(0), "{finished}");
             }
             let name = "policy.toml is whole";
-            ensure!(check(name).map(|(health, _)| health == "note").unwrap_or(false) == lacks_end);
+            ensure!(check(name).is_ok_and(|(health, _)| health == "note") == lacks_end);
             expect(&manager, Outcome::Silent, &["198.51.100.7"])?;
             expect(&manager, Outcome::Talked, &["34.205.5.1"])?;
         }

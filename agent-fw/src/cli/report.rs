@@ -223,7 +223,7 @@ pub(super) fn promises_beyond(configuration: &Configuration, beyond: &Beyond) {
             caution("relay:", format_args!("every source may reach TCP port {port}"));
         }
         Some(Some(reason)) => {
-            bad("relay:", format_args!("TCP port {port} is not closed: {reason}"))
+            bad("relay:", format_args!("TCP port {port} is not closed: {reason}"));
         }
     }
     if !configuration.relay.contains(&Source::Any) {
