@@ -3,7 +3,7 @@
 mod beyond;
 mod file;
 
-pub use file::{is_edited, is_written};
+pub use file::is_edited;
 
 use crate::input::options::{Backend, Mode, XdpMode};
 use crate::input::outbound::{Destination, Outbound};
@@ -71,6 +71,10 @@ pub struct Configuration {
     /// Whether a version wrote it that asked for no such consent: it stays in force, with a warning.
     #[serde(skip)]
     pub is_legacy: bool,
+    /// Whether it was read from a file without the last line that tells a whole one from one that
+    /// was cut off.
+    #[serde(skip)]
+    pub lacks_end: bool,
 }
 
 impl Default for Configuration {
@@ -96,6 +100,7 @@ impl Default for Configuration {
             allow_wide: false,
             trust_file_modes: false,
             is_legacy: false,
+            lacks_end: false,
         }
     }
 }
@@ -107,6 +112,9 @@ pub struct Compiled {
     pub lowered: Lowered,
     /// The nftables ruleset that enforces it.
     pub ruleset: Ruleset,
+    /// Who reaches the relay's port, where that is restricted: by --relay, and by rules of a whole
+    /// policy.
+    pub relay: Option<Policy>,
     /// Whether admitted sources are limited further, as a rule says, by the tables of these.
     pub limited: bool,
     /// The rules that are enforced as they are written, beyond who reaches the port, if there are
@@ -196,26 +204,44 @@ impl Configuration {
             notices.push(Notice::NoEngineRules);
         }
         let lowered = if closes { closed(port) } else { lower(rules, port, self.otherwise)? };
-        self.check_breadth(&lowered.policy, &mut notices)?;
+        let relay = firewall.as_ref().and_then(|firewall| self.relay_policy(firewall));
+        let is_said = !self.restricts();
+        self.check_breadth(&lowered.policy, is_said, &mut notices)?;
+        if let Some(relay) = &relay {
+            self.check_breadth(relay, self.relay.contains(&Source::Any), &mut notices)?;
+        }
         notices.extend(self.unconfirmed_lists(lists));
+        notices.extend(self.lacks_end.then_some(Notice::LacksEnd));
         let extras = Extras { early_drop: self.early_drop, log: self.log };
         let ruleset = Ruleset::compile(&lowered, extras);
         let firewall_tables =
             firewall.as_ref().map(|firewall| firewall.tables(self.log)).unwrap_or_default();
         let label = |label: &Label| (label.clone(), provenance(label, catalogue));
         let provenance = lowered.ledger.labels().iter().map(label).collect();
-        Ok(Compiled { lowered, ruleset, limited, firewall, firewall_tables, provenance, notices })
+        Ok(Compiled {
+            lowered,
+            ruleset,
+            relay,
+            limited,
+            firewall,
+            firewall_tables,
+            provenance,
+            notices,
+        })
     }
 
-    /// Refuses ranges so wide that they may be a slip, unless somebody has consented.
-    fn check_breadth(&self, policy: &Policy, notices: &mut Vec<Notice>) -> anyhow::Result<()> {
-        if self.allow_wide || policy.admits_everyone() {
-            return Ok(());
-        }
+    /// Refuses ranges so wide that they may be a slip, unless somebody has consented, or said "any".
+    fn check_breadth(
+        &self,
+        policy: &Policy,
+        is_said: bool,
+        notices: &mut Vec<Notice>,
+    ) -> anyhow::Result<()> {
         let wide = policy.wide_ranges().join(", ");
-        if wide.is_empty() {
+        if self.allow_wide || is_said || wide.is_empty() {
             return Ok(());
         }
+        let wide = format!("{wide}, which may reach TCP port {},", policy.ports());
         if self.is_legacy {
             notices.push(Notice::Unconfirmed { what: wide, key: "allow_wide" });
             return Ok(());

@@ -5,7 +5,7 @@ use agent_fw::xdp::OBJECT;
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::links::LinkOrder;
 use aya::programs::tc::TcAttachOptions;
-use aya::programs::{SchedClassifier, TcAttachType, Xdp, XdpMode};
+use aya::programs::{SchedClassifier, SkLookup, TcAttachType, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 
 /// Its program for XDP.
@@ -49,4 +49,76 @@ pub(crate) fn at_tc(interface: &str, order: LinkOrder) -> Result<Ebpf> {
     let order = TcAttachOptions::TcxOrder(order);
     program.attach_with_options(interface, TcAttachType::Ingress, order)?;
     Ok(ebpf)
+}
+
+/// Another's program that chooses sockets for this network namespace, for as long as this lives. It
+/// leaves every choice to the kernel.
+pub(crate) fn choose_sockets(name: &str) -> Result<Ebpf> {
+    let mut ebpf = EbpfLoader::new().load(&sk_lookup_object(name))?;
+    let program: &mut SkLookup = ebpf.program_mut(name).context("no program")?.try_into()?;
+    program.load()?;
+    program.attach(std::fs::File::open("/proc/thread-self/ns/net")?)?;
+    Ok(ebpf)
+}
+
+/// An object file of one program of two instructions: `r0 = 1` (`SK_PASS`), `exit`.
+fn sk_lookup_object(name: &str) -> Vec<u8> {
+    /// The sizes of ELF's headers, and of a symbol.
+    const FILE: usize = 64;
+    const SECTION: usize = 64;
+    const SYMBOL: usize = 24;
+    let code: [u64; 2] = [0x0000_0001_0000_00b7, 0x95];
+    let names = format!("\0sk_lookup\0.strtab\0.symtab\0{name}\0");
+    let at = |of: &str| u32::try_from(names.find(of).unwrap_or(0)).unwrap_or(0);
+    let code: Vec<u8> = code.iter().flat_map(|word| word.to_le_bytes()).collect();
+    // Of the program: global, a function, in the first section.
+    let symbol = [
+        &at(&format!("{name}\0")).to_le_bytes()[..],
+        &[0x12, 0, 1, 0],
+        &[0; 8],
+        &(code.len() as u64).to_le_bytes(),
+    ]
+    .concat();
+    let symbols = [vec![0; SYMBOL], symbol].concat();
+    let [code_at, names_at] = [FILE, FILE + code.len()];
+    let symbols_at = (names_at + names.len()).next_multiple_of(8);
+    let sections_at = symbols_at + symbols.len();
+    let section =
+        |name: u32, kind: u32, flags: u64, at: usize, size: usize, link: [u32; 2], each| {
+            let [at, size] = [at as u64, size as u64];
+            let each: u64 = each;
+            [
+                &name.to_le_bytes()[..],
+                &kind.to_le_bytes(),
+                &flags.to_le_bytes(),
+                &[0; 8],
+                &at.to_le_bytes(),
+                &size.to_le_bytes(),
+                &link[0].to_le_bytes(),
+                &link[1].to_le_bytes(),
+                &8_u64.to_le_bytes(),
+                &each.to_le_bytes(),
+            ]
+            .concat()
+        };
+    let sections = [
+        vec![0; SECTION],
+        // `SHT_PROGBITS`, `SHF_ALLOC | SHF_EXECINSTR`; `SHT_STRTAB`; `SHT_SYMTAB`.
+        section(at("sk_lookup"), 1, 6, code_at, code.len(), [0, 0], 0),
+        section(at(".strtab"), 3, 0, names_at, names.len(), [0, 0], 0),
+        section(at(".symtab"), 2, 0, symbols_at, symbols.len(), [2, 1], SYMBOL as u64),
+    ]
+    .concat();
+    let file = [
+        // 64 bits, little-endian, version 1; a relocatable file for BPF (`EM_BPF`).
+        &[0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0][..],
+        &[1, 0, 247, 0, 1, 0, 0, 0],
+        &[0; 16],
+        &(sections_at as u64).to_le_bytes(),
+        &[0; 4],
+        &[64, 0, 0, 0, 0, 0, 64, 0, 4, 0, 2, 0],
+    ]
+    .concat();
+    let gap = vec![0; symbols_at - names_at - names.len()];
+    [file, code, names.into_bytes(), gap, symbols, sections].concat()
 }

@@ -1,16 +1,16 @@
 //! The guard: what others change in the kernel is put back, and who did it is said.
 
-use crate::scene::{AGENT, expect, install, is_linux, status};
+use crate::scene::{AGENT, Guard, SAID, expect, install, is_linux, status, until};
 use crate::tests;
 use agent_fw_lab::{
     Lab, Listener, Outcome, agent_fw, agent_fw_path, command, is_emulated, run, while_knocking,
 };
 use anyhow::{Context as _, Result, ensure};
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read as _;
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 tests![
@@ -25,50 +25,6 @@ tests![
     a_command_that_is_stopped_at_the_guards_door_opens_nothing,
     a_program_that_is_detached_behind_the_guards_back_is_put_back,
 ];
-
-const SAID: &str = "/run/guard.said";
-
-/// A guard that runs. Dropping it ends it.
-pub(crate) struct Guard(Child);
-
-impl Guard {
-    fn start() -> Result<Self> {
-        Self::start_by(command([agent_fw_path()]))
-    }
-
-    /// With the rights that its unit leaves it.
-    pub(crate) fn start_as_unit() -> Result<Self> {
-        let rights = "--bounding-set=-all,+net_admin,+bpf,+perfmon";
-        let mut command = command(["setpriv", rights]);
-        command.arg(agent_fw_path());
-        Self::start_by(command)
-    }
-
-    fn start_by(mut guard: Command) -> Result<Self> {
-        let said = File::create(SAID)?;
-        let guard = guard.arg("guard").stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said);
-        let guard = Self(guard.spawn().context("cannot start the guard")?);
-        until("the guard stands", || Ok(fs::read_to_string(SAID)?.contains("on guard")))?;
-        Ok(guard)
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
-/// Waits until it is so; how long that took.
-pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<Duration> {
-    let start = Instant::now();
-    while !is_so()? {
-        ensure!(start.elapsed() < Duration::from_secs(20), "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    Ok(start.elapsed())
-}
 
 fn is_whole() -> Result<bool> {
     Ok(agent_fw(["verify"])?.code == Some(0))

@@ -1,6 +1,6 @@
 //! A local user, a file, a lock, a half-written policy never open the port.
 
-use crate::scene::{AGENT, expect, install, status};
+use crate::scene::{AGENT, expect, install, status, stays_closed};
 use crate::tests;
 use agent_fw_lab::{Finished, Lab, Listener, Outcome, Peer, agent_fw, command, run};
 use anyhow::{Context as _, Result, ensure};
@@ -15,7 +15,6 @@ tests![
     with_the_lock_held_the_port_is_closed_at_boot_all_the_same,
     a_file_that_would_never_end_does_not_keep_the_port_open_at_boot,
     records_of_its_own_that_are_no_files_do_not_keep_the_port_open_at_boot,
-    a_policy_that_was_cut_off_at_any_line_opens_nothing,
     a_policy_that_opens_more_is_taken_over_when_that_is_said,
     files_that_others_can_change_are_refused_unless_they_are_trusted,
     an_older_versions_policy_stays_in_force_whoever_owns_its_lists,
@@ -178,47 +177,6 @@ fn records_of_its_own_that_are_no_files_do_not_keep_the_port_open_at_boot() -> R
         let fallen = soon(&["apply", "--boot"])?;
         ensure!(fallen.code == Some(1), "{fallen}");
         expect(&manager, Outcome::Silent, &["198.51.100.7"])
-    })
-}
-
-/// Ports that a stranger must not reach, whatever is left of the policy.
-fn stays_closed(peer: &Peer, ports: &[u16]) -> Result<()> {
-    for port in ports {
-        let seen = crate::scene::from(peer, "198.51.100.7", *port)?;
-        ensure!(seen == Outcome::Silent, "port {port}: {seen}");
-    }
-    Ok(())
-}
-
-fn a_policy_that_was_cut_off_at_any_line_opens_nothing() -> Result<()> {
-    Lab::run(|lab| {
-        let manager = lab.peer("manager")?;
-        let _listening = [4119, 4122].map(Listener::bind);
-        let words = ["--allow-from", "region:us-1", "--port", "4119", "--relay", "10.0.0.0/8"];
-        install(&[&words[..], &["--default-deny-outbound"]].concat())?;
-        let whole = fs::read_to_string(POLICY)?;
-        let (lines, mut refused) = (whole.lines().count(), 0);
-        for left in 0..lines {
-            let cut: String = whole.split_inclusive('\n').take(left).collect();
-            fs::write(POLICY, &cut)?;
-            let applied = agent_fw(["apply"])?;
-            refused += usize::from(applied.code != Some(0));
-            agent_fw(["apply", "--boot"])?;
-            if left % 7 == 0 {
-                stays_closed(&manager, &[4119, 4122]).with_context(|| format!("{left} lines"))?;
-            }
-            // What this host sends out is still refused: its chain is there.
-            let chain = ["nft", "list", "chain", "inet", "agent_fw_policy", "outgoing"];
-            ensure!(run(chain)?.contains("refused_outgoing"), "{left} lines: outbound is open");
-            let gate = run(["nft", "list", "chain", "inet", "agent_fw", "gate"])?;
-            ensure!(gate.contains("4119"), "{left} lines: {gate}");
-        }
-        println!("{refused} of {lines} were refused");
-        ensure!(refused > lines / 2, "{refused} of {lines}");
-        fs::write(POLICY, &whole)?;
-        agent_fw(["apply"])?.success()?;
-        ensure!(status()?.1 == Some(0));
-        Ok(())
     })
 }
 

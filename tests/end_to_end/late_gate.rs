@@ -25,21 +25,21 @@ pub(crate) const WITH_IPVS: &[crate::Test] =
     &[("a_port_that_ipvs_sends_to_the_agent_is_closed_too", ipvs_is_closed_too)];
 
 /// Another port, which leads to the agent's.
-const OTHER: u16 = 8444;
+pub(crate) const OTHER: u16 = 8444;
 
-/// Has packets to the other port changed into ones to the agent's at this priority, and its answers
-/// back, but for clients that talk to the agent's own port.
-fn rewrite(priority: i32) -> Result<()> {
+/// Has packets to the other port changed into ones to `agent` at this priority, and its answers
+/// back, but for clients that talk to that port itself.
+pub(crate) fn rewrite(priority: i32, agent: u16) -> Result<()> {
     feed(
         ["nft", "-f", "-"],
         &format!(
             "table inet rewriting {{
                set clients {{ type inet_service; flags dynamic; size 65535; }}
                chain in {{ type filter hook input priority {priority};
-                 tcp dport {OTHER} add @clients {{ tcp sport }} tcp dport set {AGENT}
+                 tcp dport {OTHER} add @clients {{ tcp sport }} tcp dport set {agent}
                }}
                chain out {{ type filter hook output priority 10;
-                 tcp sport {AGENT} tcp dport @clients tcp sport set {OTHER}
+                 tcp sport {agent} tcp dport @clients tcp sport set {OTHER}
                }}
              }}"
         ),
@@ -52,7 +52,7 @@ fn a_rule_that_sets_the_port_behind_the_gate_lets_nobody_in() -> Result<()> {
         Lab::run(|lab| {
             let manager = lab.peer("manager")?;
             let _agent = Listener::bind(AGENT)?;
-            rewrite(priority)?;
+            rewrite(priority, AGENT)?;
             for source in [UNLISTED[0], "2001:db8::1"] {
                 let seen = from(&manager, source, OTHER)?;
                 ensure!(seen == Outcome::Talked, "{source} would get in, {priority}: {seen}");
@@ -84,7 +84,7 @@ fn the_late_gate_counts_what_it_refuses_once_and_nothing_that_is_admitted() -> R
     Lab::run(|lab| {
         let manager = lab.peer("manager")?;
         let _agent = Listener::bind(AGENT)?;
-        rewrite(10)?;
+        rewrite(10, AGENT)?;
         install(&["--allow-from", "34.205.5.1"])?;
         ensure!(from(&manager, LISTED[1], AGENT)? == Outcome::Silent);
         let at_the_gate = refused()?;
@@ -119,7 +119,7 @@ fn verify_misses_the_late_gate() -> Result<()> {
 fn explain_names_the_late_gate() -> Result<()> {
     Lab::run(|lab| {
         let manager = lab.peer("manager")?;
-        rewrite(10)?;
+        rewrite(10, AGENT)?;
         install(&["--allow-from", "region:us-1"])?;
         let source = address("198.51.100.7");
         manager.add_address(source)?;

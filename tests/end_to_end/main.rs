@@ -5,9 +5,13 @@ mod admission;
 mod advice;
 mod agent_tls;
 mod boot_unit;
+mod breadth;
 mod bystanders;
 mod chance;
 mod closed;
+mod consent;
+mod cut_off;
+mod detours;
 mod disguise;
 mod dispatcher;
 mod doctor;
@@ -18,6 +22,7 @@ mod explain_all;
 mod firewall;
 mod foreign;
 mod guard;
+mod half_done;
 mod hostile;
 mod kernel_features;
 mod late_gate;
@@ -117,6 +122,7 @@ fn selection() -> Vec<&'static [Test]> {
         bystanders::TESTS,
         disguise::TESTS,
         dispatcher::TESTS,
+        detours::TESTS,
         explain::TESTS,
         firewall::ENGINE,
         firewall::TRAFFIC,
@@ -145,7 +151,11 @@ fn selection() -> Vec<&'static [Test]> {
             advice::TESTS,
             agent_tls::TESTS,
             boot_unit::TESTS,
+            breadth::TESTS,
             closed::TESTS,
+            consent::TESTS,
+            cut_off::TESTS,
+            half_done::TESTS,
             doctor::TESTS,
             enforcement::TESTS,
             exceptions::TESTS,
@@ -161,6 +171,7 @@ fn selection() -> Vec<&'static [Test]> {
             regions::TESTS,
             rule_files::TESTS,
             silent_files::TESTS,
+            firewall::COUNTED,
             firewall::GOLDEN,
             firewall::LIFECYCLE,
             firewall::SPECIFICATION,

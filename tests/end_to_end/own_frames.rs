@@ -1,8 +1,7 @@
 //! The list by which a program knows this host's frames: nobody can change it in the kernel, and where
 //! it is no longer this host's, `status` says so and the guard mends it.
 
-use crate::guard::{Guard, until};
-use crate::scene::{AGENT, expect, install, status};
+use crate::scene::{AGENT, Guard, expect, install, status, until};
 use crate::tests;
 use crate::xdp::{attached, flags, pins};
 use crate::xdp_others::ip;

@@ -222,7 +222,9 @@ fn a_rule_file_that_stops_restricting_never_opens_the_port() -> Result<()> {
             .replace("\"sourceIPValue\": \"34.205.5.0\",", "")
             .replace("\"sourceIPMask\": \"255.255.255.224\",", "");
         fs::write(file, any)?;
-        let refused = try_install(&["--rules", file])?;
+        let asked = try_install(&["--rules", file])?;
+        ensure!(asked.code == Some(2) && asked.stderr.contains("--allow-wide"), "{asked}");
+        let refused = try_install(&["--rules", file, "--allow-wide"])?;
         let said = refused.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
         ensure!(refused.code == Some(2) && said.contains("would open the port"), "{refused}");
         expect(&manager, Outcome::Silent, &["198.51.100.7"])

@@ -1,10 +1,12 @@
 //! What the tests have in common: words for what they do and see.
 
-use agent_fw_lab::{Finished, Outcome, Peer, agent_fw, connect};
+use agent_fw_lab::{Finished, Outcome, Peer, agent_fw, agent_fw_path, command, connect};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use std::fs::{self, File};
 use std::net::IpAddr;
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// The agent's port.
 pub(crate) const AGENT: u16 = 4118;
@@ -33,6 +35,15 @@ pub(crate) fn is_linux(major: u32, minor: u32) -> bool {
 /// An address from its text.
 pub(crate) fn address(text: &str) -> IpAddr {
     text.parse().expect("a test's address is an address")
+}
+
+/// Ports that a stranger must not reach, whatever is left of the policy.
+pub(crate) fn stays_closed(peer: &Peer, ports: &[u16]) -> Result<()> {
+    for port in ports {
+        let seen = from(peer, "198.51.100.7", *port)?;
+        ensure!(seen == Outcome::Silent, "port {port}: {seen}");
+    }
+    Ok(())
 }
 
 /// `agent-fw install` with these flags, which must succeed.
@@ -102,4 +113,49 @@ pub(crate) fn check(name: &str) -> Result<(String, String)> {
     let check = all.iter().find(|check| check["check"] == name).context(name.to_owned())?;
     let word = |key: &str| check[key].as_str().unwrap_or_default().to_owned();
     Ok((word("health"), word("seen")))
+}
+
+/// What the guard says.
+pub(crate) const SAID: &str = "/run/guard.said";
+
+/// A guard that runs. Dropping it ends it.
+pub(crate) struct Guard(pub(crate) Child);
+
+impl Guard {
+    pub(crate) fn start() -> Result<Self> {
+        Self::start_by(command([agent_fw_path()]))
+    }
+
+    /// With the rights that its unit leaves it.
+    pub(crate) fn start_as_unit() -> Result<Self> {
+        let rights = "--bounding-set=-all,+net_admin,+bpf,+perfmon";
+        let mut command = command(["setpriv", rights]);
+        command.arg(agent_fw_path());
+        Self::start_by(command)
+    }
+
+    fn start_by(mut guard: Command) -> Result<Self> {
+        let said = File::create(SAID)?;
+        let guard = guard.arg("guard").stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said);
+        let guard = Self(guard.spawn().context("cannot start the guard")?);
+        until("the guard stands", || Ok(fs::read_to_string(SAID)?.contains("on guard")))?;
+        Ok(guard)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Waits until it is so; how long that took.
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<Duration> {
+    let start = Instant::now();
+    while !is_so()? {
+        ensure!(start.elapsed() < Duration::from_secs(20), "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(start.elapsed())
 }

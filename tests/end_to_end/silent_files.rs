@@ -1,7 +1,6 @@
 //! A file system that does not answer keeps no command waiting, nor the lock, nor the port open.
 
-use crate::guard::{Guard, until};
-use crate::scene::{AGENT, expect, install};
+use crate::scene::{AGENT, Guard, expect, install, until};
 use crate::tests;
 use agent_fw_lab::{
     Finished, Lab, Listener, Outcome, Peer, Silence, SilentFiles, agent_fw, is_emulated, run,

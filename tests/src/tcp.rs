@@ -167,6 +167,11 @@ impl Listener {
         Ok(Self { socket, guests, thread: Some(thread) })
     }
 
+    /// From now on it takes what a rule with TPROXY hands it.
+    pub fn become_transparent(&self) -> Result<()> {
+        setsockopt(&*self.socket, sockopt::IpTransparent, &true).context("IP_TRANSPARENT")
+    }
+
     /// Who has connected so far, in order.
     #[must_use]
     pub fn accepted(&self) -> Vec<SocketAddr> {

@@ -3,7 +3,7 @@
 use super::outcome::{Outcome, Result};
 use super::{Patience, exceptions, report};
 use crate::engine::apply::{self, Applied, AtBoot, Read};
-use crate::engine::judge::{NotClosed, judge};
+use crate::engine::judge::{Beyond, NotClosed, judge, judge_beyond};
 use crate::engine::kernel_state::KernelState;
 use crate::engine::without_lock;
 use crate::nft::Nftables;
@@ -116,7 +116,7 @@ pub(super) fn conclude(done: AtBoot) -> Outcome {
 }
 
 fn tell(applied: &Applied) {
-    let Applied { compiled, missing, notes, .. } = applied;
+    let Applied { configuration, compiled, missing, notes } = applied;
     compiled.notices.iter().for_each(report::notice);
     for note in notes {
         report::caution("note:", note);
@@ -128,16 +128,21 @@ fn tell(applied: &Applied) {
     }
     let hash = compiled.lowered.policy.hash();
     report::remark(&format!("the kernel enforces policy {hash}"));
-    let not_closed = judge_now(applied);
-    match &not_closed {
-        Ok(reasons) if !reasons.is_empty() => {
-            report::promises(compiled, reasons);
-            report::open_is_not_tested(&compiled.lowered);
+    let judged = judge_now(applied);
+    match &judged {
+        Ok((reasons, beyond)) => {
+            if !reasons.is_empty() {
+                report::promises(compiled, reasons);
+                report::open_is_not_tested(&compiled.lowered);
+            }
+            if !beyond.is_closed() {
+                report::promises_beyond(configuration, beyond);
+            }
         }
-        Ok(_) => {}
         Err(error) => report::caution("note:", format_args!("not judged: {error:#}")),
     }
-    let unmeant = not_closed.iter().flatten().find(|reason| !reason.is_meant());
+    let reasons = judged.iter().flat_map(|(reasons, _)| reasons);
+    let unmeant = reasons.into_iter().find(|reason| !reason.is_meant());
     tell_systemd(
         &unmeant
             .map_or_else(|| report::promise(compiled), |reason| format!("not closed: {reason}")),
@@ -145,11 +150,12 @@ fn tell(applied: &Applied) {
 }
 
 /// Whether the port is closed now, that the policy is enforced.
-fn judge_now(applied: &Applied) -> anyhow::Result<Vec<NotClosed>> {
+fn judge_now(applied: &Applied) -> anyhow::Result<(Vec<NotClosed>, Beyond)> {
     let Applied { configuration, compiled, .. } = applied;
     // What was just enforced is not read back: a large list takes seconds.
     let state = KernelState::outline(&mut Nftables::open()?)?;
-    judge(configuration, compiled, &state, false)
+    let beyond = judge_beyond(configuration, compiled, &state, false)?;
+    Ok((judge(configuration, compiled, &state, false)?, beyond))
 }
 
 /// The status line of the unit. Without systemd nobody listens.

@@ -10,7 +10,7 @@ use crate::engine::apply;
 use crate::engine::enforce::{EnforceError, enforce};
 use crate::engine::host::ThisHost;
 use crate::engine::interfaces::{self, Found};
-use crate::engine::judge::judge;
+use crate::engine::judge::{judge, judge_beyond};
 use crate::engine::kernel_state::KernelState;
 use crate::engine::live::Live;
 use crate::engine::plan::{Missing, plan};
@@ -58,7 +58,6 @@ pub(super) struct Install {
 impl Install {
     pub(super) fn run(self) -> Result<Outcome> {
         let mut words = self.words;
-        let meant = words.say_any();
         // What contradicts itself is told before anybody is asked anything.
         words.clone().configuration()?;
         self.units.check()?;
@@ -69,6 +68,8 @@ impl Install {
         };
         privilege::require_net_admin("install")?;
         words.ask_for_sources()?;
+        // By a flag, or in the answer.
+        let meant = words.say_any();
         let required = words.require_sources();
         let mut configuration = words.configuration()?;
         let lists = configuration.keep_lists().map_err(Failure::Input)?;
@@ -194,7 +195,8 @@ fn promises(
     let _lock = lock::acquire("install", patience.duration())?;
     let state = KernelState::outline(&mut Nftables::open()?)?;
     report::promises(compiled, &judge(configuration, compiled, &state, false)?);
-    report::promises_beyond(configuration);
+    let beyond = judge_beyond(configuration, compiled, &state, false)?;
+    report::promises_beyond(configuration, &beyond);
     report::persistence();
     exceptions::refresh(configuration, compiled);
     if test == Test::Opening {

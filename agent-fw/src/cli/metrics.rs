@@ -122,6 +122,23 @@ fn state(findings: &Findings, registry: &Registry) -> anyhow::Result<()> {
     truth(registry, "agent_fw_installed", "Whether a policy is installed.", findings.is_wanted())?;
     let help = "Whether the agent's port is closed to all but the admitted sources.";
     truth(registry, "agent_fw_closed", help, closed)?;
+    for (name, reasons, help) in [
+        (
+            "agent_fw_relay_closed",
+            &findings.beyond.relay,
+            "Whether the relay's port is closed to all but its sources.",
+        ),
+        (
+            "agent_fw_outbound_closed",
+            &findings.beyond.outbound,
+            "Whether other outgoing connections than those that the agent needs are dropped.",
+        ),
+    ] {
+        // Where nothing is promised, there is no answer.
+        if let Some(reasons) = reasons {
+            truth(registry, name, help, reasons.is_empty())?;
+        }
+    }
     let help = "Whether the kernel does not enforce the installed policy.";
     truth(registry, "agent_fw_drift", help, drift)?;
     let labels = ["version", "policy", "kernel_policy", "backend"];

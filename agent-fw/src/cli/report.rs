@@ -1,7 +1,7 @@
 //! How agent-fw speaks: messages of at most 80 columns, colour only where a terminal shows it.
 
 use crate::configuration::{Compiled, Configuration};
-use crate::engine::judge::NotClosed;
+use crate::engine::judge::{Beyond, NotClosed};
 use crate::engine::kernel_state::Remedy;
 use crate::input::options::Backend;
 use crate::input::outbound::Outbound;
@@ -209,22 +209,36 @@ pub(super) fn promises(compiled: &Compiled, not_closed: &[NotClosed]) {
 }
 
 /// What is promised of other ports than the agent's.
-pub(super) fn promises_beyond(configuration: &Configuration) {
-    let relay = &configuration.relay;
-    if relay.contains(&Source::Any) {
-        caution("relay:", format_args!("every source may reach TCP port {}", Port::RELAY));
-    } else if !relay.is_empty() {
-        let port = Port::RELAY;
-        good("relay:", format_args!("TCP port {port} is closed to all but these sources"));
-        list("--relay", relay.iter().map(ToString::to_string));
+pub(super) fn promises_beyond(configuration: &Configuration, beyond: &Beyond) {
+    let first = |reasons: &[NotClosed]| {
+        reasons.iter().find(|reason| !reason.is_meant()).or(reasons.first()).cloned()
+    };
+    let port = Port::RELAY;
+    match beyond.relay.as_deref().map(first) {
+        None => {}
+        Some(None) => {
+            good("relay:", format_args!("TCP port {port} is closed to all but these sources"));
+        }
+        Some(Some(NotClosed::Everyone)) => {
+            caution("relay:", format_args!("every source may reach TCP port {port}"));
+        }
+        Some(Some(reason)) => {
+            bad("relay:", format_args!("TCP port {port} is not closed: {reason}"));
+        }
     }
-    match configuration.outbound {
-        Outbound::Untouched => return,
-        Outbound::NeedsOpen => {
+    if !configuration.relay.contains(&Source::Any) {
+        list("--relay", configuration.relay.iter().map(ToString::to_string));
+    }
+    match (configuration.outbound, beyond.outbound.as_deref().and_then(first)) {
+        (Outbound::Untouched, _) => return,
+        (Outbound::NeedsOpen, _) => {
             good("outbound:", "what the agent needs stays open; the rest is left alone");
         }
-        Outbound::DefaultDeny => {
+        (Outbound::DefaultDeny, None) => {
             good("outbound:", "what the agent needs stays open; the rest is dropped, but answers");
+        }
+        (Outbound::DefaultDeny, Some(reason)) => {
+            bad("outbound:", format_args!("the rest is not dropped: {reason}"));
         }
     }
     list("--outbound-to", configuration.outbound_to.iter().map(ToString::to_string));

@@ -5,7 +5,7 @@ use super::outcome::{Outcome, Result};
 use super::report::{self, say};
 use crate::configuration::{Compiled, Configuration};
 use crate::engine::apply::Read;
-use crate::engine::judge::{NotClosed, judge};
+use crate::engine::judge::{Beyond, NotClosed, judge, judge_beyond};
 use crate::engine::kernel_state::KernelState;
 use crate::engine::last_seen::Contact;
 use crate::engine::own_counts::OwnCounts;
@@ -47,6 +47,8 @@ pub(super) struct Findings {
     differences: Vec<String>,
     /// Why the port is not closed; nothing, where it is.
     pub(super) not_closed: Vec<NotClosed>,
+    /// The same of what is promised beyond it.
+    pub(super) beyond: Beyond,
     /// When admitted sources were heard of, where something counts them.
     pub(super) contact: Option<Contact>,
 }
@@ -102,11 +104,16 @@ impl Findings {
             .as_ref()
             .map_or(Ok(Vec::new()), |(wanted, compiled)| held.differences(wanted, compiled))?;
         let counters = xdp::counters()?;
+        let differs = !differences.is_empty();
         let not_closed = match &wanted {
-            Some((wanted, compiled)) => judge(wanted, compiled, &held, !differences.is_empty())?,
+            Some((wanted, compiled)) => judge(wanted, compiled, &held, differs)?,
             None => vec![NotClosed::NotEnforced],
         };
-        Ok(Self { wanted, fault, held, counters, differences, not_closed, contact: None })
+        let beyond = match &wanted {
+            Some((wanted, compiled)) => judge_beyond(wanted, compiled, &held, differs)?,
+            None => Beyond::default(),
+        };
+        Ok(Self { wanted, fault, held, counters, differences, not_closed, beyond, contact: None })
     }
 
     /// Why the wanted policy could not be read or compiled.
@@ -128,14 +135,9 @@ impl Findings {
         self.not_closed.is_empty()
     }
 
-    /// Whether the port is as open, or as closed, as the policy says.
+    /// Whether all is as open, or as closed, as the policy says.
     fn is_as_meant(&self) -> bool {
-        self.not_closed.iter().all(NotClosed::is_meant)
-    }
-
-    fn not_closed_to_json(&self) -> Value {
-        let reason = |reason: &NotClosed| json!({ "id": reason.id(), "what": reason.to_string() });
-        self.not_closed.iter().map(reason).collect()
+        self.not_closed.iter().all(NotClosed::is_meant) && self.beyond.is_as_meant()
     }
 
     /// Whether somebody wants a policy, readable or not.
@@ -171,7 +173,7 @@ impl Findings {
             && self.agree()
         {
             report::promises(compiled, &self.not_closed);
-            report::promises_beyond(configuration);
+            report::promises_beyond(configuration, &self.beyond);
             report::open_is_not_tested(&compiled.lowered);
         }
         if self.wanted.is_some() {
@@ -302,7 +304,11 @@ impl Findings {
             "installed": self.held.is_something(),
             "agree": self.agree(),
             "closed": self.is_closed(),
-            "not_closed": self.not_closed_to_json(),
+            "not_closed": reasons_to_json(&self.not_closed),
+            "relay_closed": self.beyond.relay.as_ref().map(Vec::is_empty),
+            "relay_not_closed": self.beyond.relay.as_deref().map(reasons_to_json),
+            "outbound_closed": self.beyond.outbound.as_ref().map(Vec::is_empty),
+            "outbound_not_closed": self.beyond.outbound.as_deref().map(reasons_to_json),
             "boot": systemd::Persistence::look(),
             "port": configuration.map(|configuration| configuration.port),
             "direction": configuration.map(|configuration| configuration.direction.to_string()),
@@ -364,6 +370,11 @@ impl Findings {
             "undecided": undecided,
         })
     }
+}
+
+fn reasons_to_json(reasons: &[NotClosed]) -> Value {
+    let reason = |reason: &NotClosed| json!({ "id": reason.id(), "what": reason.to_string() });
+    reasons.iter().map(reason).collect()
 }
 
 fn words(counter: &Counter) -> String {

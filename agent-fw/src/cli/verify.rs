@@ -5,7 +5,7 @@ use super::outcome::{Outcome, Result};
 use super::report::{self, grouped, say};
 use crate::configuration::Configuration;
 use crate::engine::apply::Read;
-use crate::engine::judge::{NotClosed, judge};
+use crate::engine::judge::{Beyond, NotClosed, judge, judge_beyond};
 use crate::engine::kernel_state::KernelState;
 use crate::model::{Policy, PolicyHash, Verdict};
 use crate::netlink::link;
@@ -38,6 +38,7 @@ struct Findings {
     differences: Vec<String>,
     interfaces: Vec<link::Interface>,
     not_closed: Vec<NotClosed>,
+    beyond: Beyond,
 }
 
 impl Verify {
@@ -61,7 +62,9 @@ impl Verify {
         };
         differences.extend(kernel.programs.iter().flat_map(|program| program.faults.clone()));
         let policy = &compiled.lowered.policy;
-        let not_closed = judge(&configuration, &compiled, &held, !differences.is_empty())?;
+        let differs = !differences.is_empty();
+        let not_closed = judge(&configuration, &compiled, &held, differs)?;
+        let beyond = judge_beyond(&configuration, &compiled, &held, differs)?;
         let findings = Findings {
             policy: policy.hash(),
             read: read(held.table.as_ref(), &kernel),
@@ -69,6 +72,7 @@ impl Verify {
             differences,
             interfaces: link::list()?,
             not_closed,
+            beyond,
             configuration,
         };
         if self.json {
@@ -134,6 +138,12 @@ impl Findings {
             report::good("true:", format_args!("the kernel enforces policy {}", self.policy));
             for reason in &self.not_closed {
                 report::caution("not closed:", reason);
+            }
+            for reason in self.beyond.relay.iter().flatten() {
+                report::caution("relay, not closed:", reason);
+            }
+            for reason in self.beyond.outbound.iter().flatten() {
+                report::caution("outbound, not closed:", reason);
             }
         } else {
             let what =
@@ -211,6 +221,8 @@ impl Findings {
             "policy": self.policy.to_string(),
             "equal": self.are_equal(),
             "closed": self.are_equal() && self.not_closed.is_empty(),
+            "relay_closed": self.beyond.relay.as_ref().map(Vec::is_empty),
+            "outbound_closed": self.beyond.outbound.as_ref().map(Vec::is_empty),
             "counterexample": counterexample,
             "differences": self.differences,
             "read": self.read,

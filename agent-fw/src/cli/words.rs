@@ -212,6 +212,7 @@ impl Words {
             allow_wide,
             trust_file_modes,
             is_legacy: false,
+            lacks_end: false,
         };
         configuration.name_everyone();
         configuration.check().map_err(Failure::Input)?;

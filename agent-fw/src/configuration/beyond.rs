@@ -11,7 +11,7 @@ use crate::model::rule::{
     Action, Addresses, Direction, Endpoint, Match, Rule, closing_rule, engine_rules, hidden_rule,
     is_limited, near_misses,
 };
-use crate::model::{Others, Port, firewall};
+use crate::model::{Admission, MacMatch, Others, Policy, Port, Range, firewall};
 use anyhow::bail;
 
 impl Configuration {
@@ -88,6 +88,14 @@ impl Configuration {
             ..hidden_rule(Port::RELAY)
         };
         Ok(std::iter::once(admitting).chain(closing).collect())
+    }
+
+    /// Who reaches the relay's port, where --relay says so.
+    pub(super) fn relay_policy(&self, firewall: &Firewall) -> Option<Policy> {
+        let addresses = firewall.sources_of(Port::RELAY);
+        let by_address = Admission { macs: MacMatch::Any, addresses };
+        let ports = Range::single(Port::RELAY).into();
+        (!self.relay.is_empty()).then(|| Policy::new(ports, Others::Drop, [by_address]))
     }
 
     /// The rules that replace the hidden rule.

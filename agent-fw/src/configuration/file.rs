@@ -15,7 +15,8 @@ impl Configuration {
     pub fn parse(file: &str, text: &str) -> anyhow::Result<Self> {
         let mut configuration: Self =
             toml::from_str(text).map_err(|error| crate::input::located(file, text, &error))?;
-        configuration.is_legacy = is_written(text) && !text.contains(CONSENT);
+        configuration.lacks_end = !is_whole(text);
+        configuration.is_legacy = !configuration.lacks_end && !text.contains(CONSENT);
         configuration.check().with_context(|| file.to_owned())?;
         configuration.check_lasting().with_context(|| file.to_owned())?;
         Ok(configuration)
@@ -135,9 +136,21 @@ impl Configuration {
 /// The key that versions write which ask for consent.
 const CONSENT: &str = "trust_file_modes = ";
 
-/// Whether agent-fw has written a `policy.toml`, and its last line is there.
-pub fn is_written(text: &str) -> bool {
-    text.lines().any(|line| line.starts_with(DIGEST))
+/// How many digits a digest has.
+const DIGEST_DIGITS: usize = 16;
+/// The line at the end of a `policy.toml` that was written by hand.
+const END: &str = "# End of policy";
+
+/// Whether a `policy.toml` ends as it should: with the line that agent-fw writes last, all of it, or
+/// with that of a person.
+fn is_whole(text: &str) -> bool {
+    let Some(last) = text.lines().map(str::trim_end).rfind(|line| !line.is_empty()) else {
+        return false;
+    };
+    let is_digest = |written: &str| {
+        written.len() == DIGEST_DIGITS && written.bytes().all(|b| b.is_ascii_hexdigit())
+    };
+    last == END || last.strip_prefix(DIGEST).is_some_and(is_digest)
 }
 
 /// Whether a `policy.toml` is no longer as agent-fw wrote it.

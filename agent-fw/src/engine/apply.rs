@@ -252,7 +252,14 @@ pub fn keep(texts: &SourceTexts, compiled: &Compiled) -> Option<String> {
 
 /// A policy that opens what the last good one restricts may be a file that was cut off.
 fn refuse_to_open(known: &Known) -> Result<()> {
-    let Ok(Some(before)) = last_good::compiled() else { return Ok(()) };
+    let before = match last_good::compiled() {
+        Ok(Some(before)) => before,
+        Err(error) if known.0.lacks_end => {
+            let why = "may have been cut off, and cannot be compared with the last good policy";
+            return Err(Failure::Input(error.context(format!("{} {why}", system::POLICY))));
+        }
+        Ok(None) | Err(_) => return Ok(()),
+    };
     let opened = openings(&before, known);
     if opened.is_empty() {
         return Ok(());

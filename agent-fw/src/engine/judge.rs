@@ -5,9 +5,12 @@ use super::kernel_state::{BOTH_BACKENDS, KernelState};
 use super::plan::interfaces_of;
 use crate::configuration::{Compiled, Configuration};
 use crate::input::options::Backend;
-use crate::model::Others;
+use crate::input::outbound::Outbound;
+use crate::model::rule::Direction;
+use crate::model::{Others, Policy};
 use crate::netlink::link;
 use crate::netlink::link::Interface;
+use crate::nft::{FIREWALL_PRIORITY, LATE_PRIORITY};
 use crate::trace;
 use crate::trace::Detour;
 use std::fmt;
@@ -27,6 +30,10 @@ pub enum NotClosed {
     Unguarded(Vec<String>),
     /// A rule of this host leads past what enforces the policy.
     Detour(Detour),
+    /// A rule of this host leads past the table that has the relay's port.
+    RelayDetour(Detour),
+    /// Rules let out more than half of what is to be dropped.
+    MostOut,
 }
 
 impl NotClosed {
@@ -38,13 +45,14 @@ impl NotClosed {
             Self::LeftToOthers => "left-to-other-rules",
             Self::NotEnforced => "not-enforced",
             Self::Unguarded(_) => "unguarded-interfaces",
-            Self::Detour(_) => "detour",
+            Self::Detour(_) | Self::RelayDetour(_) => "detour",
+            Self::MostOut => "most-ports",
         }
     }
 
     /// Whether the policy says so: then nothing is wrong.
     pub fn is_meant(&self) -> bool {
-        matches!(self, Self::Everyone | Self::Most | Self::LeftToOthers)
+        matches!(self, Self::Everyone | Self::Most | Self::LeftToOthers | Self::MostOut)
     }
 }
 
@@ -64,6 +72,14 @@ impl fmt::Display for NotClosed {
                 names.join(", ")
             ),
             Self::Detour(detour) => write!(f, "{detour} ({})", detour.advice()),
+            Self::RelayDetour(detour) => {
+                let words = detour.to_string().replace("the agent's", "the relay's");
+                write!(f, "{words} (restrict that rule to the relay's sources, or take it away)")
+            }
+            Self::MostOut => f.write_str(
+                "rules let out more than half of all ports of TCP or UDP, to more than half of all \
+                 addresses of a version of IP",
+            ),
         }
     }
 }
@@ -77,14 +93,7 @@ pub fn judge(
     differs: bool,
 ) -> anyhow::Result<Vec<NotClosed>> {
     let policy = &compiled.lowered.policy;
-    let mut found = Vec::new();
-    if policy.admits_everyone() {
-        found.push(NotClosed::Everyone);
-    } else if policy.admits_most() {
-        found.push(NotClosed::Most);
-    } else if policy.others() == Others::Continue {
-        found.push(NotClosed::LeftToOthers);
-    }
+    let mut found: Vec<NotClosed> = by_policy(policy).into_iter().collect();
     let is_enforced = !differs && state.is_something() || state.has_whole_table(compiled);
     if !is_enforced {
         found.push(NotClosed::NotEnforced);
@@ -96,7 +105,8 @@ pub fn judge(
     if configuration.backend == Backend::Xdp && state.table.is_none() && !is_guarded {
         found.push(NotClosed::Unguarded(open));
     }
-    let detours = trace::detours(policy.ports())?.into_iter().filter(Detour::is_certain);
+    let detours =
+        trace::detours(policy.ports(), LATE_PRIORITY)?.into_iter().filter(Detour::is_certain);
     let is_closed = |detour: &Detour| {
         is_guarded && detour.is_after_driver()
             || configuration.early_drop && detour.is_after_early_drop()
@@ -104,6 +114,64 @@ pub fn judge(
     let open = detours.filter(|detour| !is_closed(detour));
     found.extend(open.map(NotClosed::Detour));
     Ok(found)
+}
+
+/// Why a policy does not close its ports, if it does not.
+fn by_policy(policy: &Policy) -> Option<NotClosed> {
+    if policy.admits_everyone() {
+        Some(NotClosed::Everyone)
+    } else if policy.admits_most() {
+        Some(NotClosed::Most)
+    } else {
+        (policy.others() == Others::Continue).then_some(NotClosed::LeftToOthers)
+    }
+}
+
+/// The judge's answers about what is promised beyond the agent's port.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Beyond {
+    /// Why the relay's port is not closed, where the policy says who reaches it.
+    pub relay: Option<Vec<NotClosed>>,
+    /// Why other outgoing connections are not dropped, where the policy says that they are.
+    pub outbound: Option<Vec<NotClosed>>,
+}
+
+impl Beyond {
+    /// Whether all that is promised is so.
+    pub fn is_closed(&self) -> bool {
+        self.relay.iter().chain(&self.outbound).all(Vec::is_empty)
+    }
+
+    /// Whether all is as open, or as closed, as the policy says.
+    pub fn is_as_meant(&self) -> bool {
+        self.relay.iter().chain(&self.outbound).flatten().all(NotClosed::is_meant)
+    }
+}
+
+/// Judges what is promised beyond the agent's port. `differs`: whether the kernel differs from the
+/// policy.
+pub fn judge_beyond(
+    configuration: &Configuration,
+    compiled: &Compiled,
+    state: &KernelState,
+    differs: bool,
+) -> anyhow::Result<Beyond> {
+    let is_enforced = !differs && !state.firewall.is_empty() || state.has_firewall(compiled);
+    let not_enforced = || (!is_enforced).then_some(NotClosed::NotEnforced);
+    let mut beyond = Beyond::default();
+    if let Some(policy) = &compiled.relay {
+        let detours = trace::detours(policy.ports(), FIREWALL_PRIORITY)?.into_iter();
+        let detours = detours.filter(Detour::is_certain).map(NotClosed::RelayDetour);
+        let found = by_policy(policy).into_iter().chain(not_enforced());
+        beyond.relay = Some(found.chain(detours).collect());
+    }
+    if let Some(firewall) = &compiled.firewall
+        && configuration.outbound == Outbound::DefaultDeny
+    {
+        let opens = (!firewall.closes(Direction::Outgoing)).then_some(NotClosed::MostOut);
+        beyond.outbound = Some(opens.into_iter().chain(not_enforced()).collect());
+    }
+    Ok(beyond)
 }
 
 /// The interfaces by which packets come in that no guarded one has seen.

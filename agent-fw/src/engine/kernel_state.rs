@@ -121,6 +121,11 @@ impl KernelState {
         self.table.is_some() && differences(&image, self.table.as_ref()).is_empty()
     }
 
+    /// Whether the tables of a firewall policy are as they should be, whatever else differs.
+    pub fn has_firewall(&self, compiled: &Compiled) -> bool {
+        !compiled.firewall_tables.is_empty() && self.firewall_differences(compiled).is_empty()
+    }
+
     fn table_differences(
         &self,
         wanted: &Found,

@@ -43,6 +43,8 @@ pub enum Notice {
     /// A policy.toml has a whole firewall policy, and does not say whether the rules of the vendor's
     /// engine are part of it.
     NoEngineRules,
+    /// A policy.toml does not end with the line that tells a whole one from one that was cut off.
+    LacksEnd,
     /// The vendor's block of before 2019 is admitted.
     Obsolete {
         /// The source.
@@ -53,7 +55,7 @@ pub enum Notice {
 impl Notice {
     /// Whether it is said for as long as it is so, not only when the policy is compiled.
     pub fn is_lasting(&self) -> bool {
-        matches!(self, Self::Unconfirmed { .. } | Self::NoEngineRules)
+        matches!(self, Self::Unconfirmed { .. } | Self::NoEngineRules | Self::LacksEnd)
     }
 }
 
@@ -80,6 +82,10 @@ impl fmt::Display for Notice {
                 "policy.toml does not say whether the rules of the vendor's engine (DNS, DHCP, ICMP \
                  type 3 code 4) are part of the policy: they are not, as before; engine_rules = \
                  true adds them, false keeps it so without this note",
+            ),
+            Self::LacksEnd => f.write_str(
+                "policy.toml has no last line that tells a whole file from one that was cut off; \
+                 it is taken as it is. If it is whole, end it with the line `# End of policy`",
             ),
             Self::Obsolete { source } => write!(
                 f,

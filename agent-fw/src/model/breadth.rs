@@ -16,13 +16,7 @@ const GLOBAL: [u128; 2] = [0x2000 << 112, (0x4000 << 112) - 1];
 impl Policy {
     /// Whether more than half of the addresses of a version of IP are admitted by address alone.
     pub fn admits_most(&self) -> bool {
-        let AddressSet { v4, v6 } = self.by_address();
-        let global: RangeSet<Ipv6Addr> =
-            Range::new(Ipv6Addr::from(GLOBAL[0]), Ipv6Addr::from(GLOBAL[1])).into_iter().collect();
-        let v4 = v4.ranges().iter().copied().map(size_v4).fold(0, u128::saturating_add);
-        let v6 = v6.intersection(&global);
-        let v6 = v6.ranges().iter().map(size_v6).fold(0, u128::saturating_add);
-        v4 > HALF_V4 || v6 > HALF_V6
+        self.by_address().is_most()
     }
 
     /// The ranges that are so wide that somebody has to consent, as they are written shortest.
@@ -37,6 +31,18 @@ impl Policy {
     fn by_address(&self) -> AddressSet {
         let any = self.admissions.iter().filter(|admission| admission.macs == MacMatch::Any);
         any.fold(AddressSet::default(), |all, admission| all.union(&admission.addresses))
+    }
+}
+
+impl AddressSet {
+    /// Whether these are more than half of the addresses of a version of IP.
+    pub(super) fn is_most(&self) -> bool {
+        let global: RangeSet<Ipv6Addr> =
+            Range::new(Ipv6Addr::from(GLOBAL[0]), Ipv6Addr::from(GLOBAL[1])).into_iter().collect();
+        let v4 = self.v4.ranges().iter().copied().map(size_v4).fold(0, u128::saturating_add);
+        let v6 = self.v6.intersection(&global);
+        let v6 = v6.ranges().iter().map(size_v6).fold(0, u128::saturating_add);
+        v4 > HALF_V4 || v6 > HALF_V6
     }
 }
 

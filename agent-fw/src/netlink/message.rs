@@ -26,6 +26,13 @@ pub(crate) fn get(kind: u16, request: &[u8]) -> nix::Result<Vec<Vec<u8>>> {
     exchange(SockProtocol::NetlinkRoute, kind, libc::NLM_F_ACK, request)
 }
 
+/// Every socket that the request for diagnostics is for.
+pub(crate) fn dump_sockets(request: &[u8]) -> nix::Result<Vec<Vec<u8>>> {
+    /// `SOCK_DIAG_BY_FAMILY`.
+    const BY_FAMILY: u16 = 20;
+    exchange(SockProtocol::NetlinkSockDiag, BY_FAMILY, libc::NLM_F_DUMP, request)
+}
+
 /// Asks a family of generic netlink for one object.
 pub(crate) fn get_generic(family: u16, request: &[u8]) -> nix::Result<Vec<Vec<u8>>> {
     exchange(SockProtocol::NetlinkGeneric, family, libc::NLM_F_ACK, request)

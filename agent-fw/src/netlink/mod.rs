@@ -6,6 +6,7 @@ pub mod bpf;
 pub(crate) mod conntrack;
 pub mod ethtool;
 pub mod link;
+pub(crate) mod listeners;
 pub(crate) mod message;
 pub mod monitor;
 pub(crate) mod multicast;

@@ -1,5 +1,6 @@
 //! The routes of this host: by which interfaces a source can be expected.
 
+use crate::model::{AddressRange, AddressSet};
 use crate::netlink::message;
 use crate::netlink::message::{attributes, number};
 use ipnet::IpNet;
@@ -13,6 +14,8 @@ const RTA_OIF: u16 = 4;
 const RTA_MULTIPATH: u16 = 9;
 /// `RTN_UNICAST`.
 const UNICAST: u8 = 1;
+/// `RTN_LOCAL`.
+const LOCAL: u8 = 2;
 /// `AF_INET`, `AF_INET6`.
 const FAMILIES: [u8; 2] = [2, 10];
 
@@ -41,25 +44,47 @@ impl Routes {
     }
 }
 
+/// The addresses at which this host takes packets itself, by its routing tables.
+pub(crate) fn local_addresses() -> AddressSet {
+    let of_family = |family| {
+        let mut request = [0; ROUTE_BYTES];
+        request[0] = family;
+        message::dump(libc::RTM_GETROUTE, &request).unwrap_or_default()
+    };
+    let routes = FAMILIES.into_iter().flat_map(of_family);
+    let prefixes = routes.filter_map(|body| prefix(&body, LOCAL));
+    let range = |prefix| match prefix {
+        IpNet::V4(prefix) => AddressRange::from(prefix),
+        IpNet::V6(prefix) => AddressRange::from(prefix),
+    };
+    prefixes.map(range).collect()
+}
+
 /// The prefix that a route leads to, with each interface that it leads by.
 fn parse(body: &[u8]) -> Option<Vec<(IpNet, u32)>> {
-    let [family, length, ..] = *body else { return None };
-    if *body.get(7)? != UNICAST {
-        return None;
-    }
+    let prefix = prefix(body, UNICAST)?;
     let find = |wanted| {
         let mut all = attributes(body.get(ROUTE_BYTES..).unwrap_or_default());
         all.find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
     };
-    let octets = find(RTA_DST).unwrap_or_default();
+    let hops = find(RTA_MULTIPATH).map(next_hops).unwrap_or_default();
+    let interfaces = find(RTA_OIF).and_then(number).into_iter().chain(hops);
+    Some(interfaces.map(|interface| (prefix, interface)).collect())
+}
+
+/// The prefix that a route of this type leads to.
+fn prefix(body: &[u8], wanted: u8) -> Option<IpNet> {
+    let [family, length, ..] = *body else { return None };
+    if *body.get(7)? != wanted {
+        return None;
+    }
+    let mut all = attributes(body.get(ROUTE_BYTES..).unwrap_or_default());
+    let octets = all.find(|(kind, _)| *kind == RTA_DST).map(|(_, value)| value).unwrap_or_default();
     let address = match family {
         2 => IpAddr::V4(octets.try_into().map_or(Ipv4Addr::UNSPECIFIED, <[u8; 4]>::into)),
         _ => IpAddr::V6(octets.try_into().map_or(Ipv6Addr::UNSPECIFIED, <[u8; 16]>::into)),
     };
-    let prefix = IpNet::new(address, length).ok()?;
-    let hops = find(RTA_MULTIPATH).map(next_hops).unwrap_or_default();
-    let interfaces = find(RTA_OIF).and_then(number).into_iter().chain(hops);
-    Some(interfaces.map(|interface| (prefix, interface)).collect())
+    IpNet::new(address, length).ok()
 }
 
 /// The interfaces in a run of `struct rtnexthop`: each has its length, flags, hops, interface, and

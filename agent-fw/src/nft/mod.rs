@@ -15,6 +15,7 @@ mod text;
 pub use crate::nft::statement::{ConnectionState, End, OPENED_BY_BYPASS, Rule, Statement};
 pub(crate) use compile::agent_port::{COMMENT, LOG_BURST};
 pub use compile::agent_port::{Extras, LOG_RATE, Ruleset};
+pub use compile::firewall::PRIORITY as FIREWALL_PRIORITY;
 pub use counters::{LEFT, REFUSED, REFUSED_EARLY, counter_name};
 pub(crate) use counters::{comment, identifier};
 pub use diff::{Difference, differences};

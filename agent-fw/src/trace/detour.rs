@@ -2,13 +2,15 @@
 //! see them as packets to the agent's port: rules of this host that send the port elsewhere, or
 //! something else to the agent's socket.
 
+use super::destination;
 use super::reach::Reach;
 use super::rewriting::{self, Rewriting};
 use super::rule_text::{elements, verdicts, words_of};
-use crate::model::{Ordinal as _, Port, RangeSet};
+use crate::model::{AddressRange, AddressSet, Ordinal as _, Port, RangeSet};
+use crate::netlink::listeners;
 use crate::netlink::message::attributes;
 use crate::netlink::nfnetlink::{Connection, Kind, Message, find, number, text};
-use crate::nft::LATE_PRIORITY;
+use crate::netlink::routes::local_addresses;
 use crate::trace::base_chains::Base;
 use crate::trace::events::Place;
 use crate::trace::{base_chains, iptables_legacy};
@@ -142,8 +144,9 @@ impl Detour {
     }
 }
 
-/// The ways past the gate that this host has, as far as its rules and programs tell.
-pub fn detours(ports: &RangeSet<Port>) -> anyhow::Result<Vec<Detour>> {
+/// The ways past the gate that this host has, as far as its rules and programs tell. `last` is the
+/// priority at `input` where packets to these ports are decided on for the last time.
+pub fn detours(ports: &RangeSet<Port>, last: i32) -> anyhow::Result<Vec<Detour>> {
     let mut connection = Connection::open()?;
     let bases = base_chains::list(&mut connection)?;
     let every_family = 0;
@@ -152,6 +155,7 @@ pub fn detours(ports: &RangeSet<Port>) -> anyhow::Result<Vec<Detour>> {
     // A table of agent-fw's sees packets nearly last of all, with the port that they have then.
     let is_lone = !bases.keys().any(|base| base.table == GATE);
     let here = rewriting::addresses();
+    let known = Known { ports, here: &here, local: &local_addresses(), takes: takes_handed(ports) };
     let mut read = Vec::new();
     for message in &rules {
         let (Some(table), Some(chain)) = (message.text(1), message.text(2)) else { continue };
@@ -159,7 +163,7 @@ pub fn detours(ports: &RangeSet<Port>) -> anyhow::Result<Vec<Detour>> {
         if OURS.contains(&at.table.as_str()) {
             continue;
         }
-        let mut rule = Rule::new(ports, &here);
+        let mut rule = Rule::new(&known);
         let mut rewriting = Rewriting::new(ports, &here);
         for (_, expression) in attributes(message.find(EXPRESSIONS).unwrap_or_default()) {
             let name = find(expression, 1).map(text).unwrap_or_default();
@@ -180,7 +184,7 @@ pub fn detours(ports: &RangeSet<Port>) -> anyhow::Result<Vec<Detour>> {
         (Reach::of(&bases, &jumps(false)), Reach::of(&bases, &jumps(true)));
     for (at, rule, rewriting, message) in &read {
         // Of two chains with one priority, it is not known which comes first.
-        let is_last = |base: &Base| base.hook == "input" && base.priority >= LATE_PRIORITY;
+        let is_last = |base: &Base| base.hook == "input" && base.priority >= last;
         let is_incoming = |base: &Base| !matches!(base.hook, "output" | "postrouting");
         if rewriting.rewrites() && is_lone && reach.bases(at).iter().any(is_incoming) {
             found.push(Detour::Rewritten { rule: describe(&mut connection, at, message) });
@@ -195,21 +199,30 @@ pub fn detours(ports: &RangeSet<Port>) -> anyhow::Result<Vec<Detour>> {
     if iptables_legacy::has_tables() {
         for is_v4 in [true, false] {
             let saved = iptables_legacy::saved(is_v4, &[]);
-            found.extend(of_lines(&saved, ports, &here));
+            found.extend(of_lines(&saved, &known));
             for line in saved.lines().filter(|line| is_lone && rewriting.is_line(line)) {
                 found.push(Detour::Rewritten { rule: format!("iptables-legacy: {line}") });
             }
         }
     }
+    let balanced =
+        if is_lone || last < IPVS_PRIORITY { rewriting::balanced(&rewriting) } else { Vec::new() };
+    for rule in balanced {
+        found.push(if is_lone {
+            Detour::Rewritten { rule }
+        } else {
+            Detour::RewrittenLast { rule }
+        });
+    }
     if is_lone {
-        let balanced = rewriting::balanced(&rewriting).into_iter();
-        found.extend(balanced.map(|rule| Detour::Rewritten { rule }));
         found.extend(rewriting::unpacked().into_iter().map(|from| Detour::Unpacked { from }));
     }
     found.extend(choosers());
     Ok(found)
 }
 
+/// Where IPVS takes packets, at `input` (`NF_IP_PRI_NAT_SRC - 2`).
+const IPVS_PRIORITY: i32 = 98;
 /// The gate's table.
 const GATE: &str = "agent_fw";
 /// agent-fw's tables, of whatever family.
@@ -233,10 +246,31 @@ enum Deed {
     Resource,
 }
 
+/// Whether a rule with TPROXY can hand packets to a socket of these ports: only one that has asked for
+/// them (`IP_TRANSPARENT`) gets any. Where none listens, it is not known which will.
+fn takes_handed(ports: &RangeSet<Port>) -> bool {
+    let Ok(listeners) = listeners::list() else { return true };
+    let mut ours =
+        listeners.iter().filter(|listener| ports.contains(Port(listener.port))).peekable();
+    ours.peek().is_none() || ours.any(|listener| listener.is_transparent)
+}
+
+/// What is known of the host.
+struct Known<'a> {
+    ports: &'a RangeSet<Port>,
+    /// The addresses of interfaces.
+    here: &'a BTreeSet<IpAddr>,
+    /// The addresses at which this host takes packets.
+    local: &'a AddressSet,
+    /// Whether a socket of the ports takes what TPROXY hands it.
+    takes: bool,
+}
+
 /// A rule, as far as it matters: whether it can be about the port, and what it does then.
 struct Rule<'a> {
-    ports: &'a RangeSet<Port>,
-    here: &'a BTreeSet<IpAddr>,
+    known: &'a Known<'a>,
+    /// The addresses of this host that packets can be to which it is about.
+    to: AddressSet,
     /// What registers hold: a port of the packet, a protocol, or a constant.
     registers: BTreeMap<u32, Value>,
     is_about_port: bool,
@@ -262,14 +296,17 @@ enum Told {
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Value {
     Port,
+    /// The destination address; of one behind a mask, these bits.
+    Destination(Option<Vec<u8>>),
     Protocol,
     Constant(Vec<u8>),
 }
 
 impl<'a> Rule<'a> {
-    fn new(ports: &'a RangeSet<Port>, here: &'a BTreeSet<IpAddr>) -> Self {
+    fn new(known: &'a Known<'a>) -> Self {
         let (registers, jumps) = (BTreeMap::new(), Vec::new());
-        Self { ports, here, registers, is_about_port: true, deed: None, jumps }
+        let to = known.local.clone();
+        Self { known, to, registers, is_about_port: true, deed: None, jumps }
     }
 
     /// The detour that the rule is, in a chain to which these base chains lead packets to the port.
@@ -315,7 +352,14 @@ impl<'a> Rule<'a> {
                 let value = find(data, 3).and_then(|data| find(data, 1)).unwrap_or_default();
                 self.compare(field(1), field(2).unwrap_or(0), value);
             }
+            "bitwise" => self.mask(field(1), field(2), data),
             "range" => {
+                let end = |kind| find(data, kind).and_then(|data| find(data, 1));
+                if let (Some(Value::Destination(None)), Some(first), Some(last)) =
+                    (self.value(field(1)), end(3), end(4))
+                {
+                    self.restrict_address(destination::between(first, last), field(2) == Some(1));
+                }
                 let bound = |kind| find(data, kind).and_then(|data| find(data, 1)).and_then(port);
                 if let (Some(from), Some(to), 0) = (bound(3), bound(4), field(2).unwrap_or(0)) {
                     self.restrict(field(1), |wanted| from <= wanted && wanted <= to);
@@ -326,17 +370,30 @@ impl<'a> Rule<'a> {
                 let name = find(data, 1).map(text).unwrap_or_default();
                 if let Told::Chains(chains) = ask(Ask::Verdicts(&name)) {
                     let is_port = self.holds(field(2), &Value::Port);
-                    self.jumps.extend(led_to(&chains, is_port, self.ports));
+                    self.jumps.extend(led_to(&chains, is_port, self.known.ports));
                 }
             }
             "lookup" if field(3).is_some() => {
+                let name = find(data, 1).map(text).unwrap_or_default();
+                if let Told::Keys(Some(keys)) = ask(Ask::Set(&name)) {
+                    self.look_up(field(2), &keys);
+                }
                 // Another value takes the register.
                 field(3).map(|register| self.registers.remove(&register));
             }
             "lookup" if field(5).unwrap_or(0) & 1 == 0 => {
                 let name = find(data, 1).map(text).unwrap_or_default();
                 if let Told::Keys(Some(keys)) = ask(Ask::Set(&name)) {
-                    self.restrict(field(2), |wanted| holds(&keys, wanted));
+                    self.look_up(field(2), &keys);
+                }
+            }
+            "lookup" => {
+                let name = find(data, 1).map(text).unwrap_or_default();
+                if let (Told::Keys(Some(keys)), Some(Value::Destination(None))) =
+                    (ask(Ask::Set(&name)), self.value(field(2)))
+                    && let Some(addresses) = destination::of_keys(&keys)
+                {
+                    self.narrow(&addresses, true);
                 }
             }
             // Type 1 is DNAT; without an address, it changes the port alone.
@@ -371,6 +428,10 @@ impl<'a> Rule<'a> {
             "payload" if (field(2), field(3), field(4)) == (Some(2), Some(2), Some(2)) => {
                 Some(Value::Port)
             }
+            "payload" if field(2) == Some(1) => destination::part(field(3), field(4)).map(|part| {
+                let is_whole = part.iter().all(|byte| *byte == u8::MAX);
+                Value::Destination((!is_whole).then_some(part))
+            }),
             _ => None,
         };
         if let Some(register) = field(1) {
@@ -382,7 +443,22 @@ impl<'a> Rule<'a> {
     }
 
     fn compare(&mut self, register: Option<u32>, operation: u32, value: &[u8]) {
-        if self.holds(register, &Value::Protocol) {
+        if let Some(Value::Destination(mask)) = self.value(register) {
+            let mask = mask.clone().unwrap_or_else(|| vec![u8::MAX; value.len()]);
+            let is_whole = mask.iter().all(|byte| *byte == u8::MAX);
+            let [least, most] = [0, u8::MAX].map(|byte| vec![byte; value.len()]);
+            // `NFT_CMP_EQ`, `NEQ`, `LT`, `LTE`, `GT`, `GTE`.
+            match operation {
+                0 | 1 => self.restrict_address(destination::masked(value, &mask), operation == 1),
+                2 | 5 if is_whole => {
+                    self.restrict_address(destination::between(value, &most), operation == 2);
+                }
+                3 | 4 if is_whole => {
+                    self.restrict_address(destination::between(&least, value), operation == 4);
+                }
+                _ => {}
+            }
+        } else if self.holds(register, &Value::Protocol) {
             self.is_about_port &= (operation == 0) == (value == [TCP]);
         } else if let Some(value) = port(value) {
             self.restrict(register, |wanted| match operation {
@@ -399,8 +475,98 @@ impl<'a> Rule<'a> {
     /// Takes in a condition on the destination port, if that is what the register holds.
     fn restrict(&mut self, register: Option<u32>, meets: impl Fn(u16) -> bool) {
         if self.holds(register, &Value::Port) {
-            self.is_about_port &= any(self.ports, meets);
+            self.is_about_port &= any(self.known.ports, meets);
         }
+    }
+
+    /// Takes in a condition on the destination address: with `is_inverted`, that it is none of these.
+    fn restrict_address(&mut self, to: Option<AddressRange>, is_inverted: bool) {
+        let Some(to) = to else { return };
+        let to: AddressSet = [to].into_iter().collect();
+        self.narrow(&to, is_inverted);
+    }
+
+    fn narrow(&mut self, to: &AddressSet, is_inverted: bool) {
+        self.to = if is_inverted { self.to.difference(to) } else { self.to.intersection(to) };
+        self.is_about_port &= !self.to.is_empty();
+    }
+
+    /// What is looked up is one of these keys, or between two of them.
+    fn look_up(&mut self, register: Option<u32>, keys: &[(Vec<u8>, bool)]) {
+        const WORD_BYTES: usize = 4;
+        match self.value(register) {
+            Some(Value::Port) if keys.iter().all(|(key, _)| key.len() <= WORD_BYTES) => {
+                self.restrict(register, |wanted| holds(keys, wanted));
+            }
+            Some(Value::Destination(None)) => {
+                if let Some(addresses) = destination::of_keys(keys) {
+                    self.narrow(&addresses, false);
+                } else {
+                    self.is_about_port &= keys.iter().any(|(key, _)| self.may_be(register, key));
+                }
+            }
+            Some(Value::Port) => {
+                self.is_about_port &= keys.iter().any(|(key, _)| self.may_be(register, key));
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a packet to the port here can have this key of several values, the first of them in
+    /// this register.
+    fn may_be(&self, register: Option<u32>, key: &[u8]) -> bool {
+        const WORD_BYTES: usize = 4;
+        let Some(mut word) = register.map(word_of) else { return true };
+        let mut rest = key;
+        while let Some(bytes) = rest.get(..WORD_BYTES) {
+            let named = self.registers.iter().find(|(register, _)| word_of(**register) == word);
+            let mut taken = WORD_BYTES;
+            match named.map(|(_, value)| value) {
+                Some(Value::Port)
+                    if !port(bytes).is_some_and(|to| self.known.ports.contains(Port(to))) =>
+                {
+                    return false;
+                }
+                Some(Value::Destination(None)) => {
+                    // Where an address of IPv6 would fit, it is one of IPv4 if the next word is known.
+                    let is_known =
+                        |word| self.registers.keys().any(|other| word_of(*other) == word);
+                    let of_v6 = rest.get(..16).filter(|_| !is_known(word + 1));
+                    let address = of_v6.unwrap_or(bytes);
+                    let one: AddressSet =
+                        destination::between(address, address).into_iter().collect();
+                    if self.known.local.intersection(&one).is_empty() {
+                        return false;
+                    }
+                    taken = address.len();
+                }
+                _ => {}
+            }
+            rest = &rest[taken..];
+            word += u32::try_from(taken / WORD_BYTES).unwrap_or(1);
+        }
+        true
+    }
+
+    /// A register gets bits of what another has.
+    fn mask(&mut self, from: Option<u32>, to: Option<u32>, data: &[u8]) {
+        let mask = find(data, 4).and_then(|data| find(data, 1));
+        let value = match (self.value(from), mask) {
+            (Some(Value::Destination(None)), Some(mask)) => {
+                Some(Value::Destination(Some(mask.to_vec())))
+            }
+            _ => None,
+        };
+        if let Some(to) = to {
+            match value {
+                Some(value) => self.registers.insert(to, value),
+                None => self.registers.remove(&to),
+            };
+        }
+    }
+
+    fn value(&self, register: Option<u32>) -> Option<&Value> {
+        self.registers.get(&register?)
     }
 
     fn holds(&self, register: Option<u32>, value: &Value) -> bool {
@@ -411,7 +577,7 @@ impl<'a> Rule<'a> {
     fn is_here(&self, address: &[u8]) -> bool {
         let v4 = || <[u8; 4]>::try_from(address).ok().map(IpAddr::from);
         let v6 = || <[u8; 16]>::try_from(address).ok().map(IpAddr::from);
-        v4().or_else(v6).is_some_and(|address| self.here.contains(&address))
+        v4().or_else(v6).is_some_and(|address| self.known.here.contains(&address))
     }
 
     fn constant_port(&self, register: u32) -> Option<u16> {
@@ -423,7 +589,7 @@ impl<'a> Rule<'a> {
 
     /// The packet is handed to a socket of this port, whatever port it is to.
     fn hand(&mut self, to: Option<u16>) {
-        if to.is_some_and(|to| self.ports.contains(Port(to))) {
+        if self.known.takes && to.is_some_and(|to| self.known.ports.contains(Port(to))) {
             self.deed = Some(Deed::Hand);
             self.is_about_port = true;
         }
@@ -441,7 +607,7 @@ impl<'a> Rule<'a> {
                 if let (Some(from), Some(to), true) = (host(4), host(6), is_plain)
                     && (from, to) != (0, u16::MAX)
                 {
-                    self.is_about_port &= any(self.ports, |port| from <= port && port <= to);
+                    self.is_about_port &= any(self.known.ports, |port| from <= port && port <= to);
                 }
             }
             Some("multiport") => {
@@ -457,7 +623,7 @@ impl<'a> Rule<'a> {
                             _ => listed[n] == port,
                         })
                     };
-                    self.is_about_port &= any(self.ports, meets);
+                    self.is_about_port &= any(self.known.ports, meets);
                 }
             }
             _ => {}
@@ -476,6 +642,12 @@ impl<'a> Rule<'a> {
             _ => {}
         }
     }
+}
+
+/// The number of a register's first four bytes: those of the old kind, of 16, are 1 to 4
+/// (`NFT_REG_1`), and `NFT_REG32_00` is 8.
+fn word_of(register: u32) -> u32 {
+    if (1..=4).contains(&register) { 8 + (register - 1) * 4 } else { register }
 }
 
 /// Whether some port meets the condition.
@@ -536,13 +708,14 @@ fn led_to(
 }
 
 /// The detours that rules of iptables-legacy are, as its program saves them.
-fn of_lines(saved: &str, ports: &RangeSet<Port>, here: &BTreeSet<IpAddr>) -> Vec<Detour> {
+fn of_lines(saved: &str, known: &Known<'_>) -> Vec<Detour> {
+    let Known { ports, here, .. } = known;
     let mut table = "";
     let mut rules = Vec::new();
     for line in saved.lines() {
         if let Some(name) = line.strip_prefix('*') {
             table = name;
-        } else if let Some(rule) = LegacyWords::of(line, ports) {
+        } else if let Some(rule) = LegacyWords::of(line, known) {
             rules.push((table, rule));
         }
     }
@@ -573,7 +746,7 @@ fn of_lines(saved: &str, ports: &RangeSet<Port>, here: &BTreeSet<IpAddr>) -> Vec
             }
             "TPROXY" => {
                 let to = rule.after("--on-port").and_then(|port| port.parse().ok());
-                to.is_some_and(|to| ports.contains(Port(to)))
+                to.is_some_and(|to| known.takes && ports.contains(Port(to)))
                     .then_some(Detour::Handed { rule: text })
             }
             "SNAT" | "MASQUERADE" if rule.chain == "INPUT" => {
@@ -595,7 +768,7 @@ struct LegacyWords<'a> {
 }
 
 impl<'a> LegacyWords<'a> {
-    fn of(line: &'a str, ports: &RangeSet<Port>) -> Option<Self> {
+    fn of(line: &'a str, Known { ports, local, .. }: &Known<'_>) -> Option<Self> {
         let words: Vec<&str> = line.split_whitespace().collect();
         let ["-A", chain, ..] = words[..] else { return None };
         let rule = Self { line, words, chain, target: "", is_about_port: true };
@@ -605,7 +778,19 @@ impl<'a> LegacyWords<'a> {
             let Some(list) = rule.after(word) else { return true };
             any(ports, |port| is_listed(list, port) != rule.is_inverted(word))
         };
-        let is_about_port = is_tcp && is_about("--dport") && is_about("--dports");
+        let to = rule.after("-d").and_then(|to| to.parse::<ipnet::IpNet>().ok());
+        let is_to_here = to.is_none_or(|to| {
+            let range = match to {
+                ipnet::IpNet::V4(prefix) => AddressRange::from(prefix),
+                ipnet::IpNet::V6(prefix) => AddressRange::from(prefix),
+            };
+            let named: AddressSet = [range].into_iter().collect();
+            let is_inverted = rule.is_inverted("-d");
+            let meeting =
+                if is_inverted { local.difference(&named) } else { local.intersection(&named) };
+            !meeting.is_empty()
+        });
+        let is_about_port = is_tcp && is_to_here && is_about("--dport") && is_about("--dports");
         Some(Self { target, is_about_port, ..rule })
     }
 
@@ -662,7 +847,11 @@ mod tests {
     #[test]
     fn a_rule_of_iptables_legacy_is_a_detour_if_packets_to_the_port_come_to_it() {
         let here = BTreeSet::from(["192.0.2.1".parse().expect("an address")]);
-        let detours = |lines: &str| of_lines(&format!("*nat\n{lines}\nCOMMIT\n"), &agent(), &here);
+        let local: AddressSet =
+            destination::between(&[192, 0, 2, 1], &[192, 0, 2, 1]).into_iter().collect();
+        let ports = agent();
+        let known = Known { ports: &ports, here: &here, local: &local, takes: true };
+        let detours = |lines: &str| of_lines(&format!("*nat\n{lines}\nCOMMIT\n"), &known);
         let is_one = |lines: &str| matches!(detours(lines)[..], [Detour::SentOn { .. }]);
         let docker = "-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER\n";
         let published = format!(
@@ -684,6 +873,9 @@ mod tests {
         assert!(is_one(services));
         assert!(!is_one(&services.replace("--dport 4118", "--dport 443")));
         assert!(is_one("-A PREROUTING -d 192.0.2.1/32 -j NETMAP --to 10.0.0.0/24"));
+        assert!(!is_one("-A PREROUTING -d 192.0.2.2/32 -j NETMAP --to 10.0.0.0/24"));
+        assert!(is_one("-A PREROUTING ! -d 192.0.2.2/32 -j NETMAP --to 10.0.0.0/24"));
+        assert!(!is_one("-A PREROUTING ! -d 192.0.2.0/24 -j NETMAP --to 10.0.0.0/24"));
         let handed =
             "-A PREROUTING -p tcp -m tcp --dport 80 -j TPROXY --on-port 4118 --on-ip 0.0.0.0";
         assert!(matches!(detours(handed)[..], [Detour::Handed { .. }]));

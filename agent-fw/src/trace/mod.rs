@@ -4,6 +4,7 @@
 //! What it takes (a device, a table) belongs to this process: the kernel removes it with it.
 
 pub(crate) mod base_chains;
+mod destination;
 mod detour;
 mod driver;
 mod entry;

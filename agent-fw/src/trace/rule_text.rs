@@ -82,6 +82,10 @@ pub(super) fn elements(connection: &mut Connection, at: &Place, set: &str) -> Op
     let mut keys = Vec::new();
     for list in &lists {
         for (_, element) in attributes(list.find(3)?) {
+            // `NFTA_SET_ELEM_KEY_END`: of several values, each with bounds of its own.
+            if find(element, 10).is_some() {
+                return None;
+            }
             let key = find(find(element, 1)?, 1)?.to_vec();
             let is_end = find(element, 3).and_then(number).is_some_and(|flags| flags & 1 != 0);
             keys.push((key, is_end));

@@ -1,5 +1,6 @@
 //! Whole firewall policies: `--policy`.
 
+mod counted;
 mod engine;
 mod flow;
 mod golden;
@@ -9,6 +10,7 @@ mod random;
 mod specification;
 mod traffic;
 
+pub(crate) use counted::TESTS as COUNTED;
 pub(crate) use engine::TESTS as ENGINE;
 pub(crate) use golden::{TESTS as GOLDEN, rules};
 pub(crate) use lifecycle::TESTS as LIFECYCLE;

@@ -3,6 +3,7 @@
 use super::check::{Check, Health};
 use crate::cli::outcome::Result;
 use crate::configuration::{Compiled, Configuration};
+use crate::nft::LATE_PRIORITY;
 use crate::trace;
 use crate::trace::Detour;
 
@@ -11,7 +12,7 @@ pub(super) fn detours(configuration: &Configuration, compiled: &Compiled) -> Res
     let why = "the gate sees packets at the hook `input`, with the port that they have there; what \
                is sent on before, or handed to a socket by other means, passes it by";
     let check = |health, seen: String| Check::new("ways past the gate", why, health, seen);
-    let found: Vec<Detour> = trace::detours(compiled.lowered.policy.ports())?
+    let found: Vec<Detour> = trace::detours(compiled.lowered.policy.ports(), LATE_PRIORITY)?
         .into_iter()
         .filter(|detour| !is_closed(detour, configuration))
         .collect();

@@ -16,7 +16,7 @@ use super::outcome::{Failure, Outcome, Result};
 use super::report::say;
 use crate::configuration::{Compiled, Configuration};
 use crate::engine::apply::Read;
-use crate::engine::judge::judge;
+use crate::engine::judge::{Beyond, NotClosed, judge, judge_beyond};
 use crate::engine::kernel_state::{KernelState, Remedy};
 use crate::engine::policy;
 use crate::input::Notice;
@@ -59,6 +59,7 @@ impl Doctor {
         let port = installed.as_ref().map_or(Port::AGENT, |(known, _)| Port(known.port));
         let mut checks = Vec::new();
         checks.push(enforcement(installed.as_ref())?);
+        checks.extend(installed.as_ref().map_or(Ok(Vec::new()), beyond)?);
         checks.push(agent::listening(installed.as_ref().map(|(known, _)| known), port));
         checks.extend(tls::encryption(port));
         checks.push(agent::own_rules(port));
@@ -67,7 +68,7 @@ impl Doctor {
             checks.push(detours::detours(configuration, compiled)?);
             checks.extend(sources::obsolete(compiled));
             checks.push(machine::versions(compiled));
-            checks.extend(left_by_older_versions(compiled));
+            checks.extend(lasting_notices(compiled));
             checks.push(persistence());
         }
         checks.extend(outbound::outbound());
@@ -98,10 +99,14 @@ fn persistence() -> Check {
     if found.unit { check } else { check.advise("agent-fw install without --no-boot enables it") }
 }
 
-/// What an older version has installed, and a newer one would ask about.
-fn left_by_older_versions(compiled: &Compiled) -> impl Iterator<Item = Check> {
+/// What is said for as long as it is so: what an older version has installed and a newer one would
+/// ask about, and a file that may have been cut off.
+fn lasting_notices(compiled: &Compiled) -> impl Iterator<Item = Check> {
     compiled.notices.iter().filter(|notice| notice.is_lasting()).map(|notice| {
-        let (name, why) = if *notice == Notice::NoEngineRules {
+        let (name, why) = if *notice == Notice::LacksEnd {
+            let why = "what stood behind the place where a file was cut off is not enforced";
+            ("policy.toml is whole", why)
+        } else if *notice == Notice::NoEngineRules {
             let why = "where a policy is restrictive, the engine lets DNS, DHCP and words about \
                        packets that are too large through";
             ("rules of the engine", why)
@@ -111,6 +116,35 @@ fn left_by_older_versions(compiled: &Compiled) -> impl Iterator<Item = Check> {
         };
         Check::new(name, why, Health::Note, notice.to_string())
     })
+}
+
+/// Whether what is promised of other ports than the agent's is so.
+fn beyond((configuration, compiled): &(Configuration, Compiled)) -> Result<Vec<Check>> {
+    let held = KernelState::read(&mut Nftables::open()?)?;
+    let differs = !held.differences(configuration, compiled)?.is_empty();
+    let Beyond { relay, outbound } = judge_beyond(configuration, compiled, &held, differs)?;
+    let check = |name, why, reasons: Vec<NotClosed>| {
+        let reason = reasons.iter().find(|reason| !reason.is_meant()).or(reasons.first());
+        let (health, seen) = match reason {
+            None => (Health::Good, "it is".to_owned()),
+            Some(reason) if reason.is_meant() => {
+                (Health::Note, format!("as the policy says: {reason}"))
+            }
+            Some(reason) => (Health::Bad, format!("it is not: {reason}")),
+        };
+        Check::new(name, why, health, seen)
+    };
+    let relay = relay.map(|reasons| {
+        check("the relay's port is closed to others", "--relay names its sources", reasons)
+    });
+    let outbound = outbound.map(|reasons| {
+        check(
+            "other outgoing connections are dropped",
+            "--default-deny-outbound lets out what the agent needs",
+            reasons,
+        )
+    });
+    Ok(relay.into_iter().chain(outbound).collect())
 }
 
 /// Whether the kernel has what was installed.

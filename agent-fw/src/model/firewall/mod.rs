@@ -3,6 +3,7 @@
 //! [`Firewall::decide`] is the specification. What [`tables`](Firewall::tables) compiles to is
 //! tested against it.
 
+mod breadth;
 mod criteria;
 mod packet;
 mod reach;

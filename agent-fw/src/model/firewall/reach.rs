@@ -19,12 +19,20 @@ pub struct Service {
 }
 
 /// TCP's flags of the packet that opens a connection, and of its answer.
-const SYN: u8 = 0x02;
+pub(super) const SYN: u8 = 0x02;
 const SYN_ACK: u8 = 0x12;
 
 /// Where a policy cuts what is asked about into more parts than these, it is not looked into
 /// further: it would take for ever.
 const MOST: usize = 4096;
+
+/// What of the packets in question passes.
+pub(super) struct Passing {
+    /// Parts of them, and how they pass.
+    pub(super) parts: Vec<(Block, Verdict)>,
+    /// Whether there are no more.
+    pub(super) is_all: bool,
+}
 
 impl Firewall {
     /// Whether some source of these, by some port and from some MAC address, opens a connection to
@@ -35,26 +43,26 @@ impl Firewall {
         [Family::V4, Family::V6].into_iter().any(|family| {
             let kind = (Some(family), true);
             let question = Block::to_service(*protocol, flags[0], from, (at, *port), family);
-            let parts = self.passing(Direction::Incoming, question, kind, false);
+            let Passing { parts, .. } = self.passing(Direction::Incoming, question, kind, false);
             parts.into_iter().any(|(asked, verdict)| {
                 let answer = asked.into_answer(flags[1]);
                 let opened_by_bypass = verdict == Verdict::Bypass;
                 let kind = (Some(family), false);
                 let answers = self.passing(Direction::Outgoing, answer, kind, !opened_by_bypass);
-                !answers.is_empty()
+                !answers.parts.is_empty()
             })
         })
     }
 
     /// What of these packets passes, and how. As [`Firewall::decide`] does, but for many packets at
     /// once, none of them of what connection tracking calls invalid.
-    fn passing(
+    pub(super) fn passing(
         &self,
         direction: Direction,
         asked: Block,
         kind: Kind,
         is_reply: bool,
-    ) -> Vec<(Block, Verdict)> {
+    ) -> Passing {
         let mut passing = Vec::new();
         let mut rest = vec![asked];
         rest.retain(|block| !block.is_empty());
@@ -72,13 +80,13 @@ impl Firewall {
             }
             rest = rest.into_iter().flat_map(|block| block.minus(&meant)).collect();
             if rest.len() > MOST {
-                return passing;
+                return Passing { parts: passing, is_all: false };
             }
         }
         if is_reply || !self.restricts(direction) {
             passing.extend(rest.into_iter().map(|block| (block, Verdict::Pass)));
         }
-        passing
+        Passing { parts: passing, is_all: true }
     }
 }
 

@@ -5,7 +5,7 @@ use super::criteria::{Criteria, Place, Protocols, match_flags};
 use super::packet::ICMPV6;
 use crate::model::Family;
 use crate::model::rule::Icmp;
-use crate::model::{AddressSet, MacMatch, Ordinal, Port, Range, RangeSet};
+use crate::model::{AddressRange, AddressSet, MacMatch, Ordinal, Port, Range, RangeSet};
 use std::collections::BTreeSet;
 
 /// Of a set of what is in a field, the numbers.
@@ -48,6 +48,10 @@ const KINDS: [Kind; 5] = [
 
 /// Protocol, flags, ICMP message, and of source and destination: address, port, MAC address.
 const FIELDS: usize = 9;
+/// The places of some of them.
+const FROM: usize = 3;
+const TO: usize = 4;
+const TO_PORT: usize = 6;
 
 /// Packets of a kind, by what each field may have. What a packet has no field for may be anything.
 #[derive(Clone)]
@@ -78,6 +82,29 @@ impl Block {
             RangeSet::all(),
             RangeSet::all(),
         ])
+    }
+
+    /// The packets of a protocol from anywhere to anywhere, with these TCP flags.
+    pub(super) fn of_protocol(protocol: u8, flags: u8, family: Family) -> Self {
+        let all = AddressSet::all();
+        let mut block = Self::to_service(protocol, flags, &all, (&all, Port(0)), family);
+        block.0[TO_PORT] = up_to(u16::MAX);
+        block
+    }
+
+    /// The addresses that these packets come from.
+    pub(super) fn sources(&self, family: Family) -> AddressSet {
+        addresses(&self.0[FROM], family)
+    }
+
+    /// The addresses that these packets go to.
+    pub(super) fn destinations(&self, family: Family) -> AddressSet {
+        addresses(&self.0[TO], family)
+    }
+
+    /// The ports that these packets go to.
+    pub(super) fn ports(&self) -> &RangeSet<u128> {
+        &self.0[TO_PORT]
     }
 
     /// The answers to these packets, with these TCP flags. They have no MAC addresses yet.
@@ -144,6 +171,18 @@ impl Block {
             rest.0[field] = common;
         }
         parts
+    }
+}
+
+/// The addresses of a version of IP that have these numbers.
+fn addresses(numbers: &RangeSet<u128>, family: Family) -> AddressSet {
+    let ranges = numbers.ranges().iter();
+    let number_v4 = |number: u128| u32::try_from(number).unwrap_or(u32::MAX).into();
+    let v4 = |range: &Range<u128>| Range::new(number_v4(range.first()), number_v4(range.last()));
+    let v6 = |range: &Range<u128>| Range::new(range.first().into(), range.last().into());
+    match family {
+        Family::V4 => ranges.filter_map(v4).map(AddressRange::V4).collect(),
+        Family::V6 => ranges.filter_map(v6).map(AddressRange::V6).collect(),
     }
 }
 

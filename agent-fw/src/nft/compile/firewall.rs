@@ -17,7 +17,7 @@ use std::rc::Rc;
 
 /// Behind connection tracking (-200) and the port that NAT gives an outgoing packet (-100), so that
 /// packets have the addresses and ports that they really go to; before every usual filter (0).
-const PRIORITY: i32 = -10;
+pub const PRIORITY: i32 = -10;
 
 /// The chain that a Bypass goes on to where its connections are labelled.
 const BYPASS: &str = "bypass";

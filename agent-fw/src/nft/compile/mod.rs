@@ -2,7 +2,7 @@
 
 mod address_lookup;
 pub(crate) mod agent_port;
-mod firewall;
+pub(super) mod firewall;
 mod lookup_cost;
 mod rule_counter;
 mod sets;

@@ -1,0 +1,89 @@
+//! What a kill leaves between the table and the program is finished or taken back by whatever comes
+//! next, and lets no stranger in meanwhile.
+
+use crate::scene::{AGENT, Guard, address, connect_from, expect, install, status, until};
+use crate::tests;
+use crate::xdp::flags;
+use agent_fw_lab::{Lab, Listener, Outcome, agent_fw, kill_agent_fw_after, run};
+use anyhow::{Context as _, Result, ensure};
+use std::fs;
+use std::time::{Duration, Instant};
+
+tests![
+    an_apply_of_both_that_is_killed_at_any_moment_is_finished_or_taken_back,
+    a_guard_follows_an_interface_to_its_new_name,
+];
+
+const POLICY: &str = "/etc/agent-fw/policy.toml";
+
+fn an_apply_of_both_that_is_killed_at_any_moment_is_finished_or_taken_back() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        let policies = ["34.205.5.0/27", "34.205.5.0/26"];
+        install(&["--allow-from", policies[0], "--backend", "both", "--interface", "manager0"])?;
+        let start = Instant::now();
+        agent_fw(["apply"])?.success()?;
+        let took = start.elapsed();
+        let (rounds, mut halves) = (24, 0);
+        for round in 0..rounds {
+            let text = fs::read_to_string(POLICY)?;
+            let next = policies[(round as usize + 1) % 2];
+            let now = policies[round as usize % 2];
+            fs::write(POLICY, text.replace(now, next))?;
+            kill_agent_fw_after(took * round / rounds + Duration::from_millis(1), ["apply"])?;
+            halves += u32::from(status()?.1 != Some(0));
+            // Whom both admit gets in, a stranger does not, whatever is half done.
+            expect(&manager, Outcome::Talked, &["34.205.5.1"])
+                .with_context(|| format!("round {round}"))?;
+            expect(&manager, Outcome::Silent, &["198.51.100.7"])
+                .with_context(|| format!("round {round}"))?;
+            match round % 3 {
+                0 => drop(agent_fw(["apply"])?.success()?),
+                1 => drop(agent_fw(["apply", "--boot"])?.success()?),
+                _ => {
+                    let _guard = Guard::start()?;
+                    until("the guard finishes it", || Ok(status()?.1 == Some(0)))?;
+                }
+            }
+            ensure!(status()?.1 == Some(0), "round {round}: {:#}", status()?.0);
+            let due = if next.ends_with("26") { Outcome::Talked } else { Outcome::Silent };
+            expect(&manager, due, &["34.205.5.40"]).with_context(|| format!("round {round}"))?;
+        }
+        println!("{halves} of {rounds} were seen half done");
+        Ok(())
+    })
+}
+
+fn a_guard_follows_an_interface_to_its_new_name() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        install(&flags("xdp", "manager0", &[]))?;
+        let _guard = Guard::start()?;
+        let sources = ["198.51.100.7", "34.205.5.1"].map(address);
+        sources.iter().try_for_each(|source| manager.add_address(*source))?;
+        let is_as_it_should_be = || -> Result<()> {
+            for (source, due) in sources.into_iter().zip([Outcome::Silent, Outcome::Talked]) {
+                let seen = connect_from(&manager, source, AGENT)?;
+                ensure!(seen == due, "from {source}: {seen}");
+            }
+            Ok(())
+        };
+        run(["ip", "link", "set", "manager0", "name", "lan0"])?;
+        is_as_it_should_be()?;
+        // By the new name, too, what is taken off is put back.
+        run(["ip", "link", "set", "lan0", "xdp", "off"]).ok();
+        for pin in fs::read_dir("/sys/fs/bpf/agent-fw")?.flatten().map(|entry| entry.path()) {
+            if pin.is_dir() {
+                fs::remove_dir_all(&pin)?;
+            } else {
+                fs::remove_file(&pin)?;
+            }
+        }
+        until("it is put back", || {
+            Ok(crate::xdp::attached("lan0")?.is_some() && status()?.1 == Some(0))
+        })?;
+        is_as_it_should_be()
+    })
+}
