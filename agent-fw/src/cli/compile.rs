@@ -8,7 +8,7 @@ use crate::input::Lists;
 use crate::model::firewall::{Firewall, Idle};
 use crate::model::rule::Direction;
 use crate::model::{AddressSet, MacMatch, Notation, Ordinal, Range, RangeSet};
-use crate::nft::{Document, counter_name};
+use crate::nft::{Choice, Document, Form, LookupCost, Ruleset, counter_name};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -22,6 +22,10 @@ pub(super) struct Compile {
     /// nft: a file for `nft -f`, with comments; json: the policy as data
     #[arg(long, value_enum, default_value_t = Format::Nft)]
     format: Format,
+    /// Says instead how sources are looked up, what that costs a packet from another one, and what
+    /// the other ways would cost
+    #[arg(long)]
+    explain_cost: bool,
 }
 
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,10 +40,17 @@ impl Compile {
         let configuration = self.words.configuration()?;
         let compiled = compile(&configuration, &Lists::of_any_kind())?;
         let mut output = BufWriter::new(std::io::stdout().lock());
-        match format {
-            Format::Nft => write!(output, "{}", document(&configuration, &compiled))
+        let costs = self.explain_cost.then(|| Ruleset::lookup_costs(&compiled.lowered));
+        match (costs, format) {
+            (Some(costs), Format::Nft) => {
+                costs.iter().try_for_each(|cost| write_cost(&mut output, cost))
+            }
+            (Some(costs), Format::Json) => writeln!(output, "{:#}", costs_as_json(&costs)),
+            (None, Format::Nft) => write!(output, "{}", document(&configuration, &compiled))
                 .and_then(|()| write_firewall(&mut output, &configuration, &compiled)),
-            Format::Json => writeln!(output, "{:#}", as_json(&configuration, &compiled)),
+            (None, Format::Json) => {
+                writeln!(output, "{:#}", as_json(&configuration, &compiled))
+            }
         }
         .and_then(|()| output.flush())
         .or_else(|error| match error.kind() {
@@ -50,6 +61,42 @@ impl Compile {
         .context("cannot write the output")?;
         Ok(Outcome::Done)
     }
+}
+
+/// The way that was chosen, and the others.
+fn write_cost(output: &mut impl std::io::Write, cost: &LookupCost) -> std::io::Result<()> {
+    let LookupCost { counter, family, choices } = cost;
+    writeln!(output, "{counter}, {family}:")?;
+    for (index, choice) in choices.iter().enumerate() {
+        let word = if index == 0 { "chosen" } else { "instead of" };
+        writeln!(output, "  {word:11}{choice}")?;
+    }
+    Ok(())
+}
+
+fn costs_as_json(costs: &[LookupCost]) -> Value {
+    let choice = |choice: &Choice| {
+        let (form, lengths) = match &choice.form {
+            Form::Prefixes => ("comparisons", None),
+            Form::Hashes(lengths) => ("hashes", Some(lengths)),
+            Form::Intervals => ("intervals", None),
+        };
+        json!({
+            "form": form,
+            "lengths": lengths,
+            "parts": choice.parts,
+            "elements": choice.elements,
+            "nanoseconds": choice.cost,
+        })
+    };
+    let cost = |LookupCost { counter, family, choices }: &LookupCost| {
+        json!({
+            "counter": counter,
+            "family": family.to_string(),
+            "choices": choices.iter().map(choice).collect::<Vec<_>>(),
+        })
+    };
+    costs.iter().map(cost).collect()
 }
 
 fn document<'a>(configuration: &Configuration, compiled: &'a Compiled) -> Document<'a> {

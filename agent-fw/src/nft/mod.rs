@@ -16,6 +16,8 @@ pub use crate::nft::statement::{ConnectionState, End, OPENED_BY_BYPASS, Rule, St
 pub(crate) use compile::agent_port::{COMMENT, LOG_BURST};
 pub use compile::agent_port::{Extras, LOG_RATE, Ruleset};
 pub use compile::firewall::PRIORITY as FIREWALL_PRIORITY;
+pub use compile::lookup_cost::{Choice, Form};
+pub use compile::sources::LookupCost;
 pub use counters::{LEFT, REFUSED, REFUSED_EARLY, counter_name};
 pub(crate) use counters::{comment, identifier};
 pub use diff::{Difference, differences};

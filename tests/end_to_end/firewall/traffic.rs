@@ -276,7 +276,9 @@ fn a_replacing_rule_is_enforced_with_its_destination_and_source_port() -> Result
             anywhere.replace("\"sourceIPMultiple\": [\"192.0.2.0/24\"],", ""),
         )?;
         agent_fw(["uninstall"])?.success()?;
-        let said = install(&["--rules", "/run/rules.json"])?;
+        let refused = crate::scene::try_install(&["--rules", "/run/rules.json"])?;
+        ensure!(refused.stderr.contains("--allow-wide"), "{refused}");
+        let said = install(&["--rules", "/run/rules.json", "--allow-wide"])?;
         ensure!(said.contains("but only as") && !said.contains("hidden rule"), "{said}");
         ensure!(reaches(&ours)? && !reaches(other)?, "from anywhere, to that destination");
         // Alone, XDP cannot keep the limits.

@@ -7,7 +7,7 @@
 //! has left it. So counters are named by rules, and the tree is made of comparisons.
 
 use crate::model::{Address, Family, Range, RangeSet};
-use crate::nft::compile::lookup_cost::{Choice, FAN, Form, choose};
+use crate::nft::compile::lookup_cost::{Choice, FAN, Form, choices};
 use crate::nft::statement::{End, Rule, Statement};
 use crate::nft::table::{Chain, Elements, Prefixes};
 use std::collections::BTreeMap;
@@ -17,6 +17,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub(crate) struct AddressLookup {
     family: Family,
     end: End,
+    /// The forms that were possible, the one that it has first.
+    choices: Vec<Choice>,
     /// The parts that the addresses are divided into, in their order.
     parts: Vec<Part>,
 }
@@ -66,12 +68,13 @@ impl AddressLookup {
         ranges: &RangeSet<T>,
         mut set: impl FnMut(&str, Elements) -> String,
     ) -> Self {
-        let Choice { form, parts, .. } = choice(ranges);
+        let choices = choices_for(ranges);
+        let (form, parts) = choices.first().map_or((&Form::Intervals, 1), |c| (&c.form, c.parts));
         let chunk = ranges.ranges().len().div_ceil(parts).max(1);
         let part = |(number, ranges): (usize, &[Range<T>])| {
             let part = if parts > 1 { part_suffix(number) } else { String::new() };
             let mut set = |suffix: String, elements| set(&format!("{part}{suffix}"), elements);
-            let conditions = match &form {
+            let conditions = match form {
                 Form::Prefixes => prefixes(ranges)
                     .map(|(address, length)| Statement::AddressIs(end, address.into(), length))
                     .collect(),
@@ -93,7 +96,12 @@ impl AddressLookup {
             Some(Part { number, last, conditions })
         };
         let parts = (1..).zip(ranges.ranges().chunks(chunk)).filter_map(part).collect();
-        Self { family: T::FAMILY, end, parts }
+        Self { family: T::FAMILY, end, parts, choices }
+    }
+
+    /// The forms that were possible, the one that it has first.
+    pub(crate) fn choices(&self) -> &[Choice] {
+        &self.choices
     }
 
     /// The condition that one rule can say among others; `None` where it takes several rules.
@@ -174,14 +182,14 @@ fn part_suffix(number: usize) -> String {
     format!("_part_{number}")
 }
 
-/// What is chosen for these addresses.
-fn choice<T: Address>(ranges: &RangeSet<T>) -> Choice {
+/// The forms that are possible for these addresses, the cheapest first.
+fn choices_for<T: Address>(ranges: &RangeSet<T>) -> Vec<Choice> {
     let mut counts = BTreeMap::new();
     for (_, length) in prefixes(ranges.ranges()) {
         *counts.entry(length).or_insert(0) += 1;
     }
     let counts: Vec<(u8, usize)> = counts.into_iter().collect();
-    choose(T::FAMILY, &counts, ranges.ranges().len())
+    choices(T::FAMILY, &counts, ranges.ranges().len())
 }
 
 fn prefixes<T: Address>(ranges: &[Range<T>]) -> impl Iterator<Item = (T, u8)> {

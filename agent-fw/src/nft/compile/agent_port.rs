@@ -2,8 +2,8 @@
 
 use crate::model::Family;
 use crate::model::rule::Lowered;
-use crate::model::{Others, Policy};
-use crate::nft::compile::sources::{Sources, Stage};
+use crate::model::{Ledger, Others, Policy};
+use crate::nft::compile::sources::{LookupCost, Sources, Stage};
 use crate::nft::counters::{LEFT, LabelCounters, REFUSED, REFUSED_EARLY};
 use crate::nft::stamp::Stamp;
 use crate::nft::statement::{End, Rule, Statement};
@@ -64,10 +64,7 @@ impl Ruleset {
         let labels = LabelCounters::new(ledger);
         let mut sets = ports(policy);
         sets.extend(own_sets());
-        let admissions = policy.admissions().iter().enumerate();
-        let sources: Vec<Sources> = admissions
-            .map(|(index, admission)| Sources::new(index, admission, ledger, &labels, &mut sets))
-            .collect();
+        let sources = sources(policy, ledger, &labels, &mut sets);
         let mut chains = gate(policy, &sources, extras);
         chains.extend(own(policy));
         if policy.drops_others() {
@@ -82,10 +79,30 @@ impl Ruleset {
         Self { name: TableName::Gate, comment: COMMENT.to_owned(), counters, sets, chains }
     }
 
+    /// How the sources of a policy are looked up, and what that costs.
+    pub fn lookup_costs(lowered: &Lowered) -> Vec<LookupCost> {
+        let Lowered { policy, ledger } = lowered;
+        let sources = sources(policy, ledger, &LabelCounters::new(ledger), &mut Vec::new());
+        sources.iter().flat_map(Sources::costs).collect()
+    }
+
     /// The ruleset in the kernel's terms.
     pub fn into_image(self) -> Image {
         self.map_rules(Rule::into_program)
     }
+}
+
+/// The sources of each admission, and their sets.
+fn sources(
+    policy: &Policy,
+    ledger: &Ledger,
+    labels: &LabelCounters,
+    sets: &mut Vec<Set>,
+) -> Vec<Sources> {
+    let admissions = policy.admissions().iter().enumerate();
+    admissions
+        .map(|(index, admission)| Sources::new(index, admission, ledger, labels, sets))
+        .collect()
 }
 
 /// The set of the agent's ports, unless there is one port, which the rule itself compares with.

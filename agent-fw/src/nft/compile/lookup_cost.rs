@@ -1,6 +1,7 @@
 //! In which form addresses are looked up: what each form costs a packet, and the cheapest.
 
 use crate::model::Family;
+use std::fmt;
 
 /// Nanoseconds that a packet takes which is in none of the sets, on the machine that measured them;
 /// what counts is how they stand to each other. `cargo xtask bench gate` measures the forms.
@@ -43,7 +44,7 @@ const MOST_HASHES: usize = 8;
 
 /// How the addresses of one version are looked up.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Form {
+pub enum Form {
     /// Each prefix is compared with.
     Prefixes,
     /// The first bits of the address are looked up among prefixes of one length, for each of these
@@ -55,19 +56,38 @@ pub(crate) enum Form {
 
 /// A form, and what it costs.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Choice {
-    pub(crate) form: Form,
+pub struct Choice {
+    /// The form.
+    pub form: Form,
     /// How many parts the addresses are divided into, each with sets of its own.
-    pub(crate) parts: usize,
-    /// Nanoseconds a packet, on the machine that measured them.
-    pub(crate) cost: u64,
+    pub parts: usize,
+    /// Nanoseconds that a packet takes which is not listed, on the machine that measured them.
+    pub cost: u64,
     /// What the kernel holds for it: prefixes, hashed values, or bounds of intervals.
-    pub(crate) elements: usize,
+    pub elements: usize,
 }
 
-/// The cheapest form for as many prefixes of each length (the lengths ascend), which are so many
-/// ranges.
-pub(crate) fn choose(family: Family, by_length: &[(u8, usize)], ranges: usize) -> Choice {
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { form, parts, cost, elements } = self;
+        match form {
+            Form::Prefixes => write!(f, "{elements} comparisons")?,
+            Form::Hashes(lengths) => {
+                let lengths: Vec<String> = lengths.iter().map(ToString::to_string).collect();
+                write!(f, "hashes of {} bits with {elements} values", lengths.join(", "))?;
+            }
+            Form::Intervals => write!(f, "intervals with {elements} bounds")?,
+        }
+        if *parts > 1 {
+            write!(f, " in {parts} parts")?;
+        }
+        write!(f, ", about {cost} ns")
+    }
+}
+
+/// The forms that are possible for as many prefixes of each length (the lengths ascend), which are so
+/// many ranges: the cheapest first.
+pub(crate) fn choices(family: Family, by_length: &[(u8, usize)], ranges: usize) -> Vec<Choice> {
     let prefixes: usize = by_length.iter().map(|(_, count)| count).sum();
     let comparing = Choice {
         form: Form::Prefixes,
@@ -96,8 +116,13 @@ pub(crate) fn choose(family: Family, by_length: &[(u8, usize)], ranges: usize) -
     });
     // Of no bits at all there is nothing to compare.
     let is_whole = by_length.iter().any(|(length, _)| *length == 0);
-    let others = hashes.chain([comparing]).filter(|_| !is_whole);
-    others.fold(intervals, |best, other| if other.cost < best.cost { other } else { best })
+    let hashes = hashes.min_by_key(|choice| choice.cost);
+    let mut choices: Vec<Choice> = match is_whole {
+        true => vec![intervals],
+        false => hashes.into_iter().chain([comparing, intervals]).collect(),
+    };
+    choices.sort_by_key(|choice| choice.cost);
+    choices
 }
 
 fn hash(family: Family, size: usize) -> u64 {
@@ -121,11 +146,14 @@ fn doublings(to: usize, from: usize) -> u64 {
     (to / from.max(1)).max(1).ilog2().into()
 }
 
+/// Lengths, and how many prefixes each has.
+type Sizes = Vec<(u8, usize)>;
+
 /// For each number of hashes, the lengths with which they have the fewest elements, and how many each
 /// of them has.
-fn hashes(by_length: &[(u8, usize)]) -> Vec<Vec<(u8, usize)>> {
+fn hashes(by_length: &[(u8, usize)]) -> Vec<Sizes> {
     // `best[j]`: the fewest elements of hashes of which the last is of length `j`, and their sizes.
-    let mut best: Vec<Option<(usize, Vec<(u8, usize)>)>> = Vec::new();
+    let mut best: Vec<Option<(usize, Sizes)>> = Vec::new();
     let mut all = Vec::new();
     for count in 1..=MOST_HASHES.min(by_length.len()) {
         let mut next = vec![None; by_length.len()];
@@ -159,6 +187,10 @@ fn hashes(by_length: &[(u8, usize)]) -> Vec<Vec<(u8, usize)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn choose(family: Family, by_length: &[(u8, usize)], ranges: usize) -> Choice {
+        choices(family, by_length, ranges).swap_remove(0)
+    }
 
     fn form(by_length: &[(u8, usize)]) -> Form {
         let prefixes = by_length.iter().map(|(_, count)| count).sum();

@@ -3,7 +3,7 @@
 mod address_lookup;
 pub(crate) mod agent_port;
 pub(super) mod firewall;
-mod lookup_cost;
+pub(crate) mod lookup_cost;
 mod rule_counter;
 mod sets;
-mod sources;
+pub(crate) mod sources;

@@ -2,9 +2,21 @@
 
 use crate::model::{Admission, Family, Ledger, MacMatch, Ordinal, Range, RangeMap, RangeSet};
 use crate::nft::compile::address_lookup::{AddressLookup, Elemental};
+use crate::nft::compile::lookup_cost::Choice;
 use crate::nft::counters::LabelCounters;
 use crate::nft::statement::{End, Rule, Statement};
 use crate::nft::table::{Chain, Elements, Set};
+
+/// How some sources are looked up, and what that costs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LookupCost {
+    /// Their counter.
+    pub counter: String,
+    /// Their version of IP.
+    pub family: Family,
+    /// The forms that are possible, the one that they have first.
+    pub choices: Vec<Choice>,
+}
 
 /// The sets that an admission is looked up in.
 pub(crate) struct Sources {
@@ -81,6 +93,19 @@ impl Sources {
             lookups.extend(listed(&counter, name, &counted(&v6, labels, place), sets));
         }
         Self { macs, lookups }
+    }
+
+    /// How they are looked up, by their counters, and what that costs.
+    pub(crate) fn costs(&self) -> Vec<LookupCost> {
+        let cost = |lookup: &Lookup| match lookup {
+            Lookup::Everyone { .. } => None,
+            Lookup::Listed { family, counter, addresses, .. } => Some(LookupCost {
+                counter: counter.clone(),
+                family: *family,
+                choices: addresses.choices().to_vec(),
+            }),
+        };
+        self.lookups.iter().filter_map(cost).collect()
     }
 
     /// The rules that admit these sources. Chains that they lead to are added to `chains`.
