@@ -100,20 +100,14 @@ pub(crate) fn draw(chance: &mut Chance, listing: &Listing) -> Result<Mutation> {
     let set = chance.pick(&sets).clone();
     let (elements, is_of_ranges) = Listing::elements(&set)?;
     let element = chance.pick(&elements).clone();
-    let any_element = |chance: &mut Chance| {
-        if is_of_ranges { any_range(chance, &element) } else { any_value(chance, &element) }
-    };
+    let new = any_element(chance, &element, is_of_ranges);
     let Rule { handle, text, .. } = &rule;
     let kind = chance.below(KINDS);
     let (words, script) = match kind {
-        0 => ("an element is added", {
-            let new = any_element(chance);
-            format!("add element {TABLE} {set} {{ {new} }}")
-        }),
+        0 => ("an element is added", format!("add element {TABLE} {set} {{ {new} }}")),
         1 => ("an element is removed", format!("delete element {TABLE} {set} {{ {element} }}")),
         // A set of values has its size, and no room for more.
         2 | 3 if !is_of_ranges => ("a value is exchanged", {
-            let new = any_element(chance);
             format!(
                 "delete element {TABLE} {set} {{ {element} }}\nadd element {TABLE} {set} {{ {new} }}"
             )
@@ -132,7 +126,6 @@ pub(crate) fn draw(chance: &mut Chance, listing: &Listing) -> Result<Mutation> {
         }),
         4 => ("a set is emptied", format!("flush set {TABLE} {set}")),
         5 => ("a set is exchanged", {
-            let new = any_element(chance);
             format!("flush set {TABLE} {set}\nadd element {TABLE} {set} {{ {new} }}")
         }),
         6 => ("a rule is removed", format!("delete rule {TABLE} {} handle {handle}", rule.chain)),
@@ -240,6 +233,11 @@ fn any_rule(chance: &mut Chance) -> String {
     words
         .push((*chance.pick(&["accept", "accept", "drop", "drop", "return", "reject"])).to_owned());
     words.join(" ")
+}
+
+/// An element of the same kind as `like`.
+fn any_element(chance: &mut Chance, like: &str, is_of_ranges: bool) -> String {
+    if is_of_ranges { any_range(chance, like) } else { any_value(chance, like) }
 }
 
 /// A value of the same kind as `like`: one that a mask leaves, mostly.

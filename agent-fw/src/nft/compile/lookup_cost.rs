@@ -117,9 +117,10 @@ pub(crate) fn choices(family: Family, by_length: &[(u8, usize)], ranges: usize) 
     // Of no bits at all there is nothing to compare.
     let is_whole = by_length.iter().any(|(length, _)| *length == 0);
     let hashes = hashes.min_by_key(|choice| choice.cost);
-    let mut choices: Vec<Choice> = match is_whole {
-        true => vec![intervals],
-        false => hashes.into_iter().chain([comparing, intervals]).collect(),
+    let mut choices: Vec<Choice> = if is_whole {
+        vec![intervals]
+    } else {
+        hashes.into_iter().chain([comparing, intervals]).collect()
     };
     choices.sort_by_key(|choice| choice.cost);
     choices
