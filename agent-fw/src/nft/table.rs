@@ -71,19 +71,27 @@ impl Image {
 }
 
 impl Image {
-    /// The same gate, admitting nobody: without the sets, which take all the room.
+    /// The same gate, admitting nobody but this host itself: without the sets of sources, which take
+    /// all the room.
     #[must_use]
     pub fn into_closed(mut self) -> Self {
-        let looks_up = |rule: &Program| {
-            rule.expressions.iter().any(|expression| {
-                matches!(expression, Expression::Lookup { .. } | Expression::Goto { .. })
-            })
+        let is_kept = |set: &Set| matches!(set.elements, Elements::Port(_) | Elements::Learned(_));
+        self.sets.retain(is_kept);
+        let kept: Vec<&str> = self.sets.iter().map(|set| set.name.as_str()).collect();
+        let admits = |rule: &Program| {
+            let looks_into = |expression: &Expression| match expression {
+                Expression::Lookup { set } => Some(kept.contains(&set.as_str())),
+                _ => None,
+            };
+            let lookups: Vec<bool> = rule.expressions.iter().filter_map(looks_into).collect();
+            let accepts = matches!(
+                rule.expressions.last(),
+                Some(Expression::Accept | Expression::Goto { .. })
+            );
+            lookups.contains(&false) || accepts && lookups.is_empty()
         };
-        self.sets.retain(|set| matches!(set.elements, Elements::Port(_)));
-        for chain in &mut self.chains {
-            if chain.base.is_none() {
-                chain.rules.retain(|rule| !looks_up(rule));
-            }
+        for chain in self.chains.iter_mut().filter(|chain| chain.base.is_none()) {
+            chain.rules.retain(|rule| !admits(rule));
         }
         self
     }

@@ -230,3 +230,43 @@ fn own(policy: &Policy) -> [Chain<Rule>; 2] {
         Chain { name: OWN.to_owned(), base: None, rules: admit.into() },
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{AddressSet, Admission, Label, MacMatch, Port, Range};
+    use crate::nft::{Expression, Program};
+    use std::net::Ipv4Addr;
+
+    /// A gate with so many single sources, far from each other.
+    fn gate(sources: u32) -> Image {
+        let single = |number: u32| Range::single(Ipv4Addr::from_bits(0x0a00_0000 + 2 * number));
+        let v4 = (0..sources).map(single).collect();
+        let addresses = AddressSet { v4, ..AddressSet::default() };
+        let admission = Admission { macs: MacMatch::Any, addresses: addresses.clone() };
+        let policy = Policy::new(Range::single(Port::AGENT).into(), Others::Drop, [admission]);
+        let ledger = Ledger::new([(Label::Address, addresses)]);
+        Ruleset::compile(&Lowered { policy, ledger }, Extras::default()).into_image()
+    }
+
+    #[test]
+    fn a_gate_that_admits_nobody_has_every_set_that_it_looks_into() {
+        for sources in [1, 3, 300_000] {
+            let closed = gate(sources).into_twin().into_closed();
+            let rules: Vec<(&str, &Program)> = closed
+                .chains
+                .iter()
+                .flat_map(|chain| chain.rules.iter().map(|rule| (chain.name.as_str(), rule)))
+                .collect();
+            for (chain, rule) in rules {
+                for expression in &rule.expressions {
+                    if let Expression::Lookup { set } | Expression::Learn { set } = expression {
+                        assert!(closed.sets.iter().any(|known| known.name == *set), "{rule}");
+                    }
+                }
+                let accepts = rule.expressions.contains(&Expression::Accept);
+                assert!(!accepts || chain == OWN, "{sources} sources, chain {chain}: {rule}");
+            }
+        }
+    }
+}
