@@ -1,7 +1,7 @@
 //! What applies the policy at boot, as files and as the command that the unit runs. The boots
 //! themselves are tested in virtual machines.
 
-use crate::scene::{AGENT, expect, install, status};
+use crate::scene::{AGENT, check, expect, install, status};
 use crate::tests;
 use agent_fw_lab::{Lab, Listener, Outcome, agent_fw, agent_fw_path, command, run};
 use anyhow::{Context as _, Result, ensure};
@@ -18,6 +18,7 @@ tests![
     with_a_faulty_policy_the_last_good_one_is_enforced_at_boot,
     without_any_good_policy_the_port_is_closed_at_boot,
     until_a_missing_interface_comes_the_table_holds,
+    whether_the_boot_unit_the_guard_and_the_timer_are_on_is_said,
 ];
 
 const UNITS: &str = "/etc/systemd/system";
@@ -227,6 +228,32 @@ fn until_a_missing_interface_comes_the_table_holds() -> Result<()> {
         ensure!(awaited() == ["later0"], "{:?}", awaited());
         agent_fw(["uninstall", "--yes"])?.success()?;
         ensure!(awaited().is_empty(), "{:?}", awaited());
+        Ok(())
+    })
+}
+
+fn whether_the_boot_unit_the_guard_and_the_timer_are_on_is_said() -> Result<()> {
+    Lab::run(|lab| {
+        let is_said = |said: &str, words: &str| -> Result<()> {
+            ensure!(said.contains(&format!("boot: {words}")), "installed: {said}");
+            let shown = agent_fw(["status"])?;
+            ensure!(shown.stdout.contains(&format!("boot: {words}")), "{shown}");
+            let (health, seen) = check("the next boot")?;
+            let due = if words.contains("NOT") { "note" } else { "good" };
+            ensure!(health == due && seen == words, "{health}: {seen}");
+            Ok(())
+        };
+        let said = install(&["--allow-from", "region:us-1"])?;
+        is_said(&said, "the policy is NOT applied at boot; guard off, metrics timer off")?;
+        let said = install_with_unit(lab, &["--allow-from", "region:us-1"])?;
+        is_said(&said, "the policy is applied at boot; guard off, metrics timer off")?;
+        // As `systemctl disable` leaves it.
+        fs::remove_file(format!("{UNITS}/sysinit.target.wants/agent-fw.service"))?;
+        let again = "the policy is NOT applied at boot; guard off, metrics timer off";
+        is_said(&format!("boot: {again}"), again)?;
+        let (shown, _) = status()?;
+        let boot = &shown["boot"];
+        ensure!(boot["unit"] == false && boot["guard"] == false, "{boot}");
         Ok(())
     })
 }

@@ -52,7 +52,7 @@ fn what_tproxy_hands_over_is_a_detour_where_the_agents_socket_takes_it() -> Resu
 }
 
 /// Rules by which a port may be sent on, and whether the agent's stays closed all the same.
-const SENDING: [(&str, bool); 16] = [
+const SENDING: [(&str, bool); 36] = [
     ("ip daddr HERE tcp dport 4118 dnat to THERE", false),
     ("ip daddr HERE/28 tcp dport 4118 dnat to THERE", false),
     ("ip daddr != 203.0.113.9 tcp dport 4118 dnat to THERE", false),
@@ -69,6 +69,28 @@ const SENDING: [(&str, bool); 16] = [
     ("dnat to ip daddr . tcp dport map { 203.0.113.9 . 4118 : THERE }", true),
     ("dnat to ip daddr . tcp dport map { HERE . 4118 : THERE }", false),
     ("dnat to ip daddr map { 203.0.113.9 : THERE }", true),
+    // What a rule reads behind the port takes the port's register.
+    ("tcp dport 4118 ct mark 0 dnat to THERE", false),
+    ("tcp dport 4118 fib daddr type local dnat to THERE", false),
+    ("tcp dport 4118 ct original saddr 198.51.100.7 dnat to THERE", false),
+    ("tcp dport 4118 dnat to numgen inc mod 2 map { 0 : THERE, 1 : THERE }", false),
+    ("tcp dport 4118 dnat to jhash ip saddr mod 2 map { 0 : THERE, 1 : THERE }", false),
+    ("tcp dport 4118 ip daddr . iifname { HERE . manager0 } dnat to THERE", false),
+    ("tcp dport 8080 ct mark 0 dnat to THERE", true),
+    ("tcp dport 8080 dnat to numgen inc mod 2 map { 0 : THERE, 1 : THERE }", true),
+    // Maps of verdicts, by whatever they are looked up.
+    ("tcp dport 4118 numgen random mod 2 vmap { 0 : goto on, 1 : goto on }", false),
+    ("tcp dport 4118 ip saddr . ip daddr vmap { 198.51.100.7 . HERE : goto on }", false),
+    ("tcp dport 4118 iifname . ip daddr vmap { manager0 . HERE : goto on }", false),
+    ("ip daddr . tcp dport vmap { HERE . 4118 : goto on }", false),
+    ("ip daddr . tcp dport vmap { HERE . 4000-5000 : goto on }", false),
+    ("ip daddr . meta l4proto . th dport vmap { HERE . tcp . 4118 : goto on }", false),
+    ("tcp dport vmap { 4000-5000 : goto on }", false),
+    ("tcp dport 8080 numgen random mod 2 vmap { 0 : goto on, 1 : goto on }", true),
+    ("ip daddr . tcp dport vmap { HERE . 8080 : goto on }", true),
+    ("ip daddr . tcp dport vmap { HERE . 8000-9000 : goto on }", true),
+    ("ip daddr . tcp dport vmap { 203.0.113.9 . 4118 : goto on }", true),
+    ("tcp dport vmap { 8000-9000 : goto on }", true),
 ];
 
 fn a_rule_about_other_addresses_or_ports_sends_nothing_of_the_agents_on() -> Result<()> {
@@ -98,7 +120,8 @@ fn a_rule_about_other_addresses_or_ports_sends_nothing_of_the_agents_on() -> Res
         };
         for (how, closed) in SENDING {
             let rule = how.replace("THERE", &there).replace("HERE", &here);
-            let rules = format!("table ip sent {{ chain p {{ {base};\n{rule}\n}}\n}}");
+            let on = format!("chain on {{ dnat to {there}\n}}");
+            let rules = format!("table ip sent {{ {on}\nchain p {{ {base};\n{rule}\n}}\n}}");
             feed(["nft", "-f", "-"], &rules).with_context(|| rule.clone())?;
             judge(&rule, closed)?;
             if how.contains(other) && !how.contains("!=") {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 tests![
     an_apply_of_both_that_is_killed_at_any_moment_is_finished_or_taken_back,
+    an_install_of_both_that_is_killed_at_any_moment_is_finished_or_taken_back,
     a_guard_follows_an_interface_to_its_new_name,
 ];
 
@@ -51,6 +52,43 @@ fn an_apply_of_both_that_is_killed_at_any_moment_is_finished_or_taken_back() -> 
             expect(&manager, due, &["34.205.5.40"]).with_context(|| format!("round {round}"))?;
         }
         println!("{halves} of {rounds} were seen half done");
+        Ok(())
+    })
+}
+
+fn an_install_of_both_that_is_killed_at_any_moment_is_finished_or_taken_back() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        let (narrow, wide) = ("34.205.5.0/27", "34.205.5.0/26");
+        let flags = |from| ["--allow-from", from, "--backend", "both", "--interface", "manager0"];
+        install(&flags(wide))?;
+        let start = Instant::now();
+        install(&flags(narrow))?;
+        let took = start.elapsed();
+        let rounds = 24;
+        for round in 0..rounds {
+            let next = if round % 2 == 0 { wide } else { narrow };
+            let words = ["install", "--no-boot", "--untested"].into_iter().chain(flags(next));
+            kill_agent_fw_after(took * round / rounds + Duration::from_millis(1), words)?;
+            // Whom both admit gets in, a stranger does not, whatever is half done.
+            expect(&manager, Outcome::Talked, &["34.205.5.1"])
+                .with_context(|| format!("round {round}"))?;
+            expect(&manager, Outcome::Silent, &["198.51.100.7"])
+                .with_context(|| format!("round {round}"))?;
+            match round % 3 {
+                0 => drop(agent_fw(["apply"])?.success()?),
+                1 => drop(agent_fw(["apply", "--boot"])?.success()?),
+                _ => {
+                    let _guard = Guard::start()?;
+                    until("the guard finishes it", || Ok(status()?.1 == Some(0)))?;
+                }
+            }
+            ensure!(status()?.1 == Some(0), "round {round}: {:#}", status()?.0);
+            let is_wide = fs::read_to_string(POLICY)?.contains(wide);
+            let due = if is_wide { Outcome::Talked } else { Outcome::Silent };
+            expect(&manager, due, &["34.205.5.40"]).with_context(|| format!("round {round}"))?;
+        }
         Ok(())
     })
 }

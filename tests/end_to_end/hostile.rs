@@ -17,6 +17,7 @@ tests![
     records_of_its_own_that_are_no_files_do_not_keep_the_port_open_at_boot,
     a_policy_that_opens_more_is_taken_over_when_that_is_said,
     files_that_others_can_change_are_refused_unless_they_are_trusted,
+    rules_and_regions_that_others_can_change_are_refused_unless_they_are_trusted,
     an_older_versions_policy_stays_in_force_whoever_owns_its_lists,
     metrics_replace_no_link_and_no_device,
     what_a_list_contains_is_not_shown_to_everybody,
@@ -250,6 +251,53 @@ fn files_that_others_can_change_are_refused_unless_they_are_trusted() -> Result<
         forget()?;
         ensure!(agent_fw(["apply", "--boot"])?.code == Some(1));
         is_closed(&manager)
+    })
+}
+
+fn rules_and_regions_that_others_can_change_are_refused_unless_they_are_trusted() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        let (rules, regions) = ("/run/manager.json", "/etc/agent-fw/regions.toml");
+        fs::write(
+            rules,
+            r#"[{ "name": "manager", "action": "bypass", "priority": "4",
+                  "direction": "incoming", "frameType": "ip", "protocol": "tcp",
+                  "sourceIPType": "single", "sourceIPValue": "34.205.5.1",
+                  "destinationPortType": "multiple", "destinationPortMultiple": ["4118"] }]"#,
+        )?;
+        fs::create_dir_all("/etc/agent-fw")?;
+        fs::write(
+            regions,
+            "[own-1]\nplace = \"here\"\ndomain = \"own.example\"\nas_of = \"2026-01-01\"\n\
+             source = \"by hand\"\nsubnets = [\"34.205.5.0/27\"]\n",
+        )?;
+        for (file, flags) in
+            [(rules, ["--rules", rules]), (regions, ["--allow-from", "region:own-1"])]
+        {
+            let spoil: [&dyn Fn() -> Result<()>; 2] =
+                [&|| Ok(fs::set_permissions(file, fs::Permissions::from_mode(0o646))?), &|| {
+                    Ok(chown(file, Some(USER), None)?)
+                }];
+            for spoil in spoil {
+                chown(file, Some(0), Some(0))?;
+                fs::set_permissions(file, fs::Permissions::from_mode(0o644))?;
+                install(&flags)?;
+                spoil()?;
+                let refused = crate::scene::try_install(&[&flags[..], &["--log"]].concat())?;
+                ensure!(refused.code == Some(2), "{refused}");
+                ensure!(refused.stderr.contains("--trust-file-modes"), "{refused}");
+                ensure!(agent_fw(["apply"])?.code == Some(2), "{file}");
+                forget()?;
+                ensure!(agent_fw(["apply", "--boot"])?.code == Some(1), "{file}");
+                is_closed(&manager)?;
+                install(&[&flags[..], &["--trust-file-modes"]].concat())?;
+                forget()?;
+                agent_fw(["apply", "--boot"])?.success()?;
+                is_closed(&manager)?;
+            }
+        }
+        Ok(())
     })
 }
 

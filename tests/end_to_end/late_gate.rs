@@ -10,6 +10,7 @@ tests![
     a_rule_that_sets_the_port_behind_the_gate_lets_nobody_in,
     the_late_gate_counts_what_it_refuses_once_and_nothing_that_is_admitted,
     verify_misses_the_late_gate,
+    of_a_saved_ruleset_over_the_table_verify_says_nothing_untrue,
     explain_names_the_late_gate,
     doctor_names_a_rule_that_sends_the_port_on_to_a_container,
     doctor_names_a_rule_that_hands_other_ports_to_the_agent,
@@ -112,6 +113,34 @@ fn verify_misses_the_late_gate() -> Result<()> {
         let verified = agent_fw(["verify"])?;
         ensure!(verified.code == Some(1), "{verified}");
         ensure!(verified.stdout.contains("has given it this port"), "{verified}");
+        Ok(())
+    })
+}
+
+/// `nft -f` of a ruleset that was saved yesterday adds its rules to those of today.
+fn of_a_saved_ruleset_over_the_table_verify_says_nothing_untrue() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        install(&["--allow-from", "198.51.100.7"])?;
+        let saved = run(["nft", "list", "ruleset"])?;
+        install(&["--allow-from", "region:us-1"])?;
+        feed(["nft", "-f", "-"], &saved)?;
+        rewrite(10, AGENT)?;
+        for port in [AGENT, OTHER] {
+            for source in [UNLISTED[0], "198.51.100.7"] {
+                let seen = from(&manager, source, port)?;
+                ensure!(seen == Outcome::Silent, "from {source} to {port}: {seen}");
+            }
+            let seen = from(&manager, LISTED[0], port)?;
+            ensure!(seen == Outcome::Talked, "of those listed, to {port}: {seen}");
+        }
+        let verified = agent_fw(["verify"])?;
+        ensure!(verified.code == Some(1), "{verified}");
+        let passes = verified.stdout.contains("the kernel: lets it pass");
+        ensure!(!passes && verified.stdout.contains("not known"), "{verified}");
+        agent_fw(["apply"])?.success()?;
+        agent_fw(["verify"])?.success()?;
         Ok(())
     })
 }

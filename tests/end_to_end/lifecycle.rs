@@ -290,6 +290,9 @@ fn a_policy_edited_by_hand_is_neither_deleted_nor_replaced_without_a_word() -> R
         let said = install(&["--allow-from", "region:de-1"])?;
         ensure!(said.contains("policy.toml.replaced"), "{said}");
         ensure!(fs::read_to_string("/etc/agent-fw/policy.toml.replaced")? == edited);
+        let refused = agent_fw(["uninstall"])?;
+        let names_it = refused.stderr.contains("policy.toml.replaced was edited");
+        ensure!(refused.code == Some(2) && names_it, "{refused}");
         fs::write(POLICY, &edited)?;
         agent_fw(["uninstall", "--yes"])?.success()?;
         ensure!(!fs::exists("/etc/agent-fw")?);

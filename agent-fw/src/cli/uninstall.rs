@@ -10,7 +10,7 @@ use crate::system;
 use crate::system::{awaited_interfaces, file, lock, privilege, systemd};
 use anyhow::anyhow;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Removes table and XDP programs from the kernel, the policy from the disk, and the boot unit's link
 ///
@@ -43,10 +43,11 @@ impl Uninstall {
         }
         let policy = Path::new(system::POLICY);
         // What cannot be read was not written by us.
-        let edited = file::read_trusted(policy, file::Trust::Anybody)
-            .map_or(true, |text| text.is_some_and(|t| is_edited(&t)));
-        let edited = edited || !system::replaced_policies().is_empty();
-        if edited && !self.yes && !confirmed()? {
+        let is_edited = file::read_trusted(policy, file::Trust::Anybody)
+            .map_or(true, |text| text.is_some_and(|text| is_edited(&text)));
+        let mut edited = system::replaced_policies();
+        edited.extend(is_edited.then(|| policy.to_owned()));
+        if !edited.is_empty() && !self.yes && !confirmed(&edited)? {
             report::remark("nothing was changed");
             return Ok(Outcome::False);
         }
@@ -90,14 +91,17 @@ fn leave_the_kernel() -> anyhow::Result<()> {
     awaited_interfaces::set(&[])
 }
 
-fn confirmed() -> Result<bool> {
+/// Asks whether these files may be deleted, which somebody has edited.
+fn confirmed(edited: &[PathBuf]) -> Result<bool> {
+    let names: Vec<String> = edited.iter().map(|path| path.display().to_string()).collect();
+    let names = names.join(" and ");
+    let [were, them] = if edited.len() == 1 { ["was", "it"] } else { ["were", "them"] };
     if !std::io::stdin().is_terminal() {
-        let policy = system::POLICY;
         return Err(Failure::Input(anyhow!(
-            "{policy} was edited by hand; --yes deletes it all the same"
+            "{names} {were} edited by hand; --yes deletes {them} all the same"
         )));
     }
-    write!(std::io::stdout(), "{} was edited by hand. Delete it? [y/N] ", system::POLICY)?;
+    write!(std::io::stdout(), "{names} {were} edited by hand. Delete {them}? [y/N] ")?;
     std::io::stdout().flush()?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;

@@ -4,8 +4,10 @@
 
 use super::destination;
 use super::reach::Reach;
+use super::registers;
+use super::registers::{Registers, word};
 use super::rewriting::{self, Rewriting};
-use super::rule_text::{elements, verdicts, words_of};
+use super::rule_text::{Branch, elements, verdicts, words_of};
 use crate::model::{AddressRange, AddressSet, Ordinal as _, Port, RangeSet};
 use crate::netlink::listeners;
 use crate::netlink::message::attributes;
@@ -14,7 +16,7 @@ use crate::netlink::routes::local_addresses;
 use crate::trace::base_chains::Base;
 use crate::trace::events::Place;
 use crate::trace::{base_chains, iptables_legacy};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -272,7 +274,7 @@ struct Rule<'a> {
     /// The addresses of this host that packets can be to which it is about.
     to: AddressSet,
     /// What registers hold: a port of the packet, a protocol, or a constant.
-    registers: BTreeMap<u32, Value>,
+    registers: Registers<Value>,
     is_about_port: bool,
     deed: Option<Deed>,
     /// Other chains that it leads to.
@@ -290,21 +292,21 @@ enum Ask<'n> {
 /// What the kernel tells.
 enum Told {
     Keys(Option<Vec<(Vec<u8>, bool)>>),
-    Chains(Vec<((Vec<u8>, bool), String)>),
+    Chains(Vec<Branch>),
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Value {
     Port,
-    /// The destination address; of one behind a mask, these bits.
-    Destination(Option<Vec<u8>>),
+    /// These bits of the destination address, as many as it has.
+    Destination(Vec<u8>),
     Protocol,
     Constant(Vec<u8>),
 }
 
 impl<'a> Rule<'a> {
     fn new(known: &'a Known<'a>) -> Self {
-        let (registers, jumps) = (BTreeMap::new(), Vec::new());
+        let (registers, jumps) = (Registers::default(), Vec::new());
         let to = known.local.clone();
         Self { known, to, registers, is_about_port: true, deed: None, jumps }
     }
@@ -345,7 +347,7 @@ impl<'a> Rule<'a> {
                 self.jumps.extend(chain);
                 let value = find(data, 2).and_then(|value| find(value, 1));
                 if let (Some(register), Some(value)) = (field(1), value) {
-                    self.registers.insert(register, Value::Constant(value.to_vec()));
+                    self.registers.set(register, Some(Value::Constant(value.to_vec())));
                 }
             }
             "cmp" => {
@@ -355,8 +357,8 @@ impl<'a> Rule<'a> {
             "bitwise" => self.mask(field(1), field(2), data),
             "range" => {
                 let end = |kind| find(data, kind).and_then(|data| find(data, 1));
-                if let (Some(Value::Destination(None)), Some(first), Some(last)) =
-                    (self.value(field(1)), end(3), end(4))
+                if let (true, Some(first), Some(last)) =
+                    (self.is_destination(field(1)), end(3), end(4))
                 {
                     self.restrict_address(destination::between(first, last), field(2) == Some(1));
                 }
@@ -369,8 +371,8 @@ impl<'a> Rule<'a> {
             "lookup" if field(3) == Some(0) => {
                 let name = find(data, 1).map(text).unwrap_or_default();
                 if let Told::Chains(chains) = ask(Ask::Verdicts(&name)) {
-                    let is_port = self.holds(field(2), &Value::Port);
-                    self.jumps.extend(led_to(&chains, is_port, self.known.ports));
+                    let led_to = self.led_to(field(2), &chains);
+                    self.jumps.extend(led_to);
                 }
             }
             "lookup" if field(3).is_some() => {
@@ -378,8 +380,7 @@ impl<'a> Rule<'a> {
                 if let Told::Keys(Some(keys)) = ask(Ask::Set(&name)) {
                     self.look_up(field(2), &keys);
                 }
-                // Another value takes the register.
-                field(3).map(|register| self.registers.remove(&register));
+                field(3).map(|register| self.registers.set(register, None));
             }
             "lookup" if field(5).unwrap_or(0) & 1 == 0 => {
                 let name = find(data, 1).map(text).unwrap_or_default();
@@ -389,8 +390,8 @@ impl<'a> Rule<'a> {
             }
             "lookup" => {
                 let name = find(data, 1).map(text).unwrap_or_default();
-                if let (Told::Keys(Some(keys)), Some(Value::Destination(None))) =
-                    (ask(Ask::Set(&name)), self.value(field(2)))
+                if let (Told::Keys(Some(keys)), true) =
+                    (ask(Ask::Set(&name)), self.is_destination(field(2)))
                     && let Some(addresses) = destination::of_keys(&keys)
                 {
                     self.narrow(&addresses, true);
@@ -398,7 +399,7 @@ impl<'a> Rule<'a> {
             }
             // Type 1 is DNAT; without an address, it changes the port alone.
             "nat" if field(1) == Some(1) && field(3).is_some() => {
-                let to = field(3).and_then(|register| self.registers.get(&register));
+                let to = field(3).and_then(|register| self.registers.get(register));
                 let is_here = matches!(to, Some(Value::Constant(to)) if self.is_here(to));
                 self.deed = (!is_here).then_some(Deed::SendOn);
             }
@@ -407,7 +408,10 @@ impl<'a> Rule<'a> {
             "tproxy" => self.hand(field(3).and_then(|register| self.constant_port(register))),
             "match" => self.matched(data),
             "target" => self.target(data),
-            _ => {}
+            // Whatever it reads takes the place of what the register held.
+            _ => {
+                registers::written(name, data).map(|register| self.registers.set(register, None));
+            }
         }
     }
 
@@ -428,24 +432,20 @@ impl<'a> Rule<'a> {
             "payload" if (field(2), field(3), field(4)) == (Some(2), Some(2), Some(2)) => {
                 Some(Value::Port)
             }
-            "payload" if field(2) == Some(1) => destination::part(field(3), field(4)).map(|part| {
-                let is_whole = part.iter().all(|byte| *byte == u8::MAX);
-                Value::Destination((!is_whole).then_some(part))
-            }),
+            "payload" if field(2) == Some(1) => {
+                destination::part(field(3), field(4)).map(Value::Destination)
+            }
             _ => None,
         };
         if let Some(register) = field(1) {
-            match value {
-                Some(value) => self.registers.insert(register, value),
-                None => self.registers.remove(&register),
-            };
+            self.registers.set(register, value);
         }
     }
 
     fn compare(&mut self, register: Option<u32>, operation: u32, value: &[u8]) {
         if let Some(Value::Destination(mask)) = self.value(register) {
-            let mask = mask.clone().unwrap_or_else(|| vec![u8::MAX; value.len()]);
-            let is_whole = mask.iter().all(|byte| *byte == u8::MAX);
+            let mask = mask.clone();
+            let is_whole = is_whole(&mask);
             let [least, most] = [0, u8::MAX].map(|byte| vec![byte; value.len()]);
             // `NFT_CMP_EQ`, `NEQ`, `LT`, `LTE`, `GT`, `GTE`.
             match operation {
@@ -498,51 +498,70 @@ impl<'a> Rule<'a> {
             Some(Value::Port) if keys.iter().all(|(key, _)| key.len() <= WORD_BYTES) => {
                 self.restrict(register, |wanted| holds(keys, wanted));
             }
-            Some(Value::Destination(None)) => {
+            Some(Value::Destination(mask)) if is_whole(mask) => {
                 if let Some(addresses) = destination::of_keys(keys) {
                     self.narrow(&addresses, false);
                 } else {
-                    self.is_about_port &= keys.iter().any(|(key, _)| self.may_be(register, key));
+                    self.is_about_port &=
+                        keys.iter().any(|(key, _)| self.may_be(register, key, key));
                 }
             }
             Some(Value::Port) => {
-                self.is_about_port &= keys.iter().any(|(key, _)| self.may_be(register, key));
+                self.is_about_port &= keys.iter().any(|(key, _)| self.may_be(register, key, key));
             }
             _ => {}
         }
     }
 
-    /// Whether a packet to the port here can have this key of several values, the first of them in
-    /// this register.
-    fn may_be(&self, register: Option<u32>, key: &[u8]) -> bool {
+    /// The chains that a map of verdicts may lead packets to the port to, by what this register and
+    /// those behind it hold.
+    fn led_to(&self, register: Option<u32>, branches: &[Branch]) -> Vec<String> {
+        let is_interval = branches.iter().any(|branch| branch.is_end);
+        let mut found = Vec::new();
+        for (place, Branch { first, last, chain, .. }) in branches.iter().enumerate() {
+            let may_be = if is_interval && self.holds(register, &Value::Port) {
+                let next = branches.get(place + 1).and_then(|next| port(&next.first));
+                let first = port(first).unwrap_or(0);
+                let last = next.map_or(u16::MAX, |next| next.max(1) - 1).max(first);
+                any(self.known.ports, |port| first <= port && port <= last)
+            } else {
+                is_interval || self.may_be(register, first, last)
+            };
+            if may_be && !chain.is_empty() {
+                found.push(chain.clone());
+            }
+        }
+        found
+    }
+
+    /// Whether a packet to the port here can have a key between these two, each of several values, the
+    /// first of them in this register.
+    fn may_be(&self, register: Option<u32>, first: &[u8], last: &[u8]) -> bool {
         const WORD_BYTES: usize = 4;
-        let Some(mut word) = register.map(word_of) else { return true };
-        let mut rest = key;
-        while let Some(bytes) = rest.get(..WORD_BYTES) {
-            let named = self.registers.iter().find(|(register, _)| word_of(**register) == word);
+        let Some(mut word) = register.map(word) else { return true };
+        let mut rest = 0;
+        while rest < first.len() {
             let mut taken = WORD_BYTES;
-            match named.map(|(_, value)| value) {
-                Some(Value::Port)
-                    if !port(bytes).is_some_and(|to| self.known.ports.contains(Port(to))) =>
-                {
-                    return false;
-                }
-                Some(Value::Destination(None)) => {
-                    // Where an address of IPv6 would fit, it is one of IPv4 if the next word is known.
-                    let is_known =
-                        |word| self.registers.keys().any(|other| word_of(*other) == word);
-                    let of_v6 = rest.get(..16).filter(|_| !is_known(word + 1));
-                    let address = of_v6.unwrap_or(bytes);
-                    let one: AddressSet =
-                        destination::between(address, address).into_iter().collect();
-                    if self.known.local.intersection(&one).is_empty() {
+            let bounds = |size| Some((first.get(rest..rest + size)?, last.get(rest..rest + size)?));
+            match self.registers.get(word) {
+                Some(Value::Port) => {
+                    let bounds = bounds(2).and_then(|(from, to)| Some((port(from)?, port(to)?)));
+                    let is_between = |(from, to)| any(self.known.ports, |p| from <= p && p <= to);
+                    if !bounds.is_none_or(is_between) {
                         return false;
                     }
-                    taken = address.len();
+                }
+                Some(Value::Destination(mask)) => {
+                    taken = mask.len();
+                    let addresses = bounds(taken).and_then(|(a, z)| destination::between(a, z));
+                    let addresses: AddressSet = addresses.into_iter().collect();
+                    if is_whole(mask) && self.known.local.intersection(&addresses).is_empty() {
+                        return false;
+                    }
                 }
                 _ => {}
             }
-            rest = &rest[taken..];
+            rest += taken;
             word += u32::try_from(taken / WORD_BYTES).unwrap_or(1);
         }
         true
@@ -552,25 +571,27 @@ impl<'a> Rule<'a> {
     fn mask(&mut self, from: Option<u32>, to: Option<u32>, data: &[u8]) {
         let mask = find(data, 4).and_then(|data| find(data, 1));
         let value = match (self.value(from), mask) {
-            (Some(Value::Destination(None)), Some(mask)) => {
-                Some(Value::Destination(Some(mask.to_vec())))
+            (Some(Value::Destination(whole)), Some(mask)) if is_whole(whole) => {
+                Some(Value::Destination(mask.to_vec()))
             }
             _ => None,
         };
         if let Some(to) = to {
-            match value {
-                Some(value) => self.registers.insert(to, value),
-                None => self.registers.remove(&to),
-            };
+            self.registers.set(to, value);
         }
     }
 
     fn value(&self, register: Option<u32>) -> Option<&Value> {
-        self.registers.get(&register?)
+        self.registers.get(register?)
+    }
+
+    /// Whether a register holds the whole destination address.
+    fn is_destination(&self, register: Option<u32>) -> bool {
+        matches!(self.value(register), Some(Value::Destination(mask)) if is_whole(mask))
     }
 
     fn holds(&self, register: Option<u32>, value: &Value) -> bool {
-        register.and_then(|register| self.registers.get(&register)) == Some(value)
+        self.value(register) == Some(value)
     }
 
     /// Whether these are the bytes of an address of this host.
@@ -581,7 +602,7 @@ impl<'a> Rule<'a> {
     }
 
     fn constant_port(&self, register: u32) -> Option<u16> {
-        match self.registers.get(&register)? {
+        match self.registers.get(register)? {
             Value::Constant(value) => port(value),
             _ => None,
         }
@@ -644,10 +665,9 @@ impl<'a> Rule<'a> {
     }
 }
 
-/// The number of a register's first four bytes: those of the old kind, of 16, are 1 to 4
-/// (`NFT_REG_1`), and `NFT_REG32_00` is 8.
-fn word_of(register: u32) -> u32 {
-    if (1..=4).contains(&register) { 8 + (register - 1) * 4 } else { register }
+/// Whether a mask leaves every bit.
+fn is_whole(mask: &[u8]) -> bool {
+    mask.iter().all(|byte| *byte == u8::MAX)
 }
 
 /// Whether some port meets the condition.
@@ -673,38 +693,6 @@ fn holds(keys: &[(Vec<u8>, bool)], wanted: u16) -> bool {
     }
     let before = bounds.filter(|(value, _)| *value <= wanted).max();
     before.is_some_and(|(_, is_end)| !is_end)
-}
-
-/// The chains that a map of verdicts may lead packets to these ports to. A key of more than an
-/// address is of several values, each of four bytes or a multiple: if none is the port, it is about
-/// another.
-fn led_to(
-    chains: &[((Vec<u8>, bool), String)],
-    is_port: bool,
-    ports: &RangeSet<Port>,
-) -> Vec<String> {
-    let mut found = Vec::new();
-    for (place, ((key, _), chain)) in chains.iter().enumerate() {
-        let next = chains.get(place + 1).and_then(|((key, _), _)| port(key));
-        let is_interval = chains.iter().any(|((_, is_end), _)| *is_end);
-        let may_be = if is_port {
-            let first = port(key).unwrap_or(0);
-            let last =
-                if is_interval { next.map_or(u16::MAX, |next| next.max(1) - 1) } else { first };
-            any(ports, |port| first <= port && port <= last.max(first))
-        } else {
-            let mut values = key.chunks(4);
-            let names_one = values.any(|value| {
-                port(value).is_some_and(|first| any(ports, |port| port == first))
-                    && value.get(2..).is_none_or(|rest| rest == [0, 0])
-            });
-            matches!(key.len(), 0..=4 | 16) || names_one
-        };
-        if may_be && !chain.is_empty() {
-            found.push(chain.clone());
-        }
-    }
-    found
 }
 
 /// The detours that rules of iptables-legacy are, as its program saves them.

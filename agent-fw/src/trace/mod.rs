@@ -15,6 +15,7 @@ mod outbound;
 pub(crate) mod path;
 mod path_mtu;
 mod reach;
+mod registers;
 mod rewriting;
 pub(crate) mod rule_text;
 mod syn;

@@ -1,6 +1,7 @@
 //! What gives packets the agent's port behind a program on the interface, which has let them pass:
 //! rules that change the port, the load balancer IPVS, and what packets are unpacked from.
 
+use super::registers::written;
 use crate::model::{Port, RangeSet};
 use crate::netlink::message;
 use crate::netlink::message::attributes;
@@ -49,16 +50,6 @@ impl<'a> Rewriting<'a> {
                 self.overwrite(field(1));
                 self.protocols.extend(field(1));
             }
-            "meta" | "payload" | "ct" | "fib" | "rt" | "socket" | "exthdr"
-                if field(5).is_none() =>
-            {
-                self.overwrite(field(1));
-            }
-            "lookup" => self.overwrite(field(3)),
-            "bitwise" | "byteorder" | "hash" | "numgen" | "osf" | "xfrm" => {
-                self.overwrite(if name == "numgen" { field(1) } else { field(2) });
-                self.overwrite(field(1).filter(|_| matches!(name, "osf" | "xfrm" | "hash")));
-            }
             "cmp" if field(1).is_some_and(|register| self.protocols.contains(&register)) => {
                 let value = find(data, 3).and_then(|data| find(data, 1)).unwrap_or_default();
                 self.may_be_tcp &= (field(2).unwrap_or(0) == 0) == (value == [TCP]);
@@ -79,7 +70,7 @@ impl<'a> Rewriting<'a> {
                 self.rewrites |= self.may_be_ours(field(1), field(2));
             }
             "target" => self.target(data),
-            _ => {}
+            _ => self.overwrite(written(name, data)),
         }
     }
 

@@ -95,17 +95,33 @@ pub(super) fn elements(connection: &mut Connection, at: &Place, set: &str) -> Op
     Some(keys)
 }
 
-/// The chains that a map of verdicts leads to, each with its key.
-pub(super) fn verdicts(connection: &mut Connection, at: &Place, map: &str) -> Vec<(Key, String)> {
+/// Where a map of verdicts leads packets.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Branch {
+    /// The key, or the least of several.
+    pub(super) first: Vec<u8>,
+    /// The greatest of several, where each value has bounds of its own.
+    pub(super) last: Vec<u8>,
+    /// Whether an interval ends here, and nothing begins.
+    pub(super) is_end: bool,
+    /// The chain; nothing, where the verdict is another.
+    pub(super) chain: String,
+}
+
+/// Where a map of verdicts leads packets, in the order of the keys.
+pub(super) fn verdicts(connection: &mut Connection, at: &Place, map: &str) -> Vec<Branch> {
     let ask = [named(1, &at.table), named(2, map)].concat();
     let lists = connection.dump(Kind::GetSetElements, at.family, &ask).unwrap_or_default();
     let mut found = Vec::new();
     for (_, element) in lists.iter().filter_map(|list| list.find(3)).flat_map(attributes) {
-        let key = find(element, 1).and_then(|key| find(key, 1)).unwrap_or_default().to_vec();
+        let value = |kind| find(element, kind).and_then(|key| find(key, 1)).map(<[u8]>::to_vec);
+        let first = value(1).unwrap_or_default();
+        // `NFTA_SET_ELEM_KEY_END`.
+        let last = value(10).unwrap_or_else(|| first.clone());
         let is_end = find(element, 3).and_then(number).is_some_and(|flags| flags & 1 != 0);
         // `NFTA_DATA_VERDICT`, and in it `NFTA_VERDICT_CHAIN`.
         let chain = find(element, 2).and_then(|data| find(find(data, 2)?, 2)).map(text);
-        found.push(((key, is_end), chain.unwrap_or_default()));
+        found.push(Branch { first, last, is_end, chain: chain.unwrap_or_default() });
     }
     found.sort();
     found

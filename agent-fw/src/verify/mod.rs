@@ -14,7 +14,7 @@ mod table;
 #[cfg(feature = "xdp")]
 pub use program::programs;
 pub use region::{Block, Number, Sample, Sender};
-pub use table::{Effect, effect};
+pub use table::{Effect, Late, effect};
 
 use crate::model::{Policy, Range, RangeSet, Verdict};
 use crate::netlink::link::Interface;
@@ -87,7 +87,7 @@ pub fn counterexample(policy: &Policy, reach: &Reach, kernel: &Kernel) -> Option
         kernel.programs.iter().map(|program| program.effect.clone().before_any_vrf()).collect();
     let effects = || kernel.table.iter().chain(&at_interfaces);
     let dropped: Vec<Block> = effects().flat_map(|effect| effect.dropped.clone()).collect();
-    let unknown: Vec<(Block, String)> =
+    let mut unknown: Vec<(Block, String)> =
         effects().flat_map(|effect| effect.unknown.clone()).collect();
     let refused = refused(policy);
     let of = |blocks: &[Block], deed: Deed| {
@@ -99,11 +99,17 @@ pub fn counterexample(policy: &Policy, reach: &Reach, kernel: &Kernel) -> Option
         return Some(found);
     }
     let late = kernel.table.as_ref().and_then(|effect| effect.late.as_ref());
-    let rewritten =
-        late.and_then(|late| of(&difference(refused.clone(), late), Deed::PassesRewritten));
+    let blocks = |of: &[(Block, String)]| -> Vec<Block> {
+        of.iter().map(|(block, _)| block.clone()).collect()
+    };
+    let rewritten = late.and_then(|late| {
+        let settled = [&late.dropped[..], &blocks(&late.unknown)].concat();
+        of(&difference(refused.clone(), &settled), Deed::PassesRewritten)
+    });
     let missing = difference(within(refused.clone(), reach), &dropped);
-    let uncertain: Vec<Block> = unknown.iter().map(|(block, _)| block.clone()).collect();
+    let uncertain = blocks(&unknown);
     let found = of(&difference(missing, &uncertain), Deed::Passes);
+    unknown.extend(late.iter().flat_map(|late| late.unknown.clone()));
     found.or(rewritten).or_else(|| {
         // Rather a packet that must not pass than one that nobody cares for.
         let feared = |(block, why): &(Block, String)| {

@@ -22,9 +22,18 @@ pub struct Effect {
     pub dropped: Vec<Block>,
     /// Packets of which that is not known, and the rule that they came to.
     pub unknown: Vec<(Block, String)>,
-    /// Packets that are dropped at the end of the hook `input`, whatever they looked like before:
+    /// What becomes of packets at the end of the hook `input`, whatever they looked like before:
     /// somebody may have given them the port there. `None` of what has no such end.
-    pub late: Option<Vec<Block>>,
+    pub late: Option<Late>,
+}
+
+/// What becomes of packets at the end of the hook `input`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Late {
+    /// Packets that are dropped.
+    pub dropped: Vec<Block>,
+    /// Packets of which that is not known, and the rule that they came to.
+    pub unknown: Vec<(Block, String)>,
 }
 
 impl Effect {
@@ -75,7 +84,9 @@ pub fn effect(live: &Live) -> Effect {
     let at_input = Block::everything().met(&local).into_iter().collect();
     let is_late = |base: &&Base| base.way == Way::Input && base.priority >= LATE_PRIORITY;
     bases.iter().filter(is_late).fold(at_input, |packets, base| machine.pass(base, packets));
-    Effect { dropped: united(dropped), unknown, late: Some(united(machine.effect.dropped)) }
+    let Effect { dropped: late, unknown: uncertain, .. } = machine.effect;
+    let late = Late { dropped: united(late), unknown: uncertain };
+    Effect { dropped: united(dropped), unknown, late: Some(late) }
 }
 
 /// Where packets that come in meet a base chain.
