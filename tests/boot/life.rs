@@ -212,8 +212,15 @@ fn without_counters(host: &mut Host, neighbour: &Neighbour) -> Result<()> {
     if host.script("modinfo nft_objref").is_err() {
         return host.script(&format!("rm {FORBIDDEN}; sync")).map(drop);
     }
-    // It goes with the last table that counts.
-    host.script("nft flush ruleset; if lsmod | grep -q nft_objref; then rmmod nft_objref; fi")?;
+    // It goes with the last table that counts, in a moment.
+    host.script(
+        "systemctl stop agent-fw-guard; nft flush ruleset
+         for _ in $(seq 50); do
+             lsmod | grep -q nft_objref || break
+             rmmod nft_objref || sleep 0.2
+         done
+         ! lsmod | grep -q nft_objref",
+    )?;
     let unlisted = neighbour.unlisted_so_far();
     host.script("agent-fw apply --boot || test $? = 1")?;
     let table = host.run(&["nft", "list", "ruleset"])?;

@@ -7,7 +7,9 @@ use agent_fw_lab::{Lab, Listener, Outcome, agent_fw, agent_fw_path, command, run
 use anyhow::{Context as _, Result, ensure};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::time::Duration;
 
 tests![
     install_brings_the_boot_unit_and_uninstall_takes_it_away,
@@ -19,6 +21,7 @@ tests![
     without_any_good_policy_the_port_is_closed_at_boot,
     until_a_missing_interface_comes_the_table_holds,
     whether_the_boot_unit_the_guard_and_the_timer_are_on_is_said,
+    the_status_line_of_the_boot_unit_quotes_no_private_file,
 ];
 
 const UNITS: &str = "/etc/systemd/system";
@@ -254,6 +257,29 @@ fn whether_the_boot_unit_the_guard_and_the_timer_are_on_is_said() -> Result<()> 
         let (shown, _) = status()?;
         let boot = &shown["boot"];
         ensure!(boot["unit"] == false && boot["guard"] == false, "{boot}");
+        Ok(())
+    })
+}
+
+/// Anybody may read what `systemctl status` shows of a unit.
+fn the_status_line_of_the_boot_unit_quotes_no_private_file() -> Result<()> {
+    Lab::run(|_| {
+        let list = "/run/private.list";
+        fs::write(list, "34.205.5.0/27\n")?;
+        install(&["--allow-from", &format!("file:{list}")])?;
+        fs::write(list, "root:secret\n")?;
+        fs::set_permissions(list, fs::Permissions::from_mode(0o600))?;
+        let socket = UnixDatagram::bind("/run/notify")?;
+        socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+        let mut unit = command([agent_fw_path()]);
+        let ended = unit.args(["apply", "--boot"]).env("NOTIFY_SOCKET", "/run/notify").output()?;
+        let said = [ended.stdout, ended.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        ensure!(!ended.status.success() && said.contains("secret"), "the journal: {said}");
+        let mut line = [0; 4096];
+        let length = socket.recv(&mut line)?;
+        let line = String::from_utf8_lossy(&line[..length]);
+        ensure!(line.contains("STATUS=") && !line.contains("secret"), "{line}");
         Ok(())
     })
 }

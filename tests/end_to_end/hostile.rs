@@ -2,7 +2,9 @@
 
 use crate::scene::{AGENT, expect, install, status, stays_closed};
 use crate::tests;
-use agent_fw_lab::{Finished, Lab, Listener, Outcome, Peer, agent_fw, command, run};
+use agent_fw_lab::{
+    Finished, Lab, Listener, Outcome, Peer, agent_fw, agent_fw_path, command, output, run,
+};
 use anyhow::{Context as _, Result, ensure};
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
@@ -18,6 +20,7 @@ tests![
     a_policy_that_opens_more_is_taken_over_when_that_is_said,
     files_that_others_can_change_are_refused_unless_they_are_trusted,
     rules_and_regions_that_others_can_change_are_refused_unless_they_are_trusted,
+    no_word_of_a_file_reaches_the_terminal_as_a_command,
     an_older_versions_policy_stays_in_force_whoever_owns_its_lists,
     metrics_replace_no_link_and_no_device,
     what_a_list_contains_is_not_shown_to_everybody,
@@ -296,6 +299,117 @@ fn rules_and_regions_that_others_can_change_are_refused_unless_they_are_trusted(
                 agent_fw(["apply", "--boot"])?.success()?;
                 is_closed(&manager)?;
             }
+        }
+        Ok(())
+    })
+}
+
+/// What a terminal takes for a command: escapes, the bell, and other control characters. Styles that
+/// agent-fw itself sets are left out: `ESC [`, digits, `m`.
+fn commands_in(said: &str) -> Option<char> {
+    let mut rest = said;
+    let mut found = None;
+    while let Some(letter) = rest.chars().next() {
+        let style = rest.strip_prefix("\u{1b}[").and_then(|rest| {
+            let rest = rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';');
+            rest.strip_prefix('m')
+        });
+        if style.is_none() && letter.is_control() && !matches!(letter, '\n' | '\t') {
+            found = Some(letter);
+        }
+        rest = style.unwrap_or(&rest[letter.len_utf8()..]);
+    }
+    found
+}
+
+fn no_word_of_a_file_reaches_the_terminal_as_a_command() -> Result<()> {
+    const TITLE: &str = "\u{1b}]0;hacked\u{7}\u{9b}31m";
+    const ESCAPED: &str = "\\u001b]0;hacked\\u0007\\u009b31m";
+    Lab::run(|_| {
+        // As on a terminal: elsewhere every escape is left out, whoever's it is.
+        let program = agent_fw_path().display().to_string();
+        let quiet = |words: &[&str]| -> Result<Finished> {
+            let on_terminal = ["env", "CLICOLOR_FORCE=1", &program];
+            let finished = output(on_terminal.iter().chain(words))?;
+            let found = commands_in(&format!("{}{}", finished.stdout, finished.stderr));
+            ensure!(found.is_none(), "{words:?}: {found:?} in {:?}", finished.to_string());
+            Ok(finished)
+        };
+        let install =
+            |flags: [&str; 2]| quiet(&["install", "--no-boot", "--untested", flags[0], flags[1]]);
+        let show = || -> Result<()> {
+            for words in [
+                &["status"][..],
+                &["status", "--json"],
+                &["verify"],
+                &["doctor"],
+                &["apply"],
+                &["apply", "--boot"],
+                &["metrics"],
+                &["regions", "list"],
+                &["regions", "check"],
+                &["explain", "--from", "34.205.5.1"],
+            ] {
+                quiet(words)?;
+            }
+            Ok(())
+        };
+        // The name of a file, one that is not there, and what is in it.
+        let list = format!("/run/list{TITLE}");
+        fs::write(&list, "34.205.5.0/27\n")?;
+        install(["--allow-from", &format!("file:{list}")])?.success()?;
+        show()?;
+        fs::write(&list, format!("34.205.5.0/27\nmanager{TITLE}\n"))?;
+        ensure!(install(["--allow-from", &format!("file:{list}")])?.code == Some(2));
+        show()?;
+        ensure!(install(["--allow-from", &format!("file:/run/none{TITLE}")])?.code == Some(2));
+        ensure!(install(["--allow-from", &format!("manager{TITLE}")])?.code == Some(2));
+        // The fields of a region.
+        for field in ["place", "domain", "source", "as_of", "own-1", "more"] {
+            let region = [
+                "[own-1]",
+                "place = \"here\"",
+                "domain = \"own.example\"",
+                "source = \"by hand\"",
+                "as_of = \"2026-01-01\"",
+                "subnets = [\"34.205.5.0/27\"]",
+            ];
+            let mut text = region
+                .join("\n")
+                .replace(&format!("{field} = \""), &format!("{field} = \"{ESCAPED}"));
+            match field {
+                "own-1" => text = text.replace("[own-1]", &format!("[\"own-1{ESCAPED}\"]")),
+                "more" => text += &format!("\n\"{ESCAPED}\" = 1\n"),
+                _ => {}
+            }
+            fs::write("/etc/agent-fw/regions.toml", text)?;
+            install(["--allow-from", "region:own-1"])?;
+            quiet(&["regions", "show", "own-1"])?;
+            quiet(&["regions", "import", "/etc/agent-fw/regions.toml"])?;
+            quiet(&["ports", "--region", "own-1"])?;
+            show()?;
+        }
+        fs::remove_file("/etc/agent-fw/regions.toml")?;
+        // Words that nobody knows, in the policy and in rules.
+        for text in [
+            format!("allow_from = [\"{ESCAPED}\"]\n"),
+            format!("allow_from = [\"any\"]\n\"{ESCAPED}\" = 1\n"),
+            format!("allow_from = [\"any\"]\nbackend = \"{ESCAPED}\"\n"),
+            format!("allow_from = [\"any\"]\n{TITLE} = 1\n"),
+        ] {
+            fs::write(POLICY, text)?;
+            show()?;
+        }
+        for text in [
+            format!("[{{ \"{ESCAPED}\": 1 }}]"),
+            format!("[{{ \"name\": \"{ESCAPED}\" }}]"),
+            format!("[{{ \"name\": \"x\", \"action\": \"{ESCAPED}\" }}]"),
+            format!("[{{ \"name\": \"x\", {TITLE} }}]"),
+        ] {
+            fs::write("/run/rules.json", text)?;
+            install(["--rules", "/run/rules.json"])?;
+            quiet(&["rules", "check", "/run/rules.json"])?;
+            quiet(&["rules", "check", "--lenient", "/run/rules.json"])?;
         }
         Ok(())
     })

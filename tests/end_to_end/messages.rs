@@ -2,7 +2,7 @@
 
 use crate::scene::install;
 use crate::tests;
-use agent_fw_lab::{Lab, agent_fw, run};
+use agent_fw_lab::{Lab, agent_fw, agent_fw_path, output, run};
 use anyhow::{Result, ensure};
 use std::fs;
 
@@ -12,6 +12,7 @@ tests![
     what_is_printed_fits_80_columns,
     colours_are_not_printed_where_no_terminal_shows_them,
     a_reader_that_goes_away_is_no_failure,
+    without_nf_tables_every_command_that_needs_it_says_so,
 ];
 
 /// Arguments, and a part of the answer.
@@ -162,6 +163,59 @@ fn a_reader_that_goes_away_is_no_failure() -> Result<()> {
         drop(child.stdout.take());
         let output = child.wait_with_output()?;
         ensure!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        Ok(())
+    })
+}
+
+/// Runs what follows as on a kernel without nf_tables: a filter of seccomp answers `socket(AF_NETLINK,
+/// _, NETLINK_NETFILTER)` with `EPROTONOSUPPORT`. Its numbers are those of x86-64.
+const WITHOUT_NF_TABLES: &str = r#"
+    my ($load, $equal, $return) = (0x20, 0x15, 0x06);
+    my ($socket, $netlink, $netfilter, $number, $first, $third) = (41, 16, 12, 0, 16, 32);
+    my $filter = join '', map { pack('SCCL', @$_) } (
+        [$load, 0, 0, $number], [$equal, 0, 5, $socket],
+        [$load, 0, 0, $first], [$equal, 0, 3, $netlink],
+        [$load, 0, 0, $third], [$equal, 0, 1, $netfilter],
+        [$return, 0, 0, 0x00050000 | 93], [$return, 0, 0, 0x7fff0000]);
+    my $program = pack('S x6 P', 8, $filter);
+    syscall(157, 38, 1, 0, 0, 0) == 0 or die "no new privileges: $!";
+    syscall(157, 22, 2, $program) == 0 or die "seccomp: $!";
+    exec @ARGV or die;
+"#;
+
+fn without_nf_tables_every_command_that_needs_it_says_so() -> Result<()> {
+    if !cfg!(target_arch = "x86_64") {
+        println!("skipped: the filter is for x86-64");
+        return Ok(());
+    }
+    Lab::run(|lab| {
+        let from = lab.peer("manager")?.v4().to_string();
+        install(&["--allow-from", "region:us-1"])?;
+        for words in [
+            &["install", "--no-boot", "--allow-from", "region:us-1", "--log"][..],
+            &["install", "--no-boot", "--allow-from", "region:us-1", "--dry-run"],
+            &["apply"],
+            &["apply", "--boot"],
+            &["status"],
+            &["status", "--json"],
+            &["verify"],
+            &["doctor"],
+            &["explain", "--from", &from],
+            &["metrics"],
+            &["guard"],
+            &["uninstall", "--keep-policy"],
+            &["uninstall"],
+        ] {
+            let program = agent_fw_path().display().to_string();
+            let run = ["perl", "-e", WITHOUT_NF_TABLES, "--", &program];
+            let finished = output(run.iter().chain(words))?;
+            ensure!(!matches!(finished.code, Some(0 | 2)), "{words:?}: {finished}");
+            let said = finished.to_string();
+            ensure!(said.contains("this kernel has no nf_tables"), "{words:?}: {said}");
+            ensure!(!said.contains("EPROTO") && !said.contains("EINVAL"), "{words:?}: {said}");
+        }
+        // What needs it not goes on.
+        agent_fw(["compile", "--allow-from", "region:us-1"])?.success()?;
         Ok(())
     })
 }

@@ -11,6 +11,7 @@ pub(crate) mod message;
 pub mod monitor;
 pub(crate) mod multicast;
 pub(crate) mod nfnetlink;
+pub(crate) mod no_nf_tables;
 pub(crate) mod route_lookup;
 pub(crate) mod routes;
 pub mod surroundings;

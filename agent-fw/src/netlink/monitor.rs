@@ -1,6 +1,7 @@
 //! Changes of nf_tables and of interfaces, as the kernel announces them. Nothing is polled.
 
 use crate::netlink::message::{attributes, messages, text};
+use crate::netlink::no_nf_tables::cannot_open;
 use crate::nft::TableName;
 use anyhow::Context as _;
 use nix::errno::Errno;
@@ -138,7 +139,7 @@ impl Changes {
 
 fn hear(protocol: SockProtocol, groups: u32) -> anyhow::Result<OwnedFd> {
     let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)
-        .context("cannot open a netlink socket")?;
+        .map_err(cannot_open)?;
     bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))
         .context("cannot hear of changes over netlink")?;
     Ok(socket)

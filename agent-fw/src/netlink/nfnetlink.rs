@@ -2,6 +2,7 @@
 //! have there is more than any library names.
 
 use crate::netlink::message::{attribute, attributes, messages};
+use crate::netlink::no_nf_tables::cannot_open;
 use anyhow::{Context as _, anyhow};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -121,8 +122,8 @@ impl Connection {
     fn with_groups(groups: u32) -> anyhow::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC;
         let protocol = SockProtocol::NetlinkNetFilter;
-        let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)
-            .context("cannot open a netlink socket to nf_tables")?;
+        let socket =
+            socket(AddressFamily::Netlink, SockType::Raw, flags, protocol).map_err(cannot_open)?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))
             .context("cannot bind a netlink socket")?;
         Ok(Self { socket, sequence: 1 })

@@ -8,6 +8,7 @@
 
 use super::encode::Transaction;
 use super::generation::BATCH_BEGIN_BYTES;
+use crate::netlink::no_nf_tables::NoNfTables;
 use mnl::mnl_sys;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, NetlinkAddr, recv, sendmsg, setsockopt, sockopt};
@@ -27,7 +28,7 @@ pub enum NetlinkError {
     )]
     Owned,
     /// The kernel has no nf_tables.
-    #[error("this kernel has no nf_tables (CONFIG_NF_TABLES, module nf_tables){}", forbidden())]
+    #[error("{}", NoNfTables)]
     NotSupported,
     /// The kernel refused part of a transaction, and so all of it.
     #[error("the kernel refused {part}: {errno}{}", .explanation.as_ref().map_or_else(String::new, |text| format!(" ({text})")))]
@@ -56,17 +57,6 @@ pub enum NetlinkError {
     /// The kernel's answer makes no sense to us.
     #[error("netlink: unexpected answer of the kernel: {0}")]
     Unexpected(String),
-}
-
-/// Whether the kernel may load no module any more, in words.
-fn forbidden() -> &'static str {
-    let disabled = std::fs::read_to_string("/proc/sys/kernel/modules_disabled");
-    if disabled.is_ok_and(|value| value.trim() == "1") {
-        ", and may load no module (kernel.modules_disabled=1): list nf_tables and nft_fib_inet in \
-         /etc/modules-load.d/agent-fw.conf and reboot"
-    } else {
-        ""
-    }
 }
 
 impl NetlinkError {
