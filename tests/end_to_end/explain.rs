@@ -7,7 +7,7 @@ use crate::scene::{AGENT, PATIENCE, address, connect_from, install};
 use crate::tests;
 use agent_fw::model::Port;
 use agent_fw::trace;
-use agent_fw::trace::{Case, Question};
+use agent_fw::trace::{Case, Question, SideEffects};
 use agent_fw_lab::{
     Finished, Lab, Listener, Outcome, Peer, Wire, agent_fw, connect, feed, is_emulated,
     kill_agent_fw_after, rounds, run,
@@ -357,7 +357,7 @@ fn explain_says_of_random_host_rulesets_what_real_connections_meet() -> Result<(
                     port: Port(AGENT),
                     interface: Some(peer.interface()),
                 };
-                let road = trace::ask(&Case::of(&question)?)?;
+                let road = trace::ask(&Case::of(&question)?, SideEffects::Refused)?;
                 let connects = road.connects();
                 let is_answer_stopped = road.stopped_answer().is_some();
                 // The handshake is what is asked about; an echo can be late on a busy machine.

@@ -153,7 +153,9 @@ fn explain_names_the_late_gate() -> Result<()> {
         let source = address("198.51.100.7");
         manager.add_address(source)?;
         let port = OTHER.to_string();
-        let said = agent_fw(["explain", "--from", "198.51.100.7", "--port", &port])?;
+        // The rule that gives the port notes the client.
+        let consent = "--accept-side-effects";
+        let said = agent_fw(["explain", "--from", "198.51.100.7", "--port", &port, consent])?;
         ensure!(said.code == Some(1), "{said}");
         ensure!(said.stdout.contains("late") && said.stdout.contains("agent_fw"), "{said}");
         Ok(())

@@ -30,6 +30,7 @@ mod lifecycle;
 mod live_sessions;
 mod loopback;
 mod lost_answers;
+mod memories;
 mod messages;
 mod metrics;
 mod mutation;
@@ -163,6 +164,7 @@ fn selection() -> Vec<&'static [Test]> {
             explain_all::TESTS,
             lifecycle::TESTS,
             lost_answers::TESTS,
+            memories::TESTS,
             messages::TESTS,
             metrics::TESTS,
             openness::TESTS,

@@ -1,8 +1,9 @@
 //! `agent-fw explain`: asks the running kernel whether a source reaches the agent's port.
 
+use super::asking::{self, PacketsSent};
 use super::outcome::{Failure, Outcome, Result};
 use super::own_packets::OwnPackets;
-use super::report::say;
+use super::report::{self, say};
 use super::sample::{self, Sample};
 use super::trial::{Answer, Trial};
 use super::{Patience, road};
@@ -15,7 +16,7 @@ use crate::netlink::link;
 use crate::netlink::link::Interface;
 use crate::system::{ds_agent, privilege};
 use crate::trace;
-use crate::trace::{Case, Question, Routes};
+use crate::trace::{Case, NotAsked, Question, Routes, SideEffects};
 use anyhow::anyhow;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -25,7 +26,8 @@ use std::net::IpAddr;
 ///
 /// Sends a marked packet in by the interface and follows it through every chain of every table. It
 /// is caught before any socket, and nothing answers it. Counters of rules that it meets count it.
-/// Exit code 1 if it does not reach the port, or this host's rules stop the answer.
+/// Exit code 1 if it does not reach the port, or this host's rules stop the answer; 5 if it was not
+/// asked, because rules of this host would remember the packet and judge the next ones otherwise.
 #[derive(clap::Args, Debug)]
 pub(super) struct Explain {
     /// Where the packet comes from
@@ -47,6 +49,13 @@ pub(super) struct Explain {
     /// with a route to it
     #[arg(long, conflicts_with_all = ["from", "to"])]
     all: bool,
+    /// Ask, too, where rules of this host remember packets: rates, quotas, sets that packets change,
+    /// lists of recent sources
+    ///
+    /// To those rules, the packet is one of that source: it may use up what a manager's own
+    /// connection needs, or have the source banned.
+    #[arg(long)]
+    accept_side_effects: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -76,8 +85,13 @@ impl Explain {
         let listening = installed.as_ref().map(|(configuration, _)| configuration.port);
         let port = Port(self.port.or(listening).unwrap_or(Port::AGENT.0));
         let case = Case::of(&self.question(source, port)).map_err(Failure::Input)?;
+        let rules = trace::stateful_rules(&case)?;
+        if !rules.is_empty() && !self.accept_side_effects {
+            self.refuse(&case, &NotAsked(rules));
+            return Ok(Outcome::NotAsked);
+        }
         let mut own = OwnPackets::begin();
-        let road = trace::ask(&case)?;
+        let road = trace::ask(&case, self.side_effects())?;
         if let Some((_, compiled)) = installed.filter(|_| listening == Some(port.0)) {
             own.sent(&compiled.lowered, (source, Some(case.mac)), road.sent);
         }
@@ -87,11 +101,48 @@ impl Explain {
             let own_rules: Vec<String> = own_rules.map(|(_, rule)| rule).collect();
             let mut json = road::to_json(&case, &road);
             json["own_rules"] = json!(own_rules);
+            json["stateful_rules"] = asking::rules_to_json(&rules);
             say!("{json:#}");
         } else {
             road::print(&case, &road);
+            if !rules.is_empty() {
+                report::remark("these rules of this host have a memory, and had the packet:");
+                asking::print_rules(&rules);
+            }
         }
         Ok(if road.connects() { Outcome::Done } else { Outcome::False })
+    }
+
+    fn side_effects(&self) -> SideEffects {
+        if self.accept_side_effects { SideEffects::Accepted } else { SideEffects::Refused }
+    }
+
+    /// Says which rules would remember the packet, instead of sending it.
+    fn refuse(&self, case: &Case, why: &NotAsked) {
+        let NotAsked(rules) = why;
+        if self.json {
+            let json = json!({
+                "source": case.syn.source,
+                "mac": case.mac.to_string(),
+                "destination": case.syn.destination,
+                "port": case.syn.port.0,
+                "interface": case.interface.name,
+                "asked": false,
+                "reaches": null,
+                "connects": null,
+                "conclusion": why.to_string(),
+                "stateful_rules": asking::rules_to_json(rules),
+                "packets_sent": PacketsSent::default().to_json(),
+            });
+            return say!("{json:#}");
+        }
+        report::remark(&road::packet(case));
+        report::bad("not asked:", "rules of this host would remember the packet. What each does:");
+        asking::print_rules(rules);
+        report::remark(
+            "Whether the source reaches the port is not known. --accept-side-effects sends the \
+             packet all the same: to these rules it is one of that source.",
+        );
     }
 
     fn all(&self, installed: Option<Known>, catalogue: &Catalogue) -> Result<Outcome> {
@@ -105,8 +156,8 @@ impl Explain {
         let samples: Vec<Sample> = sample::admitted(&lowered.policy, &lowered.ledger, catalogue)
             .chain(sample::stranger(&lowered.policy))
             .collect();
-        let mut trial = Trial::of(lowered)?;
-        let (mut is_good, mut answers) = (true, Vec::new());
+        let mut trial = Trial::of(lowered, self.side_effects())?;
+        let (mut is_good, mut not_asked, mut answers) = (true, 0_u64, Vec::new());
         if !self.json {
             Answer::print_heading();
         }
@@ -118,15 +169,37 @@ impl Explain {
                     interface: question.interface.clone().or(interface.clone()),
                     ..question
                 });
-                is_good &= answer.is_tolerable();
+                let is_asked = answer.not_asked().is_none();
+                not_asked += u64::from(!is_asked);
+                is_good &= answer.is_tolerable() || !is_asked;
                 // Nothing is kept of what is printed: there can be very many.
                 if self.json { answers.push(answer.to_json()) } else { answer.print() }
             }
         }
         if self.json {
-            say!("{:#}", json!({ "answers": answers, "as_promised": is_good }));
+            let as_promised = (!is_good || not_asked == 0).then_some(is_good);
+            let json = json!({
+                "answers": answers,
+                "as_promised": as_promised,
+                "not_asked": not_asked,
+                "packets_sent": trial.sent.to_json(),
+            });
+            say!("{json:#}");
+        } else {
+            trial.sent.tell();
+            if not_asked > 0 {
+                report::remark(&format!(
+                    "not asked: {not_asked}, marked `?`: rules of this host would remember the \
+                     packets. `agent-fw explain --from SOURCE` names them all; \
+                     --accept-side-effects asks all the same."
+                ));
+            }
         }
-        Ok(if is_good { Outcome::Done } else { Outcome::False })
+        Ok(match (is_good, not_asked) {
+            (false, _) => Outcome::False,
+            (true, 0) => Outcome::Done,
+            (true, _) => Outcome::NotAsked,
+        })
     }
 
     /// The sources for each interface by which a route leads to them; those without a route come

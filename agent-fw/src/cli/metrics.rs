@@ -27,7 +27,8 @@ pub(super) struct Metrics {
     /// Ask the kernel, too, whether admitted sources get through: agent_fw_open
     ///
     /// As `explain` does, with a source of each admitted range, of the first four of each version
-    /// of IP. What it takes to ask is counted as theirs, and not taken for a contact.
+    /// of IP. What it takes to ask is counted as theirs, and not taken for a contact. Where rules of
+    /// this host would remember the packet, nothing is asked: agent_fw_open_not_asked.
     #[arg(long)]
     probe: bool,
     /// Print a dashboard for Grafana that shows them instead
@@ -53,6 +54,12 @@ impl Metrics {
             report::failure(&anyhow!("{fault}").context("the policy cannot be read"));
         }
         let tried = if self.probe { self.tried(&findings)? } else { Vec::new() };
+        let not_asked =
+            tried.iter().filter_map(|tried| Some((tried, tried.reaches.as_ref().err()?)));
+        for (Tried { source, .. }, why) in not_asked {
+            // Beside the metrics, which have no word of the rule.
+            report::aside(&format!("{source}: {why}"));
+        }
         let text = text(&findings, &tried).context("the metrics contradict each other")?;
         match &self.output {
             Some(path) => write(path, &text)?,
@@ -244,12 +251,29 @@ fn rules(findings: &Findings, registry: &Registry) -> anyhow::Result<()> {
 
 /// Whether admitted sources get through all of this host's rules.
 fn open(tried: &[Tried], registry: &Registry) -> anyhow::Result<()> {
-    let opts = Opts::new("agent_fw_open", "Whether this admitted source reaches the agent's port.");
-    let open = IntGaugeVec::new(opts, &["by", "source"])?;
-    for Tried { by, source, reaches } in tried {
-        open.with_label_values(&[by, &source.to_string()]).set((*reaches).into());
+    let gauge = |name: &str, help: &str, labels: &[&str]| {
+        let gauge = IntGaugeVec::new(Opts::new(name, help), labels)?;
+        registry.register(Box::new(gauge.clone()))?;
+        Ok::<_, prometheus::Error>(gauge)
+    };
+    let of_source = ["by", "source"];
+    let help = "Whether this admitted source reaches the agent's port.";
+    let open = gauge("agent_fw_open", help, &of_source)?;
+    let help = "Whether that was not asked, because rules would remember the packet.";
+    let not_asked = gauge("agent_fw_open_not_asked", help, &of_source)?;
+    let help = "Packets that it took to ask: other firewalls' counters count them.";
+    let packets = gauge("agent_fw_open_packets_sent", help, &["by", "source", "way"])?;
+    for Tried { by, source, reaches, sent } in tried {
+        for (way, count) in sent.by_way() {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            packets.with_label_values(&[by, &source.to_string(), way]).set(count);
+        }
+        let labels = [by, &source.to_string()];
+        match reaches {
+            Ok(reaches) => open.with_label_values(&labels).set((*reaches).into()),
+            Err(_) => not_asked.with_label_values(&labels).set(1),
+        }
     }
-    registry.register(Box::new(open))?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 
 mod apply;
+mod asking;
 mod compile;
 mod consent;
 mod doctor;
@@ -70,7 +71,7 @@ pub struct Arguments {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done or true, 1 false (kernel and policy differ, or \
-                          declined),\n2 wrong use or faulty input, 3 the system failed.";
+                          declined),\n2 wrong use or faulty input, 3 the system failed, 5 not asked (see explain).";
 
 #[derive(Subcommand, Debug)]
 enum Command {

@@ -1,5 +1,6 @@
 //! The promise "open", which depends on every other rule of the host: it is tried, not assumed.
 
+use super::asking::PacketsSent;
 use super::report::{self, say};
 use super::road::{self, OWN_RULES};
 use super::sample::{self, Sample};
@@ -11,7 +12,7 @@ use crate::model::rule::Lowered;
 use crate::model::{Policy, Port, Verdict};
 use crate::nft::comment;
 use crate::system::ds_agent;
-use crate::trace::Question;
+use crate::trace::{NotAsked, Question, SideEffects};
 use crate::{host_firewall, trace};
 use anyhow::Context as _;
 use std::net::IpAddr;
@@ -42,8 +43,12 @@ pub(super) fn test(configuration: &Configuration, compiled: &Compiled) {
     let (admitted, others): (Vec<_>, Vec<_>) =
         tried.partition(|answer| answer.due == Verdict::Accept);
     drop(answers);
+    let mut sent = PacketsSent::default();
+    let roads = admitted.iter().chain(&others).filter_map(|answer| answer.found.as_ref().ok());
+    roads.for_each(|(_, road)| sent.add_incoming(road));
     others.iter().filter(|answer| !answer.is_as_promised()).for_each(not_closed);
     open(&admitted, policy, port);
+    sent.tell();
     for (program, rule) in ds_agent::own_rules(port) {
         report::remark(&format!("note: the agent has added `{rule}` ({program}): {OWN_RULES}"));
     }
@@ -53,7 +58,7 @@ pub(super) fn test(configuration: &Configuration, compiled: &Compiled) {
 fn ask(lowered: &Lowered, port: Port) -> anyhow::Result<impl Iterator<Item = Answer>> {
     trace::clear();
     let policy = &lowered.policy;
-    let mut trial = Trial::of(lowered)?;
+    let mut trial = Trial::of(lowered, SideEffects::Refused)?;
     let samples = sample::few(policy, MOST).into_iter().chain(sample::stranger(policy));
     Ok(samples.map(move |Sample { source, mac }| {
         trial.ask(&Question { source, mac, destination: None, port, interface: None })
@@ -65,7 +70,10 @@ pub(super) struct Tried {
     /// By what it is admitted.
     pub(super) by: String,
     pub(super) source: IpAddr,
-    pub(super) reaches: bool,
+    /// Whether it gets through; or why that was not asked.
+    pub(super) reaches: std::result::Result<bool, NotAsked>,
+    /// What it took to ask.
+    pub(super) sent: PacketsSent,
 }
 
 /// Tries a few admitted sources. What could not be tried is left out.
@@ -75,9 +83,14 @@ pub(super) fn tried(findings: &Findings) -> anyhow::Result<Vec<Tried>> {
     let answers = ask(lowered, Port(configuration.port))?;
     let admitted = answers.filter(|answer| answer.due == Verdict::Accept);
     let tried = admitted.filter_map(|answer| {
-        let (source, reaches) = (answer.source, answer.connects()?);
+        let source = answer.source;
+        let reaches = match answer.not_asked() {
+            Some(why) => Err(why.clone()),
+            None => Ok(answer.connects()?),
+        };
         let by = comment(&lowered.ledger.label_of(source)?.to_string());
-        Some(Tried { by, source, reaches })
+        let sent = answer.found.as_ref().map(|(_, road)| PacketsSent::of(road));
+        Some(Tried { by, source, reaches, sent: sent.unwrap_or_default() })
     });
     Ok(tried.collect())
 }
@@ -135,14 +148,25 @@ fn open(admitted: &[Answer], policy: &Policy, port: Port) {
             "open:",
             format_args!("tried with {count} admitted {sources}: they get through"),
         );
-    } else {
+    } else if admitted.iter().all(|answer| answer.not_asked().is_none()) {
         let why = admitted.iter().find_map(|answer| answer.found.as_ref().err());
         let why = why.map_or_else(String::new, |error| format!(": {error:#}"));
-        let text = format!("open: not tested{why}");
-        let text = report::wrapped("", "  ", &text);
-        report::caution("open:", text.strip_prefix("open: ").unwrap_or(&text));
+        not_known(&format!("not tested{why}"));
         say!("  `agent-fw explain --from ADDRESS` tests it");
     }
+    let not_asked: Vec<&NotAsked> = admitted.iter().filter_map(Answer::not_asked).collect();
+    if let Some(why) = not_asked.first() {
+        let (count, all) = (not_asked.len(), admitted.len());
+        not_known(&format!(
+            "not known for {count} of {all} admitted sources that were tried: {why}"
+        ));
+        say!("  `agent-fw explain --from ADDRESS` says what asking would cost");
+    }
+}
+
+fn not_known(what: &str) {
+    let text = report::wrapped("", "  ", &format!("open: {what}"));
+    report::caution("open:", text.strip_prefix("open: ").unwrap_or(&text));
 }
 
 fn stops(answer: &Answer) {

@@ -13,6 +13,8 @@ pub(super) enum Outcome {
     Done,
     /// False: kernel and policy differ, or the user declined.
     False,
+    /// Not known: rules of this host would have remembered the question.
+    NotAsked,
 }
 
 impl Outcome {
@@ -20,6 +22,7 @@ impl Outcome {
         match self {
             Self::Done => ExitCode::SUCCESS,
             Self::False => ExitCode::from(1),
+            Self::NotAsked => ExitCode::from(5),
         }
     }
 }

@@ -109,7 +109,12 @@ pub(super) fn command(command: &str) {
 
 /// Something that the user should know.
 pub(super) fn notice(notice: &Notice) {
-    let text = wrapped("", "  ", &format!("note: {notice}"));
+    aside(&notice.to_string());
+}
+
+/// A remark beside the output.
+pub(super) fn aside(text: &str) {
+    let text = wrapped("", "  ", &format!("note: {text}"));
     warn!("{}{}", styled(CAUTION, "note:"), text.strip_prefix("note:").unwrap_or(&text));
 }
 

@@ -1,5 +1,6 @@
 //! The road of a packet, in words and in JSON.
 
+use super::asking::PacketsSent;
 use super::report::{self, say};
 use crate::system::ds_agent;
 use crate::trace::{
@@ -58,6 +59,7 @@ pub(super) fn print(case: &Case, road: &Road) {
         Some(Err(why)) => station("not known", &format!("whether the answer gets out: {why}")),
         _ => {}
     }
+    station("sent", &PacketsSent::of(road).to_string());
     match &road.conclusion {
         Conclusion::Reaches if road.connects() => {
             report::good("reaches", "the port: the next is the socket");
@@ -198,5 +200,7 @@ pub(super) fn to_json(case: &Case, road: &Road) -> Value {
         "connects": road.connects(),
         "conclusion": conclusion(road),
         "missing": road.missing,
+        "asked": true,
+        "packets_sent": PacketsSent::of(road).to_json(),
     })
 }

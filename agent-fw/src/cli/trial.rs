@@ -1,5 +1,6 @@
 //! What the kernel says of sources that are tried, beside what the policy promises them.
 
+use super::asking::{self, PacketsSent};
 use super::own_packets::OwnPackets;
 use super::report::{self, say};
 use super::road;
@@ -8,7 +9,7 @@ use crate::model::Verdict;
 use crate::model::rule::Lowered;
 use crate::netlink::link;
 use crate::netlink::link::Interface;
-use crate::trace::{Case, Conclusion, Question, Road, Session};
+use crate::trace::{Case, Conclusion, NotAsked, Question, Road, Session, SideEffects};
 use anyhow::anyhow;
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -20,15 +21,19 @@ pub(super) struct Trial<'a> {
     interfaces: Vec<Interface>,
     session: Option<(u32, Session)>,
     own: OwnPackets,
+    side_effects: SideEffects,
+    /// What it took so far.
+    pub(super) sent: PacketsSent,
 }
 
 impl<'a> Trial<'a> {
-    pub(super) fn of(lowered: &'a Lowered) -> anyhow::Result<Self> {
-        let own = OwnPackets::begin();
-        Ok(Self { lowered, interfaces: link::list()?, session: None, own })
+    pub(super) fn of(lowered: &'a Lowered, side_effects: SideEffects) -> anyhow::Result<Self> {
+        let (own, sent) = (OwnPackets::begin(), PacketsSent::default());
+        let interfaces = link::list()?;
+        Ok(Self { lowered, interfaces, session: None, own, side_effects, sent })
     }
 
-    /// Asks the kernel.
+    /// Asks the kernel, unless rules would remember it.
     pub(super) fn ask(&mut self, question: &Question) -> Answer {
         let source = question.source;
         let case = Case::among(question, &self.interfaces);
@@ -36,7 +41,12 @@ impl<'a> Trial<'a> {
         let due = decide(&self.lowered.policy, source, mac);
         let found = case.and_then(|case| Ok((case.clone(), self.road(&case)?)));
         let answer = Answer { source, due, found };
-        self.own.sent(self.lowered, (source, mac), answer.sent());
+        if answer.not_asked().is_none() {
+            self.own.sent(self.lowered, (source, mac), answer.sent());
+        }
+        if let Ok((_, road)) = &answer.found {
+            self.sent.add_incoming(road);
+        }
         answer
     }
 
@@ -45,7 +55,7 @@ impl<'a> Trial<'a> {
         if self.session.as_ref().is_none_or(|(of, _)| *of != index) {
             // The other one goes first.
             self.session = None;
-            self.session = Some((index, Session::at(&case.interface)?));
+            self.session = Some((index, Session::at(&case.interface, self.side_effects)?));
         }
         let (_, session) = self.session.as_mut().ok_or_else(|| anyhow!("nothing to ask with"))?;
         session.ask(case)
@@ -60,6 +70,11 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    /// Why the kernel was not asked, where rules would have remembered it.
+    pub(super) fn not_asked(&self) -> Option<&NotAsked> {
+        asking::not_asked(self.found.as_ref().err()?)
+    }
+
     /// Whether the source gets through; `None` where that could not be tried.
     pub(super) fn reaches(&self) -> Option<bool> {
         let (_, road) = self.found.as_ref().ok()?;
@@ -96,7 +111,7 @@ impl Answer {
     pub(super) fn outcome(&self) -> (&str, String) {
         match &self.found {
             Ok((case, road)) => (case.interface.name.as_str(), road::conclusion(road)),
-            Err(error) => ("-", format!("could not be tried: {error:#}")),
+            Err(error) => ("-", asking::why_not(error)),
         }
     }
 
@@ -113,6 +128,7 @@ impl Answer {
         };
         let (interface, what) = self.outcome();
         let mark = match (self.is_as_promised(), self.is_tolerable()) {
+            _ if self.not_asked().is_some() => "?",
             (true, _) => " ",
             (false, true) => "-",
             (false, false) => "!",
@@ -130,12 +146,23 @@ impl Answer {
                 value["as_promised"] = json!(promised);
                 value
             }
-            Err(error) => json!({
-                "source": self.source,
-                "admitted": self.due == Verdict::Accept,
-                "as_promised": promised,
-                "error": format!("{error:#}"),
-            }),
+            Err(error) => match self.not_asked() {
+                Some(NotAsked(rules)) => json!({
+                    "source": self.source,
+                    "admitted": self.due == Verdict::Accept,
+                    "asked": false,
+                    "as_promised": null,
+                    "conclusion": error.to_string(),
+                    "stateful_rules": asking::rules_to_json(rules),
+                    "packets_sent": PacketsSent::default().to_json(),
+                }),
+                None => json!({
+                    "source": self.source,
+                    "admitted": self.due == Verdict::Accept,
+                    "as_promised": promised,
+                    "error": format!("{error:#}"),
+                }),
+            },
         }
     }
 }

@@ -37,6 +37,7 @@ pub(crate) enum Kind {
     GetChain = 4,
     NewRule = 6,
     GetRule = 7,
+    GetSet = 10,
     GetSetElements = 13,
     Trace = 17,
 }

@@ -45,6 +45,7 @@ fn name_of(family: u8, hook: u32) -> &'static str {
     const NETDEV: u8 = 5;
     match hook {
         0 if family == NETDEV => "ingress",
+        1 if family == NETDEV => "egress",
         0 => "prerouting",
         1 => "input",
         2 => "forward",

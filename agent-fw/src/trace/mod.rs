@@ -18,6 +18,7 @@ mod reach;
 mod registers;
 mod rewriting;
 pub(crate) mod rule_text;
+mod stateful;
 mod syn;
 mod tap;
 mod tc;
@@ -34,6 +35,7 @@ pub use iptables_legacy::LegacyRule;
 pub use outbound::Outbound;
 pub use path::{Conclusion, Decider, Decision, Driver, Road};
 pub use path_mtu::PathMtu;
+pub use stateful::{NotAsked, SideEffects, StatefulRule};
 pub use syn::Syn;
 pub use tc::tc_programs;
 
@@ -46,6 +48,7 @@ use anyhow::{Context as _, anyhow, bail};
 use events::Event;
 use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
+use stateful::{Packet, Watched};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
@@ -148,10 +151,30 @@ impl Case {
     }
 }
 
+impl Case {
+    /// The rules that would remember the packet, or the one that answers it.
+    fn remembered_by(&self, host: &mut Watched, own: MacAddr) -> anyhow::Result<Vec<StatefulRule>> {
+        let made = |packet: Option<Vec<u8>>| {
+            packet
+                .map(|bytes| Packet::of(&bytes))
+                .context("the addresses are of two versions of IP")
+        };
+        let asks = made(self.syn.packet())?.framed(self.mac.0, own.0);
+        host.incoming(asks, &self.interface, Some(made(self.syn.answer(0))?))
+    }
+}
+
 /// All that it takes to ask about packets that come in by one interface.
 pub struct Session {
     interface: Interface,
     own: MacAddr,
+    /// The host's rules, where those that remember packets are not to be asked.
+    watched: Option<Watched>,
+    gear: Option<Gear>,
+}
+
+/// What sends a packet and hears of it.
+struct Gear {
     sequence: u32,
     listener: Connection,
     // Goes before the device: no packet that is still on its way escapes.
@@ -160,8 +183,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Sets it up.
-    pub fn at(interface: &Interface) -> anyhow::Result<Self> {
+    /// Begins one. Nothing is set up before something is to be sent.
+    pub fn at(interface: &Interface, side_effects: SideEffects) -> anyhow::Result<Self> {
         let name = &interface.name;
         if !interface.is_up {
             bail!("interface {name} is down");
@@ -169,6 +192,30 @@ impl Session {
         let own = interface.mac.filter(|_| interface.is_ethernet).with_context(|| {
             format!("interface {name} has no MAC address; only Ethernet can be asked about")
         })?;
+        let watched = match side_effects {
+            SideEffects::Refused => Some(Watched::open()?),
+            SideEffects::Accepted => None,
+        };
+        let interface = interface.clone();
+        Ok(Self { interface, own: MacAddr(own), watched, gear: None })
+    }
+
+    /// Asks the kernel. Fails with [`NotAsked`] where rules would remember the packet.
+    pub fn ask(&mut self, case: &Case) -> anyhow::Result<Road> {
+        if let Some(watched) = &mut self.watched {
+            refuse_to_be_remembered(case.remembered_by(watched, self.own)?)?;
+        }
+        if self.gear.is_none() {
+            self.gear = Some(Gear::set_up(&self.interface, self.own)?);
+        }
+        let gear = self.gear.as_mut().context("there is nothing to ask with")?;
+        gear.ask(case, &self.interface, self.own)
+    }
+}
+
+impl Gear {
+    fn set_up(interface: &Interface, own: MacAddr) -> anyhow::Result<Self> {
+        let name = &interface.name;
         let random = RandomState::new().hash_one(std::process::id()).to_ne_bytes();
         let [a, b, c, d, ..] = random;
         let sequence = u32::from_ne_bytes([a, b, c, d]);
@@ -176,19 +223,16 @@ impl Session {
         let quarry =
             Quarry { protocol: Protocol::Tcp, number: sequence, answer: Some(answer_to(sequence)) };
         let snare = Snare::set(name, quarry)?;
-        let tap = Tap::make(MacAddr(own))?;
+        let tap = Tap::make(own)?;
         tap.lead_into(interface.index)?;
-        let interface = interface.clone();
-        Ok(Self { interface, own: MacAddr(own), sequence, listener, tap, snare })
+        Ok(Self { sequence, listener, tap, snare })
     }
 
-    /// Asks the kernel.
-    pub fn ask(&mut self, case: &Case) -> anyhow::Result<Road> {
+    fn ask(&mut self, case: &Case, interface: &Interface, own: MacAddr) -> anyhow::Result<Road> {
         let syn = Syn { sequence: self.sequence, ..case.syn };
         let after = Syn { sequence: self.sequence.wrapping_add(1), ..syn };
-        let frame = |syn: Syn| {
-            syn.frame(case.mac, self.own).context("the addresses are of two versions of IP")
-        };
+        let frame =
+            |syn: Syn| syn.frame(case.mac, own).context("the addresses are of two versions of IP");
         let (frame, after) = (frame(syn)?, frame(after)?);
         let token = Token {
             protocol: Protocol::Tcp,
@@ -199,8 +243,8 @@ impl Session {
         let mut connection = Connection::open()?;
         let observed = path::Observed {
             events,
-            driver: driver(&self.interface, &frame),
-            routing: route_lookup::of_incoming(syn.source, syn.destination, self.interface.index),
+            driver: driver(interface, &frame),
+            routing: route_lookup::of_incoming(syn.source, syn.destination, interface.index),
             sees_entrance: self.snare.sees_entrance,
         };
         let bases = base_chains::list(&mut connection)?;
@@ -212,7 +256,7 @@ impl Session {
                 road.answer = Some(answer.map(Box::new).map_err(|error| format!("{error:#}")));
             }
             Conclusion::AtEntrance(suspects) => {
-                *suspects = tc::suspects(&self.interface, &frame);
+                *suspects = tc::suspects(interface, &frame);
             }
             _ => iptables_legacy::name(&mut road, syn.source.is_ipv4(), || {
                 self.send(token, &frame, &after).map(drop)
@@ -272,9 +316,36 @@ fn send_and_follow(
     follow(listener, token)
 }
 
-/// Asks the kernel about one packet.
-pub fn ask(case: &Case) -> anyhow::Result<Road> {
-    Session::at(&case.interface)?.ask(case)
+/// Asks the kernel about one packet. Fails with [`NotAsked`] where rules would remember it.
+pub fn ask(case: &Case, side_effects: SideEffects) -> anyhow::Result<Road> {
+    Session::at(&case.interface, side_effects)?.ask(case)
+}
+
+/// The rules of this host that would remember the packet, or the one that answers it.
+pub fn stateful_rules(case: &Case) -> anyhow::Result<Vec<StatefulRule>> {
+    let own = MacAddr(case.interface.mac.unwrap_or_default());
+    case.remembered_by(&mut Watched::open()?, own)
+}
+
+/// The rules of this host that would remember a connection which it makes to itself.
+pub fn stateful_rules_of_loopback(to: IpAddr, port: Port) -> anyhow::Result<Vec<StatefulRule>> {
+    let all = link::list()?;
+    let loopback = all.iter().find(|interface| interface.name == "lo");
+    let loopback = loopback.context("there is no interface lo")?;
+    let (source, destination) = (to, to);
+    // The kernel draws it.
+    let source_port = Port(0);
+    let there = Syn { source, source_port, destination, port, sequence: 0 };
+    let made = [there.packet(), there.answer(0)].map(Option::unwrap_or_default);
+    let [mut there, mut back] = made.map(|packet| Packet::made_by_the_kernel(&packet));
+    there.forget_port(true);
+    back.forget_port(false);
+    Watched::open()?.over_loopback([there, back], loopback)
+}
+
+/// Fails where there is such a rule.
+fn refuse_to_be_remembered(by: Vec<StatefulRule>) -> anyhow::Result<()> {
+    if by.is_empty() { Ok(()) } else { Err(NotAsked(by).into()) }
 }
 
 /// The handles of the rules in a chain that have this comment.

@@ -6,9 +6,12 @@ use crate::netlink::nfnetlink::Connection;
 use crate::netlink::route_lookup;
 use crate::trace::events::Event;
 use crate::trace::path::Road;
+use crate::trace::stateful::{Packet, Watched};
 use crate::trace::syn::{Syn, datagram};
 use crate::trace::trace_table::{Protocol, Snare};
-use crate::trace::{Pinned, Token, base_chains, follow, iptables_legacy, path};
+use crate::trace::{
+    Pinned, Token, base_chains, follow, iptables_legacy, path, refuse_to_be_remembered,
+};
 use anyhow::{Context as _, anyhow, bail};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, sendto,
@@ -21,7 +24,8 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 /// An address for documentation (RFC 5737), which stands for any outside.
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 
-/// Questions about packets that this host sends.
+/// Questions about packets that this host sends. They fail with [`NotAsked`](super::NotAsked) where
+/// rules would remember the packet.
 pub struct Outbound;
 
 impl Outbound {
@@ -54,10 +58,12 @@ fn ask(
     let [a, b, c, d, e, f, ..] = RandomState::new().hash_one(source).to_ne_bytes();
     let source_port = Port(u16::from_ne_bytes([a, b]) | 0x8000);
     let number = u32::from_ne_bytes([c, d, e, f]);
+    let made = |number| packet(source, source_port, number).context("two versions of IP");
+    let leaves = Packet::made_by_the_kernel(&made(number)?);
+    refuse_to_be_remembered(Watched::open()?.outgoing(leaves)?)?;
     let mut listener = Connection::to_hear_traces()?;
     let _snare = Snare::set_outbound(protocol, number)?;
     let token = Token { protocol, first: source_port.0.to_be_bytes(), number };
-    let made = |number| packet(source, source_port, number).context("two versions of IP");
     let mut send = || depart(&mut listener, token, (source.into(), OUTSIDE.into()), made);
     let mut connection = Connection::open()?;
     let bases = base_chains::list(&mut connection)?;

@@ -2,6 +2,8 @@
 //! in: without it, connections over a link that carries less hang.
 
 use super::icmp::TooBig;
+use super::refuse_to_be_remembered;
+use super::stateful::{Packet, Watched};
 use super::tap::Tap;
 use crate::model::MacAddr;
 use crate::netlink::conntrack::{State, Tracked};
@@ -33,7 +35,8 @@ pub struct PathMtu {
 }
 
 impl PathMtu {
-    /// Asks about a connection that this case's source would have with the port.
+    /// Asks about a connection that this case's source would have with the port. Fails with
+    /// [`NotAsked`](super::NotAsked) where rules would remember the packet.
     pub fn ask(case: &Case) -> anyhow::Result<Self> {
         let Case { syn, interface, .. } = case;
         let own = interface.mac.filter(|_| interface.is_ethernet && interface.is_up);
@@ -52,6 +55,9 @@ impl PathMtu {
             port: syn.source_port,
             sequence: u32::from_ne_bytes([c, d, e, f]),
         };
+        let asks = known.packet(router, &sent, known.number).context("two versions of IP")?;
+        let asks = Packet::made_by_the_kernel(&asks).framed(case.mac.0, own.0);
+        refuse_to_be_remembered(Watched::open()?.incoming(asks, interface, None)?)?;
         let frame = |number| {
             let kind = if is_v4 { [0x08, 0x00] } else { [0x86, 0xdd] };
             let packet = known.packet(router, &sent, number).context("two versions of IP")?;

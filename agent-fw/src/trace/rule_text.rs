@@ -1,5 +1,6 @@
 //! A rule of any firewall in nftables' words, as far as its instructions are common ones.
 
+mod statement;
 mod value;
 
 use crate::netlink::message::attributes;
@@ -310,15 +311,18 @@ impl Sentence {
                 Some(prefix) => format!("log prefix \"{}\"", text(prefix).escape_debug()),
                 None => "log".to_owned(),
             },
-            "limit" => "limit rate …".to_owned(),
             "reject" => "reject".to_owned(),
             "masq" => "masquerade".to_owned(),
-            "nat" | "redir" | "tproxy" | "queue" | "notrack" | "quota" | "fib" => name.to_owned(),
-            "objref" => format!("counter name \"{}\"", text(find(data, 2)?)),
+            "nat" | "redir" | "tproxy" | "queue" | "notrack" | "fib" => name.to_owned(),
             // iptables' own, in iptables-nft.
             "match" => format!("-m {}", text(find(data, 1)?)),
             "target" => format!("-j {}", text(find(data, 1)?)),
-            _ => return None,
+            _ => {
+                // `NFTA_DYNSET_SREG_KEY`.
+                let register = find(data, 4).filter(|_| name == "dynset").and_then(number);
+                let key = register.and_then(|register| self.registers.get(&register));
+                statement::words(name, data, key.map(|loaded| loaded.words.as_str()))?
+            }
         };
         self.words.push(words);
         Some(())

@@ -80,7 +80,7 @@ const OUTPUT: Chain = Chain { mark: Mark::Through, name: "answers", hook: 3, pri
 impl Mark {
     /// Whether the second packet, which follows the probe, ends here.
     pub(super) fn ends_the_second(self) -> bool {
-        matches!(self, Self::Arrived | Self::Leaving)
+        matches!(self, Self::Entered | Self::Arrived | Self::Leaving)
     }
 
     /// The mark of one of the table's chains.
@@ -198,7 +198,7 @@ fn trap(chain: &Chain, device: Option<&str>, protocol: Protocol, number: u32) ->
         let is_it = sequence_is(protocol.place_of_number(), number);
         let mut rule = vec![is_of(protocol), is_it, trace()];
         // The second packet only tells that the first has come to its end.
-        if end || !is_probe && chain.mark != Mark::Entered {
+        if end || !is_probe {
             rule.push(vec![verdict(DROP)]);
         }
         parts.push((Kind::NewRule, INET, new_rule(chain.name, &rule.concat())));

@@ -134,6 +134,15 @@ pub(super) const NEEDS: &[Need] = &[
     },
     Need {
         group: Group::Test,
+        probe: Probe::Program("ipset"),
+        why: "has sets that rules of a test's host change",
+        apt: &["ipset"],
+        dnf: &["ipset"],
+        pacman: &["ipset"],
+        apk: &["ipset"],
+    },
+    Need {
+        group: Group::Test,
         // Installed, it does nothing until it is enabled.
         probe: Probe::Program("ufw"),
         why: "is another firewall of a test's host",

@@ -12,6 +12,7 @@ mod sources;
 mod tls;
 
 use super::Patience;
+use super::asking::PacketsSent;
 use super::outcome::{Failure, Outcome, Result};
 use super::report::say;
 use crate::configuration::{Compiled, Configuration};
@@ -31,7 +32,8 @@ use serde_json::{Value, json};
 /// Checks what may keep manager and agent apart on this host, or let others in
 ///
 /// Each check says what was seen, why it matters and what to do. Exit code 1 if something needs
-/// attention. It makes one connection, to the agent's port over loopback.
+/// attention. It makes one connection, to the agent's port over loopback. Where rules of this host
+/// would remember a packet that asks, it is not sent, and the check says so.
 #[derive(clap::Args, Debug)]
 pub(super) struct Doctor {
     /// Ask the resolver for the host names of the regions that are admitted
@@ -57,22 +59,23 @@ impl Doctor {
             }
         };
         let port = installed.as_ref().map_or(Port::AGENT, |(known, _)| Port(known.port));
-        let mut checks = Vec::new();
+        let (mut checks, mut sent) = (Vec::new(), PacketsSent::default());
         checks.push(enforcement(installed.as_ref())?);
         checks.extend(installed.as_ref().map_or(Ok(Vec::new()), beyond)?);
         checks.push(agent::listening(installed.as_ref().map(|(known, _)| known), port));
         checks.extend(tls::encryption(port));
         checks.push(agent::own_rules(port));
         if let Some((configuration, compiled)) = &installed {
-            checks.extend(sources::promises(configuration, compiled, &catalogue?)?);
+            checks.extend(sources::promises(configuration, compiled, &catalogue?, &mut sent)?);
             checks.push(detours::detours(configuration, compiled)?);
             checks.extend(sources::obsolete(compiled));
             checks.push(machine::versions(compiled));
             checks.extend(lasting_notices(compiled));
             checks.push(persistence());
         }
-        checks.extend(outbound::outbound());
-        checks.extend(path_mtu::path_mtu(installed.as_ref().map(|(_, compiled)| compiled), port));
+        checks.extend(outbound::outbound(&mut sent));
+        let compiled = installed.as_ref().map(|(_, compiled)| compiled);
+        checks.extend(path_mtu::path_mtu(compiled, port, &mut sent));
         checks.extend(interfaces::interfaces(installed.as_ref().map(|(known, _)| known))?);
         checks.push(machine::kernel());
         checks.push(modules::modules());
@@ -82,9 +85,11 @@ impl Doctor {
         let is_well = checks.iter().all(|check| check.health != Health::Bad);
         if self.json {
             let checks: Vec<Value> = checks.iter().map(Check::to_json).collect();
-            say!("{:#}", json!({ "well": is_well, "checks": checks }));
+            let sent = sent.to_json();
+            say!("{:#}", json!({ "well": is_well, "checks": checks, "packets_sent": sent }));
         } else {
             checks.iter().for_each(Check::print);
+            sent.tell();
         }
         Ok(if is_well { Outcome::Done } else { Outcome::False })
     }

@@ -1,6 +1,7 @@
 //! Whether a router's word that a packet of the agent's was too large gets in, asked of the kernel.
 
 use super::check::{Check, Health};
+use crate::cli::asking::{self, PacketsSent};
 use crate::cli::own_packets::OwnPackets;
 use crate::cli::{road, sample};
 use crate::configuration::Compiled;
@@ -13,7 +14,11 @@ const OTHERS: [&str; 2] = ["9.9.9.9", "2620:fe::9"];
 const NAMES: [&str; 2] = ["ICMP for the path's MTU", "ICMPv6 for the path's MTU"];
 
 /// One check for each version of IP by which this host has a way to outside.
-pub(super) fn path_mtu(compiled: Option<&Compiled>, port: Port) -> Vec<Check> {
+pub(super) fn path_mtu(
+    compiled: Option<&Compiled>,
+    port: Port,
+    sent: &mut PacketsSent,
+) -> Vec<Check> {
     let admitted = compiled.map(|compiled| sample::few(&compiled.lowered.policy, 1));
     let admitted: Vec<IpAddr> = admitted.iter().flatten().map(|sample| sample.source).collect();
     let others = OTHERS.iter().filter_map(|text| text.parse().ok());
@@ -25,10 +30,10 @@ pub(super) fn path_mtu(compiled: Option<&Compiled>, port: Port) -> Vec<Check> {
             Case::of(&question).ok()
         })
     });
-    cases.map(|case| check(&case)).collect()
+    cases.map(|case| check(&case, sent)).collect()
 }
 
-fn check(case: &Case) -> Check {
+fn check(case: &Case, sent: &mut PacketsSent) -> Check {
     let is_v4 = case.syn.source.is_ipv4();
     let (name, message) = if is_v4 {
         (NAMES[0], "ICMP type 3 code 4 (fragmentation needed)")
@@ -44,14 +49,10 @@ fn check(case: &Case) -> Check {
     let found = match asked {
         Ok(found) => found,
         Err(error) => {
-            return Check::new(
-                name,
-                why,
-                Health::Note,
-                format!("it could not be tried: {error:#}"),
-            );
+            return Check::new(name, why, Health::Note, asking::why_not(&error));
         }
     };
+    sent.add_incoming(&found.road);
     let about = match &found.untracked {
         None => "about a connection with the agent".to_owned(),
         Some(why) => format!(

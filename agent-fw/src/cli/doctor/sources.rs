@@ -1,6 +1,7 @@
 //! The policy's two promises, asked of the kernel for every admitted prefix.
 
 use super::check::{Check, Health};
+use crate::cli::asking::PacketsSent;
 use crate::cli::outcome::Result;
 use crate::cli::sample;
 use crate::cli::sample::Sample;
@@ -8,7 +9,7 @@ use crate::cli::trial::{Answer, Trial};
 use crate::configuration::{Compiled, Configuration};
 use crate::input::{Catalogue, OBSOLETE, admits_obsolete};
 use crate::model::{Ledger, Port, Verdict};
-use crate::trace::Question;
+use crate::trace::{Question, SideEffects};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ pub(super) fn promises(
     configuration: &Configuration,
     compiled: &Compiled,
     catalogue: &Catalogue,
+    sent: &mut PacketsSent,
 ) -> Result<Vec<Check>> {
     let lowered = &compiled.lowered;
     let policy = &lowered.policy;
@@ -31,7 +33,7 @@ pub(super) fn promises(
         .chain(sample::admitted(policy, &lowered.ledger, catalogue))
         .chain(sample::neighbours(policy))
         .collect();
-    let mut trial = Trial::of(lowered)?;
+    let mut trial = Trial::of(lowered, SideEffects::Refused)?;
     let end = Instant::now() + ENOUGH;
     let mut groups: Vec<Group> = Vec::new();
     let mut asked = 0;
@@ -47,6 +49,7 @@ pub(super) fn promises(
             None => groups.push(group),
         }
     }
+    *sent = trial.sent;
     let left = (asked < samples.len()).then(|| {
         let seen =
             format!("{asked} of {} sources were tried in {} s", samples.len(), ENOUGH.as_secs());

@@ -1,10 +1,13 @@
 //! TLS on the agent's port: version and suite, beside those that the vendor publishes.
 
 use super::check::{Check, Health};
+use crate::cli::asking;
 use crate::cli::own_packets::OwnPackets;
 use crate::model::Port;
 use crate::system::ds_agent;
 use crate::system::tls::{Agreed, NoHandshake, handshake, offers};
+use crate::trace;
+use crate::trace::NotAsked;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -18,6 +21,11 @@ pub(super) fn encryption(port: Port) -> Option<Check> {
     let check = |health, seen: String| {
         Check::new("TLS on the agent's port", why, health, format!("{address} port {port}: {seen}"))
     };
+    match trace::stateful_rules_of_loopback(address, port) {
+        Ok(rules) if rules.is_empty() => {}
+        Ok(rules) => return Some(check(Health::Note, NotAsked(rules).to_string())),
+        Err(error) => return Some(check(Health::Note, asking::why_not(&error))),
+    }
     let mut own = OwnPackets::begin();
     let shaken = handshake((address, port.0).into(), PATIENCE);
     // Of a connection, the first is counted.
