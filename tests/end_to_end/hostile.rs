@@ -379,7 +379,7 @@ fn no_word_of_a_file_reaches_the_terminal_as_a_command() -> Result<()> {
                 .replace(&format!("{field} = \""), &format!("{field} = \"{ESCAPED}"));
             match field {
                 "own-1" => text = text.replace("[own-1]", &format!("[\"own-1{ESCAPED}\"]")),
-                "more" => text += &format!("\n\"{ESCAPED}\" = 1\n"),
+                "more" => text = format!("{text}\n\"{ESCAPED}\" = 1\n"),
                 _ => {}
             }
             fs::write("/etc/agent-fw/regions.toml", text)?;

@@ -380,7 +380,9 @@ impl<'a> Rule<'a> {
                 if let Told::Keys(Some(keys)) = ask(Ask::Set(&name)) {
                     self.look_up(field(2), &keys);
                 }
-                field(3).map(|register| self.registers.set(register, None));
+                if let Some(register) = field(3) {
+                    self.registers.set(register, None);
+                }
             }
             "lookup" if field(5).unwrap_or(0) & 1 == 0 => {
                 let name = find(data, 1).map(text).unwrap_or_default();
@@ -410,7 +412,9 @@ impl<'a> Rule<'a> {
             "target" => self.target(data),
             // Whatever it reads takes the place of what the register held.
             _ => {
-                registers::written(name, data).map(|register| self.registers.set(register, None));
+                if let Some(register) = registers::written(name, data) {
+                    self.registers.set(register, None);
+                }
             }
         }
     }
