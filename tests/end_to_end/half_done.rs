@@ -4,7 +4,7 @@
 use crate::scene::{AGENT, Guard, address, connect_from, expect, install, status, until};
 use crate::tests;
 use crate::xdp::flags;
-use agent_fw_lab::{Lab, Listener, Outcome, agent_fw, kill_agent_fw_after, run};
+use agent_fw_lab::{Lab, Listener, Outcome, Peer, agent_fw, kill_agent_fw_after, run};
 use anyhow::{Context as _, Result, ensure};
 use std::fs;
 use std::time::{Duration, Instant};
@@ -34,20 +34,7 @@ fn an_apply_of_both_that_is_killed_at_any_moment_is_finished_or_taken_back() -> 
             fs::write(POLICY, text.replace(now, next))?;
             kill_agent_fw_after(took * round / rounds + Duration::from_millis(1), ["apply"])?;
             halves += u32::from(status()?.1 != Some(0));
-            // Whom both admit gets in, a stranger does not, whatever is half done.
-            expect(&manager, Outcome::Talked, &["34.205.5.1"])
-                .with_context(|| format!("round {round}"))?;
-            expect(&manager, Outcome::Silent, &["198.51.100.7"])
-                .with_context(|| format!("round {round}"))?;
-            match round % 3 {
-                0 => drop(agent_fw(["apply"])?.success()?),
-                1 => drop(agent_fw(["apply", "--boot"])?.success()?),
-                _ => {
-                    let _guard = Guard::start()?;
-                    until("the guard finishes it", || Ok(status()?.1 == Some(0)))?;
-                }
-            }
-            ensure!(status()?.1 == Some(0), "round {round}: {:#}", status()?.0);
+            finish(&manager, round).with_context(|| format!("round {round}"))?;
             let due = if next.ends_with("26") { Outcome::Talked } else { Outcome::Silent };
             expect(&manager, due, &["34.205.5.40"]).with_context(|| format!("round {round}"))?;
         }
@@ -71,20 +58,7 @@ fn an_install_of_both_that_is_killed_at_any_moment_is_finished_or_taken_back() -
             let next = if round % 2 == 0 { wide } else { narrow };
             let words = ["install", "--no-boot", "--untested"].into_iter().chain(flags(next));
             kill_agent_fw_after(took * round / rounds + Duration::from_millis(1), words)?;
-            // Whom both admit gets in, a stranger does not, whatever is half done.
-            expect(&manager, Outcome::Talked, &["34.205.5.1"])
-                .with_context(|| format!("round {round}"))?;
-            expect(&manager, Outcome::Silent, &["198.51.100.7"])
-                .with_context(|| format!("round {round}"))?;
-            match round % 3 {
-                0 => drop(agent_fw(["apply"])?.success()?),
-                1 => drop(agent_fw(["apply", "--boot"])?.success()?),
-                _ => {
-                    let _guard = Guard::start()?;
-                    until("the guard finishes it", || Ok(status()?.1 == Some(0)))?;
-                }
-            }
-            ensure!(status()?.1 == Some(0), "round {round}: {:#}", status()?.0);
+            finish(&manager, round).with_context(|| format!("round {round}"))?;
             let is_wide = fs::read_to_string(POLICY)?.contains(wide);
             let due = if is_wide { Outcome::Talked } else { Outcome::Silent };
             expect(&manager, due, &["34.205.5.40"]).with_context(|| format!("round {round}"))?;
@@ -124,4 +98,21 @@ fn a_guard_follows_an_interface_to_its_new_name() -> Result<()> {
         })?;
         is_as_it_should_be()
     })
+}
+
+/// What was killed half done lets in whom both policies admit, and no stranger; then a command, the
+/// unit or the guard, in turn, brings it to an end.
+fn finish(manager: &Peer, round: u32) -> Result<()> {
+    expect(manager, Outcome::Talked, &["34.205.5.1"])?;
+    expect(manager, Outcome::Silent, &["198.51.100.7"])?;
+    match round % 3 {
+        0 => drop(agent_fw(["apply"])?.success()?),
+        1 => drop(agent_fw(["apply", "--boot"])?.success()?),
+        _ => {
+            let _guard = Guard::start()?;
+            until("the guard finishes it", || Ok(status()?.1 == Some(0)))?;
+        }
+    }
+    ensure!(status()?.1 == Some(0), "{:#}", status()?.0);
+    Ok(())
 }
