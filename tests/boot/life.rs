@@ -3,8 +3,8 @@
 use crate::host::{BOOT, Build, Host, NEWER, OLDER, disk};
 use crate::neighbour::{Neighbour, Seen};
 use crate::{installed_before, interface};
-use agent_fw_lab::Lab;
 use agent_fw_lab::vm::{Kernel, Parts};
+use agent_fw_lab::{Lab, is_whole};
 use anyhow::{Context, Result, ensure};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,8 +24,9 @@ const NFTABLES_STOPPED: [&str; 3] = ["systemctl", "stop", "nftables"];
 const HARDENING: &str = "/etc/sysctl.d/90-hardening.conf";
 /// Where metrics are written.
 const METRICS: &str = "/srv/metrics";
-/// How often the power is cut in the middle of an installation, on each kernel.
-const CUTS: u64 = 10;
+/// How often the power is cut in the middle of an installation, on each kernel; and where
+/// everything is asked for.
+const CUTS: [u64; 2] = [3, 10];
 
 fn from_the_first_packet_to_the_last_no_unlisted_source_is_answered(
     parts: &Parts,
@@ -237,10 +238,12 @@ fn without_counters(host: &mut Host, neighbour: &Neighbour) -> Result<()> {
 /// Power is cut at moments drawn at random while policies are exchanged. The machine comes up with
 /// one of them, whole.
 fn power_cuts<'a>(mut host: Host<'a>, neighbour: &Neighbour) -> Result<Host<'a>> {
-    let seed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.subsec_nanos();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.subsec_nanos();
+    let seed = std::env::var("AGENT_FW_SEED").ok().map_or(Ok(now.into()), |said| said.parse())?;
+    println!("power cuts from AGENT_FW_SEED={seed}");
     let unlisted = neighbour.seen().unlisted;
-    for cut in 0..CUTS {
-        let delay = u64::from(seed).wrapping_mul(cut * 2 + 1) % 400;
+    for cut in 0..CUTS[usize::from(is_whole())] {
+        let delay = u64::wrapping_mul(seed, cut * 2 + 1) % 400;
         println!("the power is cut {delay} ms into an installation");
         let other = if cut % 2 == 0 { "192.0.2.0/24" } else { "203.0.113.0/24" };
         let install = [&INSTALL[..], &["--allow-from", other]].concat();

@@ -46,6 +46,7 @@ mod relay;
 mod rule_files;
 mod ruleset;
 mod scene;
+mod selection;
 mod silent_files;
 mod specification;
 mod tc;
@@ -63,8 +64,7 @@ mod xdp_others;
 mod xdp_stacked;
 mod xdp_tags;
 
-use agent_fw_lab::{EMULATED, Lab, RARE};
-use kernel_features::Feature;
+use agent_fw_lab::Lab;
 use libtest_mimic::{Arguments, Trial};
 use std::path::Path;
 
@@ -92,97 +92,11 @@ fn main() {
     if !systemd {
         eprintln!("skipped: the tests of the boot unit: this machine has no systemctl");
     }
-    let trials = selection().concat();
+    let trials = selection::of_this_kernel();
     let trials = trials.into_iter().map(|(name, test)| {
         let run = move || test().map_err(|error| format!("{error:?}").into());
         let skipped = missing.is_some() || !systemd && name.contains("the_boot_unit");
         Trial::test(name, run).with_ignored_flag(skipped)
     });
     libtest_mimic::run(&arguments, trials.collect()).exit();
-}
-
-/// What is run here. Under emulation, that is what differs from kernel to kernel: not what draws
-/// thousands of random cases, nor what is about messages and files, nor other firewalls, which the
-/// machine does not have.
-fn selection() -> Vec<&'static [Test]> {
-    let rare = [
-        (Feature::Vrf, loopback::WITH_VRF),
-        (Feature::Mpls, loopback::WITH_MPLS),
-        (Feature::Ipvs, late_gate::WITH_IPVS),
-    ];
-    let rare = rare.into_iter().filter(|(feature, _)| feature.is_here()).map(|(_, tests)| tests);
-    let mut rare: Vec<_> = rare.collect();
-    if xdp_stacked::is_possible() {
-        rare.push(xdp_stacked::TESTS);
-    }
-    if std::env::var_os(RARE).is_some() {
-        return rare;
-    }
-    let kernel = [
-        admission::TESTS,
-        bystanders::TESTS,
-        disguise::TESTS,
-        dispatcher::TESTS,
-        detours::TESTS,
-        explain::TESTS,
-        firewall::ENGINE,
-        firewall::TRAFFIC,
-        guard::TESTS,
-        late_gate::TESTS,
-        live_sessions::TESTS,
-        loopback::TESTS,
-        outbound::TESTS,
-        own_frames::TESTS,
-        relay::TESTS,
-        ruleset::TESTS,
-        unpinned::TESTS,
-        unplugged::TESTS,
-        updates::TESTS,
-        verdicts::TESTS,
-        xdp::TESTS,
-        xdp_alone::TESTS,
-        xdp_others::TESTS,
-        xdp_tags::TESTS,
-    ];
-    let tc = if tc::has_tcx() { tc::TESTS } else { tc::WITHOUT_TCX };
-    let mut selection = [&kernel[..], &[tc]].concat();
-    selection.extend(rare);
-    if std::env::var_os(EMULATED).is_none() {
-        selection.extend([
-            advice::TESTS,
-            agent_tls::TESTS,
-            boot_unit::TESTS,
-            breadth::TESTS,
-            closed::TESTS,
-            consent::TESTS,
-            cut_off::TESTS,
-            half_done::TESTS,
-            doctor::TESTS,
-            enforcement::TESTS,
-            exceptions::TESTS,
-            hostile::TESTS,
-            explain_all::TESTS,
-            lifecycle::TESTS,
-            lost_answers::TESTS,
-            memories::TESTS,
-            messages::TESTS,
-            metrics::TESTS,
-            openness::TESTS,
-            path_mtu::TESTS,
-            ports::TESTS,
-            regions::TESTS,
-            rule_files::TESTS,
-            silent_files::TESTS,
-            firewall::COUNTED,
-            firewall::GOLDEN,
-            firewall::LIFECYCLE,
-            firewall::SPECIFICATION,
-            specification::TESTS,
-            verify::TESTS,
-            verify_xdp::TESTS,
-            watch::TESTS,
-            without_lock::TESTS,
-        ]);
-    }
-    selection
 }

@@ -5,6 +5,15 @@ pub const EMULATED: &str = "AGENT_FW_EMULATED";
 /// Says, in the environment, that only tests are wanted which need what many a kernel lacks: VRF,
 /// MPLS, IPVS.
 pub const RARE: &str = "AGENT_FW_RARE";
+/// Says, in the environment, that everything is wanted that may depend on the kernel, however long
+/// it takes. Otherwise an emulated machine runs what only another kernel can show.
+pub const WHOLE: &str = "AGENT_FW_WHOLE";
+
+/// Whether the environment asks for everything.
+#[must_use]
+pub fn is_whole() -> bool {
+    std::env::var_os(WHOLE).is_some()
+}
 
 /// Whether this is such a machine.
 #[must_use]

@@ -56,7 +56,7 @@ pub use command::{
     Finished, agent_fw, agent_fw_path, built_agent_fw_path, command, feed, kill_agent_fw_after,
     output, run,
 };
-pub use effort::{EMULATED, RARE, is_emulated, rounds};
+pub use effort::{EMULATED, RARE, WHOLE, is_emulated, is_whole, rounds};
 pub use firewalld::Firewalld;
 pub use knock::{knock, while_knocking};
 pub use lab::Lab;

@@ -7,8 +7,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::tree::{PROGRAM, Tree};
-use super::{Release, output, pack_with};
-use crate::process::workspace;
+use super::{Release, pack_with};
+use crate::process::{output, workspace};
 
 /// The scripts that dpkg runs.
 const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];

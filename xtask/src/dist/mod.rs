@@ -12,9 +12,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
-use crate::process::{find, run, workspace};
+use crate::process::{find, output, run, workspace};
 use crate::setup::{self, Group};
 use crate::{ebpf, product};
 use product::Built;
@@ -145,15 +145,6 @@ fn source_date_epoch() -> Result<u64> {
         }
     };
     text.trim().parse().with_context(|| format!("`{}` is no time in seconds", text.trim()))
-}
-
-/// What a command prints; an error unless it succeeds.
-fn output(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
-    if !output.status.success() {
-        bail!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    String::from_utf8(output.stdout).with_context(|| format!("{command:?} printed no text"))
 }
 
 /// Runs a packer, which sees the release's time and nothing of this user's settings.

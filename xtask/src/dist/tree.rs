@@ -8,8 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 
-use super::output;
-use crate::process::{run, workspace};
+use crate::process::{output, run, workspace};
 use crate::product::Built;
 
 /// The program, in there.

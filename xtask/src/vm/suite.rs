@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use agent_fw_lab::vm::{Accelerator, Console, Image, Kernel, Machine, PAYLOAD, Parts, Payload};
-use agent_fw_lab::{EMULATED, RARE};
+use agent_fw_lab::{EMULATED, RARE, WHOLE};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
@@ -39,16 +39,22 @@ pub(crate) struct Suite {
 }
 
 impl Suite {
-    /// The tests whose names contain `filter`. `keep`: the machines' disks are kept.
+    /// The tests whose names contain `filter`: of those that may depend on the kernel, the `whole`,
+    /// or what only another kernel shows.
     pub(crate) fn build(
         workshop: &Workshop,
         agent_fw: &Path,
         filter: Option<&str>,
-        keep: bool,
+        whole: bool,
     ) -> Result<Self> {
         let [(_, qemu), (_, debian), (_, logs)] = workshop.environment();
         let parts = Parts::new(qemu, debian, logs)?;
-        Ok(Self { parts, payload: payload(agent_fw, filter)?, keep })
+        Ok(Self { parts, payload: payload(agent_fw, filter, whole)?, keep: false })
+    }
+
+    /// The machines' disks are kept, if so.
+    pub(crate) fn keep(self, keep: bool) -> Self {
+        Self { keep, ..self }
     }
 
     /// Runs the tests on this kernel. Each line that they print goes to `line`. Tells whether all
@@ -148,7 +154,7 @@ fn follow(console: &mut Console, line: &mut impl FnMut(&str)) -> Result<bool> {
     bail!("the machine ended in the middle of the tests; see {}", console.log().display())
 }
 
-fn payload(agent_fw: &Path, filter: Option<&str>) -> Result<Payload> {
+fn payload(agent_fw: &Path, filter: Option<&str>, whole: bool) -> Result<Payload> {
     let built = build()?;
     let find = |name: &str| built.get(name).with_context(|| format!("cargo built no {name}"));
     let arguments: Vec<&str> = ARGUMENTS.into_iter().chain(filter).collect();
@@ -166,6 +172,9 @@ fn payload(agent_fw: &Path, filter: Option<&str>) -> Result<Payload> {
     let mut environment = SETTINGS.map(str::to_owned).to_vec();
     if Accelerator::of_this_machine() == Accelerator::Tcg {
         environment.push(format!("{EMULATED}=1"));
+    }
+    if whole {
+        environment.push(format!("{WHOLE}=1"));
     }
     environment.push(format!("AGENT_FW={PAYLOAD}/agent-fw"));
     environment.push(format!("AGENT_FW_OBJECT={PAYLOAD}/agent-fw.o"));

@@ -1,20 +1,24 @@
 //! `cargo xtask test`: every test, on this kernel and on stock ones, and one count of them all.
 
-use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
-use agent_fw_lab::PACKAGES;
 use agent_fw_lab::vm::{Accelerator, Kernel};
+use agent_fw_lab::{PACKAGES, WHOLE};
 use anyhow::{Context, Result, anyhow};
 
 use crate::process::{cargo, find, is_root};
 use crate::setup::{self, Group};
 use crate::vm::{self, Suite, UserModeSuite, Workshop};
 use crate::{dist, product};
+
+mod count;
+mod full_run;
+
+use count::{Count, Failures};
 
 /// The packages whose tests need root: they build network namespaces and load BPF programs.
 const ROOTS: [&str; 2] = [LAB, "agent-fw-ebpf"];
@@ -23,9 +27,22 @@ const LAB: &str = "agent-fw-lab";
 /// Without it, the tests that load the object are left out.
 const LOADER: &str = "agent-fw-ebpf/aya";
 
+/// How many random cases are tried where everything is asked for.
+const LONG: [(&str, &str); 4] = [
+    ("AGENT_FW_PAIRS", "100000"),
+    ("AGENT_FW_PACKETS", "1000000"),
+    ("AGENT_FW_MUTATIONS", "500"),
+    ("AGENT_FW_RULESETS", "300"),
+];
+
 /// Where tests run, and which.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
+    /// Everything that may depend on the kernel on each of the stock kernels, the long runs of
+    /// random cases, and ten power cuts: some hours. Without it, a stock kernel runs what only
+    /// another kernel can show
+    #[arg(long, conflicts_with = "filter")]
+    all: bool,
     /// Only the tests whose names contain this
     #[arg(long, value_name = "WORD")]
     filter: Option<String>,
@@ -58,6 +75,11 @@ enum Where {
 impl Options {
     fn includes(&self, place: Where) -> bool {
         self.kernel.is_empty() || self.kernel.contains(&place)
+    }
+
+    /// Whether a stock kernel runs all that may depend on it: what is named is wanted whole.
+    fn is_whole(&self) -> bool {
+        self.all || self.filter.is_some() || !self.kernel.is_empty()
     }
 
     fn kernels(&self) -> Vec<Kernel> {
@@ -93,6 +115,9 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
     } else if let Some(packages) = packages.filter(|_| !kernels.is_empty()) {
         succeeded &= in_machines(options, &kernels, &binary, &packages, &mut count)?;
     }
+    if succeeded && count.failed == 0 && options.all && options.kernel.is_empty() {
+        full_run::record(&count)?;
+    }
     Ok(conclude(&count, succeeded))
 }
 
@@ -105,6 +130,7 @@ fn on_this_kernel(
     let filter = options.filter.as_deref();
     if is_root() {
         let mut all = cargo_test(&["--workspace", "--features", LOADER], filter);
+        all.envs(options.all.then_some(LONG).into_iter().flatten());
         return run_tests(all.envs(packages.map(|place| (PACKAGES, place))), count);
     }
     let [lab, ebpf] = ROOTS;
@@ -166,10 +192,11 @@ fn in_machines(
     let mut boots = cargo_test(&selection, options.filter.as_deref());
     let versions: Vec<&str> = kernels.iter().map(|kernel| kernel.version()).collect();
     boots.envs(workshop.environment()).env("AGENT_FW_KERNELS", versions.join(","));
-    boots.env(PACKAGES, packages);
+    boots.env(PACKAGES, packages).envs(options.all.then_some((WHOLE, "1")));
     let mut succeeded = run_tests(&mut boots, count)?;
     println!("\nxtask: what depends on the kernel, on those of Debian's, in virtual machines");
-    let suite = Suite::build(&workshop, binary, options.filter.as_deref(), options.keep)?;
+    let suite = Suite::build(&workshop, binary, options.filter.as_deref(), options.is_whole())?;
+    let suite = suite.keep(options.keep);
     let (said, lines) = mpsc::channel();
     // A machine has one processor.
     thread::scope(|scope| {
@@ -213,6 +240,7 @@ fn conclude(count: &Count, succeeded: bool) -> ExitCode {
     if !succeeded && count.failed == 0 {
         println!("something else than a test failed: see above");
     }
+    println!("{}", full_run::last());
     println!("{count}");
     let good = succeeded && count.failed == 0 && !(strict && count.skipped > 0);
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -238,94 +266,4 @@ fn run_tests(command: &mut Command, count: &mut Count) -> Result<bool> {
         count.read(&String::from_utf8_lossy(&line), &mut failures);
     }
     Ok(child.wait().context("cannot wait for cargo")?.success())
-}
-
-/// How many tests did what.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Count {
-    passed: usize,
-    failed: usize,
-    skipped: usize,
-    /// Which were skipped, with their reasons where they gave one.
-    reasons: Vec<String>,
-    /// What the failed ones said.
-    failures: Vec<String>,
-}
-
-/// Where in a test binary's output a reader is: it tells its failures one after another, twice by
-/// name, before the result.
-#[derive(Debug, Default)]
-struct Failures {
-    is_told: bool,
-}
-
-impl Count {
-    /// Takes in one line of a test binary's output.
-    fn read(&mut self, line: &str, failures: &mut Failures) {
-        failures.is_told |= line == "failures:";
-        failures.is_told &= !line.starts_with("test result: ");
-        if failures.is_told {
-            self.failures.push(line.to_owned());
-        }
-        if let Some(result) = line.strip_prefix("test result: ") {
-            // "ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in …"
-            self.passed += number_before(result, "passed");
-            self.failed += number_before(result, "failed");
-            self.skipped += number_before(result, "ignored");
-        } else if let Some((name, reason)) = ignored(line) {
-            self.reasons.push(format!("{name}{reason}"));
-        }
-    }
-
-    fn skip(&mut self, reason: String) {
-        self.skipped += 1;
-        self.reasons.push(reason);
-    }
-}
-
-impl fmt::Display for Count {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
-    }
-}
-
-/// The number that stands before a word; 0 if the word is not there.
-fn number_before(text: &str, word: &str) -> usize {
-    let words: Vec<_> = text.split([' ', ';', '.']).filter(|part| !part.is_empty()).collect();
-    let pair = words.windows(2).find(|pair| pair[1] == word);
-    pair.and_then(|pair| pair[0].parse().ok()).unwrap_or(0)
-}
-
-/// The name of a test that was skipped, and what follows: `test NAME ... ignored, REASON`.
-fn ignored(line: &str) -> Option<(&str, &str)> {
-    let (name, reason) = line.strip_prefix("test ")?.split_once(" ... ignored")?;
-    Some((name.trim_end(), reason))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Count, Failures};
-
-    #[test]
-    fn the_results_of_several_binaries_add_up() {
-        let (mut count, mut failures) = (Count::default(), Failures::default());
-        for line in [
-            "running 3 tests",
-            "test a ... ok",
-            "test b ... ignored, needs a kernel with XDP",
-            "test c ... FAILED",
-            "failures:",
-            "---- c ----",
-            "it is so",
-            "test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 7 filtered out; finished in 0.00s",
-            "test d     ... ignored",
-            "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 1.20s",
-            "say: test result: ok. 99 passed",
-        ] {
-            count.read(line, &mut failures);
-        }
-        assert_eq!(count.to_string(), "13 passed, 1 failed, 2 skipped");
-        assert_eq!(count.reasons, ["b, needs a kernel with XDP", "d"]);
-        assert_eq!(count.failures, ["failures:", "---- c ----", "it is so"]);
-    }
 }
