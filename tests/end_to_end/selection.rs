@@ -4,7 +4,15 @@
 //! depend on a kernel where everything is asked for.
 
 use crate::kernel_features::Feature;
-use crate::*;
+use crate::{
+    Test, admission, advice, agent_tls, boot_unit, breadth, bystanders, closed, consent, cut_off,
+    detours, disguise, dispatcher, doctor, enforcement, exceptions, explain, explain_all, firewall,
+    guard, half_done, hostile, late_gate, lifecycle, live_sessions, loopback, lost_answers,
+    memories, messages, metrics, openness, outbound, own_frames, path_mtu, ports, regions, relay,
+    rule_files, ruleset, silent_files, specification, tc, tests, unpinned, unplugged, updates,
+    verdicts, verify, verify_xdp, watch, without_lock, xdp, xdp_alone, xdp_others, xdp_stacked,
+    xdp_tags,
+};
 use agent_fw_lab::{RARE, is_emulated, is_whole};
 use anyhow::{Result, ensure};
 use std::collections::BTreeSet;
