@@ -96,6 +96,8 @@ pub(crate) fn update_package_lists() -> Result<()> {
 fn apt_get() -> Result<Command> {
     let mut command = as_root("env", "apt-get")?;
     command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]);
+    // A fresh machine may be upgrading itself.
+    command.args(["-o", "DPkg::Lock::Timeout=600"]);
     Ok(command)
 }
 
