@@ -1,6 +1,7 @@
 //! What the user wants, as flags say it and `policy.toml` keeps it.
 
 mod beyond;
+mod command_line;
 mod file;
 
 pub use file::is_edited;

@@ -235,13 +235,20 @@ fn without_counters(host: &mut Host, neighbour: &Neighbour) -> Result<()> {
     host.run(&["agent-fw", "verify"]).map(drop)
 }
 
+/// A setting of the unit's that systemd cannot give, as it could not start it at all on some hosts.
+const IMPOSSIBLE: &str = "[Service]\\nBindReadOnlyPaths=/nowhere/at/all\\n";
+
 /// Power is cut at moments drawn at random while policies are exchanged. The machine comes up with
-/// one of them, whole.
+/// one of them, whole; the first time though systemd cannot start the boot unit.
 fn power_cuts<'a>(mut host: Host<'a>, neighbour: &Neighbour) -> Result<Host<'a>> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.subsec_nanos();
     let seed = std::env::var("AGENT_FW_SEED").ok().map_or(Ok(now.into()), |said| said.parse())?;
     println!("power cuts from AGENT_FW_SEED={seed}");
     let unlisted = neighbour.seen().unlisted;
+    let drop_ins = "/etc/systemd/system/agent-fw.service.d";
+    let spoil =
+        format!("mkdir {drop_ins}; printf '{IMPOSSIBLE}' > {drop_ins}/impossible.conf; sync");
+    host.run(&["sh", "-c", &spoil])?;
     for cut in 0..CUTS[usize::from(is_whole())] {
         let delay = u64::wrapping_mul(seed, cut * 2 + 1) % 400;
         println!("the power is cut {delay} ms into an installation");
@@ -250,6 +257,11 @@ fn power_cuts<'a>(mut host: Host<'a>, neighbour: &Neighbour) -> Result<Host<'a>>
         host = host.cut(&install, Duration::from_millis(delay)).context("after a power cut")?;
         host.is_closed(neighbour, unlisted).context("after a power cut")?;
         host.run(&["agent-fw", "status"]).context("after a power cut")?;
+        if cut == 0 {
+            host.run(&["systemctl", "is-failed", "agent-fw"]).context("the unit was started")?;
+            host.run(&["rm", "-r", drop_ins])?;
+            host.run(&["systemctl", "daemon-reload"])?;
+        }
     }
     Ok(host)
 }

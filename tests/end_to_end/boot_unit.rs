@@ -21,6 +21,7 @@ tests![
     without_any_good_policy_the_port_is_closed_at_boot,
     until_a_missing_interface_comes_the_table_holds,
     whether_the_boot_unit_the_guard_and_the_timer_are_on_is_said,
+    the_advice_where_the_boot_unit_is_off_enables_it,
     the_status_line_of_the_boot_unit_quotes_no_private_file,
 ];
 
@@ -257,6 +258,37 @@ fn whether_the_boot_unit_the_guard_and_the_timer_are_on_is_said() -> Result<()> 
         let (shown, _) = status()?;
         let boot = &shown["boot"];
         ensure!(boot["unit"] == false && boot["guard"] == false, "{boot}");
+        // All three, and each of them off again.
+        fs::create_dir_all("/var/lib/node")?;
+        let all = ["--allow-from", "region:us-1", "--guard", "--metrics", "/var/lib/node"];
+        let said = install_with_unit(lab, &all)?;
+        is_said(&said, "the policy is applied at boot; guard on, metrics timer on")?;
+        fs::remove_file(format!("{UNITS}/sysinit.target.wants/agent-fw-guard.service"))?;
+        let without = "the policy is applied at boot; guard off, metrics timer on";
+        is_said(&format!("boot: {without}"), without)?;
+        agent_fw(["uninstall"])?.success()?;
+        ensure!(traces()?.is_empty(), "left: {}", traces()?);
+        Ok(())
+    })
+}
+
+fn the_advice_where_the_boot_unit_is_off_enables_it() -> Result<()> {
+    Lab::run(|lab| {
+        // A name that a shell would take for more than one word.
+        fs::write("/var/lib/my list", "203.0.113.0/24\n")?;
+        let words = ["--allow-from", "file:/var/lib/my list", "--port", "4200", "--log"];
+        install(&words)?;
+        let policy = fs::read_to_string(POLICY)?;
+        let doctor = agent_fw(["doctor"])?.stdout;
+        let doctor = doctor.split_whitespace().collect::<Vec<_>>().join(" ");
+        let (_, advice) = doctor.split_once("run `").context("it advises nothing")?;
+        let (command, _) = advice.split_once('`').context("where does it end?")?;
+        lab.overlay("/usr/local/bin")?;
+        copy_program("/usr/local/bin/agent-fw")?;
+        run(["sh", "-c", command])?;
+        let (health, seen) = check("the next boot")?;
+        ensure!(health == "good", "{health}: {seen}");
+        ensure!(fs::read_to_string(POLICY)? == policy, "it has installed something else");
         Ok(())
     })
 }

@@ -20,6 +20,7 @@ tests![
 const ALL: [&str; 19] = [
     "usr/bin/agent-fw",
     "usr/lib/systemd/system/agent-fw.service",
+    "usr/lib/systemd/system/agent-fw-fallback.service",
     "usr/lib/systemd/system/agent-fw-guard.service",
     "usr/lib/systemd/system/agent-fw-interface@.service",
     "usr/lib/systemd/system/agent-fw-metrics@.service",

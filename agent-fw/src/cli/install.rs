@@ -100,11 +100,10 @@ impl Install {
                 systemd::enable()?;
             }
             drop(lock);
-            if boot.is_some() {
-                self.units.start(true);
-            }
+            let started = if boot.is_some() { self.units.start(true) } else { Ok(()) };
             report::remark("no change: the kernel and policy.toml are as they should be");
-            return promises(&configuration, &compiled, test, &self.patience);
+            let told = promises(&configuration, &compiled, test, &self.patience)?;
+            return started.map(|()| told);
         }
         keep_sessions(&live, &compiled);
         let kept_edit = take_steps(&configuration, &lists, &compiled, boot.as_deref())?;
@@ -118,8 +117,9 @@ impl Install {
         report::programs(&configuration, &xdp::attachments()?, None);
         // The unit applies the policy once more, and needs the lock for it.
         drop(lock);
-        self.units.start(boot.is_some());
-        promises(&configuration, &compiled, test, &self.patience)
+        let started = self.units.start(boot.is_some());
+        let told = promises(&configuration, &compiled, test, &self.patience)?;
+        started.map(|()| told)
     }
 }
 

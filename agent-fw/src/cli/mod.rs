@@ -23,6 +23,7 @@ mod rules;
 mod sample;
 mod security_group;
 mod status;
+mod terminal;
 mod trial;
 mod uninstall;
 mod units;

@@ -1,5 +1,6 @@
 //! How agent-fw speaks: messages of at most 80 columns, colour only where a terminal shows it.
 
+use super::terminal;
 use crate::configuration::{Compiled, Configuration};
 use crate::engine::judge::{Beyond, NotClosed};
 use crate::engine::kernel_state::Remedy;
@@ -28,31 +29,11 @@ pub(super) fn is_incomplete() -> bool {
 }
 
 pub(super) fn write_line(output: &mut dyn Write, line: fmt::Arguments<'_>) {
-    let line = harmless(&line.to_string());
+    let line = terminal::harmless(&line.to_string(), &[GOOD, BAD, CAUTION]);
     let written = output.write_all(line.as_bytes()).and_then(|()| output.write_all(b"\n"));
     if written.is_err_and(|error| error.kind() != ErrorKind::BrokenPipe) {
         UNPRINTED.store(true, Ordering::Relaxed);
     }
-}
-
-/// A line without what a terminal takes for a command, but for the styles of messages: names and
-/// words of files may have any characters in them.
-fn harmless(line: &str) -> String {
-    let ends = [GOOD, BAD, CAUTION]
-        .map(|style| [style.render().to_string(), style.render_reset().to_string()]);
-    let mut harmless = String::with_capacity(line.len());
-    let mut rest = line;
-    while let Some(letter) = rest.chars().next() {
-        let style = ends.iter().flatten().find(|style| rest.starts_with(style.as_str()));
-        let taken = style.map_or(letter.len_utf8(), String::len);
-        if style.is_none() && letter.is_control() && !matches!(letter, '\n' | '\t') {
-            harmless.extend(letter.escape_unicode());
-        } else {
-            harmless.push_str(&rest[..taken]);
-        }
-        rest = &rest[taken..];
-    }
-    harmless
 }
 
 /// Prints a line, without colours where no terminal shows them.

@@ -3,6 +3,7 @@
 use super::outcome::Result;
 use super::{metrics, report};
 use crate::system::systemd;
+use anyhow::Context as _;
 use std::path::PathBuf;
 
 /// Where Debian's node_exporter looks for text files.
@@ -42,24 +43,21 @@ impl Units {
     }
 
     /// Starts what there is now, and says what happens at the next boot, where that is not what the
-    /// user expects.
-    pub(super) fn start(&self, has_unit: bool) {
+    /// user expects. Fails where what a flag asks for does not come about; the policy is in force all
+    /// the same.
+    pub(super) fn start(&self, has_unit: bool) -> Result<()> {
         if has_unit {
             if let Err(error) = systemd::start() {
                 let unit = systemd::UNIT;
                 let what = format_args!("{unit} is enabled, but not started: {error:#}");
                 report::caution("note:", what);
             }
-            if self.guard
-                && let Err(error) = systemd::set_guard()
-            {
-                report::caution("note:", format_args!("the guard does not stand: {error:#}"));
-            }
-            if let Some(directory) = &self.metrics
-                && let Err(error) = systemd::set_metrics(directory)
-            {
-                report::caution("note:", format_args!("no metrics are written: {error:#}"));
-            }
+            let guard = if self.guard { systemd::set_guard() } else { Ok(()) };
+            let metrics = self.metrics.as_deref().map_or(Ok(()), systemd::set_metrics);
+            guard.with_context(|| {
+                format!("the policy is in force, but {} does not stand", systemd::GUARD)
+            })?;
+            metrics.context("the policy is in force, but no metrics are written")?;
         } else if !self.no_boot {
             report::caution(
                 "boot:",
@@ -67,5 +65,6 @@ impl Units {
             );
             report::remark("  before the network is up, or the port is open after the next boot");
         }
+        Ok(())
     }
 }

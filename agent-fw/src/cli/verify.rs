@@ -7,6 +7,7 @@ use crate::configuration::Configuration;
 use crate::engine::apply::Read;
 use crate::engine::judge::{Beyond, NotClosed, judge, judge_beyond};
 use crate::engine::kernel_state::KernelState;
+use crate::engine::plan::interfaces_of;
 use crate::model::{Policy, PolicyHash, Verdict};
 use crate::netlink::link;
 use crate::nft::{Live, Nftables};
@@ -92,16 +93,8 @@ fn counterexample(
     let reach = if configuration.backend.has_table() {
         Reach::Everywhere
     } else {
-        let named = &configuration.interfaces;
-        let is_meant = |interface: &link::Interface| {
-            if named.is_empty() {
-                interface.is_up && interface.is_physical()
-            } else {
-                named.contains(&interface.name)
-            }
-        };
-        let all = link::list()?.into_iter().filter(is_meant);
-        Reach::Interfaces(all.map(|interface| interface.index).collect())
+        let found = interfaces_of(configuration)?.interfaces();
+        Reach::Interfaces(found.into_iter().map(|interface| interface.index).collect())
     };
     Ok(verify::counterexample(policy, &reach, kernel))
 }

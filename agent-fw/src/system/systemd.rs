@@ -60,8 +60,9 @@ const MODULES_TEMPLATE: &str = include_str!("../../data/modules-load.conf");
 const MODPROBE_TEMPLATE: &str = include_str!("../../data/modprobe.conf");
 const SANDBOX: &str = include_str!("../../data/sandbox.conf");
 const IPTABLES: &str = include_str!("../../data/iptables-drop-in.conf");
-const TEMPLATES: [(&str, &str); 8] = [
+const TEMPLATES: [(&str, &str); 9] = [
     (UNIT, include_str!("../../data/agent-fw.service")),
+    ("agent-fw-fallback.service", include_str!("../../data/agent-fw-fallback.service")),
     ("agent-fw-interface@.service", include_str!("../../data/agent-fw-interface@.service")),
     (GUARD, include_str!("../../data/agent-fw-guard.service")),
     ("agent-fw-metrics@.service", include_str!("../../data/agent-fw-metrics@.service")),

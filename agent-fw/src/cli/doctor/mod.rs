@@ -71,14 +71,14 @@ impl Doctor {
             checks.extend(sources::obsolete(compiled));
             checks.push(machine::versions(compiled));
             checks.extend(lasting_notices(compiled));
-            checks.push(persistence());
+            checks.push(persistence(configuration));
         }
         checks.extend(outbound::outbound(&mut sent));
         let compiled = installed.as_ref().map(|(_, compiled)| compiled);
         checks.extend(path_mtu::path_mtu(compiled, port, &mut sent));
         checks.extend(interfaces::interfaces(installed.as_ref().map(|(known, _)| known))?);
         checks.push(machine::kernel());
-        checks.push(modules::modules());
+        checks.push(modules::modules(installed.as_ref().map(|(known, _)| known)));
         if self.online {
             checks.extend(installed.iter().flat_map(|(_, compiled)| machine::names(compiled)));
         }
@@ -96,12 +96,13 @@ impl Doctor {
 }
 
 /// Whether the policy outlives a reboot.
-fn persistence() -> Check {
+fn persistence(configuration: &Configuration) -> Check {
     let why = "a policy that is not applied at boot leaves the port open from then on";
     let found = Persistence::look();
     let health = if found.unit { Health::Good } else { Health::Note };
     let check = Check::new("the next boot", why, health, found.to_string());
-    if found.unit { check } else { check.advise("agent-fw install without --no-boot enables it") }
+    let command = configuration.install_command();
+    if found.unit { check } else { check.advise(format!("run `{command}`: it enables the unit")) }
 }
 
 /// What is said for as long as it is so: what an older version has installed and a newer one would
