@@ -17,7 +17,7 @@ tests![
 ];
 
 /// What every package has, by how its path ends.
-const ALL: [&str; 19] = [
+const ALL: [&str; 20] = [
     "usr/bin/agent-fw",
     "usr/lib/systemd/system/agent-fw.service",
     "usr/lib/systemd/system/agent-fw-fallback.service",
