@@ -11,13 +11,14 @@ tests![
     every_kind_of_package_has_the_program_and_all_that_goes_with_it,
     debians_own_checker_finds_nothing_wrong,
     checksums_are_those_of_the_packages,
+    the_program_asks_nothing_of_a_host_but_its_kernel,
     every_manual_page_is_readable_and_there_is_one_for_each_subcommand,
     completions_are_what_the_shell_understands,
     the_policy_to_begin_with_compiles_and_closes_the_port_to_others,
 ];
 
 /// What every package has, by how its path ends.
-const ALL: [&str; 20] = [
+const ALL: [&str; 21] = [
     "usr/bin/agent-fw",
     "usr/lib/systemd/system/agent-fw.service",
     "usr/lib/systemd/system/agent-fw-fallback.service",
@@ -32,6 +33,7 @@ const ALL: [&str; 20] = [
     "usr/share/bash-completion/completions/agent-fw",
     "usr/share/doc/agent-fw/README.md",
     "usr/share/doc/agent-fw/docs/limits.md",
+    "usr/share/doc/agent-fw/libraries.txt",
     "usr/share/doc/agent-fw/examples/policy.toml",
     "usr/share/fish/vendor_completions.d/agent-fw.fish",
     "usr/share/man/man8/agent-fw.8.gz",
@@ -115,6 +117,26 @@ fn checksums_are_those_of_the_packages() -> Result<()> {
         &sums,
     ])?;
     Ok(())
+}
+
+fn the_program_asks_nothing_of_a_host_but_its_kernel() -> Result<()> {
+    Lab::run(|_| {
+        let program = unpack()?.join("usr/bin/agent-fw");
+        // A root directory with nothing else in it: no library, no loader.
+        let root = Path::new("/run/empty");
+        fs::create_dir(root)?;
+        run([Path::new("cp"), &program, root])?;
+        let said =
+            run(["chroot", "/run/empty", "/agent-fw", "compile", "--allow-from", "region:us-1"])?;
+        ensure!(said.contains("table inet agent_fw"), "{said}");
+        let (deb, rpm) = (package("newer", ".deb")?, package("newer", ".rpm")?);
+        let depends = run(["dpkg-deb", "--field", &deb.to_string_lossy(), "Depends"])?;
+        ensure!(depends.trim().is_empty(), "{depends}");
+        let required = run(["rpm", "--query", "--package", "--requires", &rpm.to_string_lossy()])?;
+        let library = required.lines().find(|line| line.contains(".so"));
+        ensure!(library.is_none(), "{required}");
+        Ok(())
+    })
 }
 
 fn every_manual_page_is_readable_and_there_is_one_for_each_subcommand() -> Result<()> {

@@ -1,7 +1,10 @@
 //! Everything that is done with agent-fw's sources: set-up, build, installation on this
 //! host, packages, tests, the demonstration, benchmarks. Each file here is one task, or what several share.
 
+mod apt;
+mod architecture;
 mod bench;
+mod cache;
 mod demo;
 mod dist;
 mod ebpf;
@@ -9,6 +12,7 @@ mod install;
 mod process;
 mod product;
 mod setup;
+mod static_libraries;
 mod test;
 mod vm;
 

@@ -8,6 +8,7 @@ use anyhow::Result;
 use crate::ebpf;
 use crate::process::{cargo, run, workspace};
 use crate::setup::{self, Group};
+use crate::static_libraries::StaticLibraries;
 
 /// Builds the BPF objects, then agent-fw with the product's in it. Returns the path of its
 /// binary.
@@ -20,26 +21,22 @@ pub(crate) fn build() -> Result<PathBuf> {
     Ok(agent_fw_lab::built_agent_fw_path())
 }
 
-/// What a package is made from.
-pub(crate) struct Built {
-    /// The program.
-    pub(crate) agent_fw: PathBuf,
-    /// What writes its manual and the like.
-    pub(crate) package_files: PathBuf,
-}
-
-/// What goes with a program that is built: the other half, built as the tests are.
-pub(crate) fn beside(agent_fw: &Path, features: &str) -> Result<Built> {
+/// What writes the manual and the like of a program that is built, built as the tests are.
+pub(crate) fn package_files_beside(agent_fw: &Path, features: &str) -> Result<PathBuf> {
     let mut cargo = cargo();
     cargo.args(["build", "--release", "--workspace", "--features", features]);
     run(cargo.args(["--example", "package_files"]))?;
-    let package_files = agent_fw.with_file_name("examples").join("package_files");
-    Ok(Built { agent_fw: agent_fw.to_owned(), package_files })
+    Ok(agent_fw.with_file_name("examples").join("package_files"))
 }
 
-/// Builds both for shipping, below the directory `target`: neither the directory of the sources nor
-/// that of the crates shows in them. The BPF object is there already.
-pub(crate) fn build_for_shipping(sources: &Path, target: &Path) -> Result<Built> {
+/// Builds the program for shipping, below the directory `target`: static, so that it runs whatever
+/// libraries a host has; neither the directory of the sources nor that of the crates shows in it.
+/// The BPF object is there already.
+pub(crate) fn build_for_shipping(
+    sources: &Path,
+    target: &Path,
+    libraries: &StaticLibraries,
+) -> Result<PathBuf> {
     let remap = |path: &Path, name: &str| {
         let mut flag = OsString::from("--remap-path-prefix=");
         flag.push(path);
@@ -50,11 +47,18 @@ pub(crate) fn build_for_shipping(sources: &Path, target: &Path) -> Result<Built>
     let mut cargo = cargo();
     cargo.current_dir(sources).env_remove("RUSTFLAGS");
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join(OsStr::new("\x1f")));
-    cargo.args(["build", "--release", "--locked", "--package", "agent-fw"]);
-    cargo.args(["--bin", "agent-fw", "--example", "package_files", "--target-dir"]);
-    run(cargo.arg(target))?;
-    Ok(Built {
-        agent_fw: target.join("release/agent-fw"),
-        package_files: target.join("release/examples/package_files"),
-    })
+    // GNU's `strip` is one architecture's; the linker's own is not.
+    cargo.env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
+    cargo.args(["build", "--release", "--locked", "--package", "agent-fw", "--bin", "agent-fw"]);
+    libraries.apply(&mut cargo);
+    run(cargo.arg("--target-dir").arg(target))?;
+    Ok(target.join(libraries.architecture().target()).join("release/agent-fw"))
+}
+
+/// Builds what writes the program's manual and the like, for this machine.
+pub(crate) fn package_files(sources: &Path, target: &Path) -> Result<PathBuf> {
+    let mut cargo = cargo();
+    cargo.current_dir(sources).args(["build", "--release", "--locked", "--package", "agent-fw"]);
+    run(cargo.args(["--example", "package_files", "--target-dir"]).arg(target))?;
+    Ok(target.join("release/examples/package_files"))
 }

@@ -148,7 +148,7 @@ fn open_regular(path: &Path, most: u64, trust: Trust) -> anyhow::Result<Option<F
 fn is_the_kernels(file: &File) -> bool {
     // PROC, SYSFS, DEBUGFS, TRACEFS, SECURITYFS, CGROUP, CGROUP2, BPF_FS, PSTOREFS, BINFMTFS and
     // EFIVARFS of linux/magic.h.
-    const KERNELS: [i64; 11] = [
+    const KERNELS: [u32; 11] = [
         0x9fa0,
         0x6265_6572,
         0x6462_6720,
@@ -163,7 +163,8 @@ fn is_the_kernels(file: &File) -> bool {
     ];
     fstatfs(file).is_ok_and(|found| {
         let FsType(kind) = found.filesystem_type();
-        KERNELS.contains(&kind)
+        // Signed or not, as the C library has it.
+        KERNELS.iter().any(|known| i128::from(*known) == i128::from(kind))
     })
 }
 

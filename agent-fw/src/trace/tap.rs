@@ -14,7 +14,7 @@ use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 
 /// `TUNSETIFF` of linux/if_tun.h, and what it takes: a name, flags, the rest of `struct ifreq`.
-const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
+const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
 const IFREQ_BYTES: usize = 40;
 const NAME_BYTES: usize = 16;
 /// `IFF_TAP | IFF_NO_PI`: Ethernet frames, without anything before them.

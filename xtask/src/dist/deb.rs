@@ -1,18 +1,19 @@
 //! The package for Debian and its family, by `dpkg-deb`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 
 use super::tree::{PROGRAM, Tree};
 use super::{Release, pack_with};
+use crate::architecture::Architecture;
 use crate::process::{output, workspace};
 
 /// The scripts that dpkg runs.
 const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
-const MAINTAINER: &str = "The agent-fw authors <agent-fw@localhost>";
+const MAINTAINER: &str = "The agent-fw authors <agent-fw@example.org>";
 const DESCRIPTION: &str = "restricts a security agent's listening port to its manager
  Trend Micro's agent listens on TCP 4118 and opens that port to every source by
  a hidden rule. agent-fw compiles that rule with a source restriction into an
@@ -21,8 +22,13 @@ const DESCRIPTION: &str = "restricts a security agent's listening port to its ma
  Without a policy, the package changes nothing.";
 const DOCUMENTS: &str = "usr/share/doc/agent-fw";
 
-/// Packs what is in `tree` into `place`; returns the package.
-pub(super) fn build(tree: &Path, release: &Release, place: &Path) -> Result<PathBuf> {
+/// Packs what is in `tree` into `place`.
+pub(super) fn build(
+    tree: &Path,
+    architecture: Architecture,
+    release: &Release,
+    place: &Path,
+) -> Result<()> {
     let tree = Tree::copy(tree, place.join("deb"))?;
     // Where Debian's zsh looks.
     tree.rename("usr/share/zsh/site-functions", "usr/share/zsh/vendor-completions")?;
@@ -32,14 +38,13 @@ pub(super) fn build(tree: &Path, release: &Release, place: &Path) -> Result<Path
     let changelog = tree.root().join(DOCUMENTS).join("changelog");
     output(Command::new("gzip").args(["--best", "--no-name"]).arg(changelog))?;
 
-    let (architecture, size, sums) = (architecture()?, tree.size()?, md5sums(&tree)?);
+    let (architecture, size, sums) = (architecture.debian(), tree.size()?, md5sums(&tree)?);
     let Release { version, epoch } = release;
-    let depends = depends(tree.root(), place)?;
     tree.write(
         "DEBIAN/control",
         &format!(
             "Package: agent-fw\nVersion: {version}\nArchitecture: {architecture}\n\
-             Maintainer: {MAINTAINER}\nInstalled-Size: {}\nDepends: {depends}\n\
+             Maintainer: {MAINTAINER}\nInstalled-Size: {}\n\
              Section: admin\nPriority: optional\nDescription: {DESCRIPTION}\n",
             size.div_ceil(1024)
         ),
@@ -58,17 +63,7 @@ pub(super) fn build(tree: &Path, release: &Release, place: &Path) -> Result<Path
     // The number of threads shows in what xz writes.
     dpkg_deb.args(["--root-owner-group", "-Zxz", "--threads-max=1", "--build"]);
     pack_with(dpkg_deb.arg(tree.root()).arg(&package), release)?;
-    fs::remove_dir_all(tree.root())?;
-    Ok(package)
-}
-
-/// Debian's name for what this machine is.
-fn architecture() -> Result<&'static str> {
-    match std::env::consts::ARCH {
-        "x86_64" => Ok("amd64"),
-        "aarch64" => Ok("arm64"),
-        other => bail!("packages are not made for {other}"),
-    }
+    Ok(fs::remove_dir_all(tree.root())?)
 }
 
 fn changelog(Release { version, epoch }: &Release) -> Result<String> {
@@ -77,22 +72,6 @@ fn changelog(Release { version, epoch }: &Release) -> Result<String> {
         "agent-fw ({version}) unstable; urgency=medium\n\n  * Version {version}.\n\n \
          -- {MAINTAINER}  {date}"
     ))
-}
-
-/// The packages whose libraries the program is linked to.
-fn depends(tree: &Path, place: &Path) -> Result<String> {
-    // dpkg-shlibdeps wants to be in a Debian source package.
-    let source = place.join("source");
-    fs::create_dir_all(source.join("debian"))?;
-    fs::write(
-        source.join("debian/control"),
-        "Source: agent-fw\n\nPackage: agent-fw\nArchitecture: any\n",
-    )?;
-    let mut shlibdeps = Command::new("dpkg-shlibdeps");
-    let said = output(shlibdeps.arg("-O").arg(tree.join(PROGRAM)).current_dir(&source))?;
-    fs::remove_dir_all(source)?;
-    let depends = said.lines().find_map(|line| line.strip_prefix("shlibs:Depends="));
-    Ok(depends.context("dpkg-shlibdeps names no packages")?.to_owned())
 }
 
 /// For `dpkg --verify`.

@@ -1,4 +1,5 @@
-//! `cargo xtask dist`: packages for Debian's family and Red Hat's, and a tarball for the others.
+//! `cargo xtask dist`: packages for Debian's family and Red Hat's, and a tarball for the others, for
+//! each architecture. The program in them is static: it asks nothing of a host but its kernel.
 //!
 //! The same sources give the same bytes, wherever they lie: nothing in a package depends on the
 //! directory, the time or the user of its build. `--check` proves it by a second build elsewhere.
@@ -8,16 +9,18 @@ mod rpm;
 mod tarball;
 mod tree;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::architecture::Architecture;
 use crate::process::{find, output, run, workspace};
 use crate::setup::{self, Group};
+use crate::static_libraries::StaticLibraries;
 use crate::{ebpf, product};
-use product::Built;
 use tree::Tree;
 
 /// What `cargo xtask dist` is asked.
@@ -26,6 +29,21 @@ pub(crate) struct Options {
     /// Build all of it again in another directory, and fail unless every byte is the same
     #[arg(long)]
     check: bool,
+    /// An architecture to build for; repeatable. Without it, every one that packages are made for
+    #[arg(long, value_name = "NAME")]
+    architecture: Vec<Architecture>,
+}
+
+/// What a package is made from.
+#[derive(Debug)]
+struct Built<'a> {
+    architecture: Architecture,
+    /// The program, static and stripped.
+    agent_fw: &'a Path,
+    /// What writes its manual and the like.
+    package_files: &'a Path,
+    /// The libraries in it, a line each: Debian's package and version.
+    libraries: String,
 }
 
 /// Which release a package says it is.
@@ -46,9 +64,12 @@ impl Release {
 
 /// Builds the packages into `target/dist`, and says where they are.
 pub(crate) fn dist(options: &Options) -> Result<()> {
-    let place = make()?;
+    setup::ensure(&[Group::Build, Group::Dist])?;
+    let named = &options.architecture;
+    let architectures = if named.is_empty() { &Architecture::ALL[..] } else { named };
+    let place = make_from(workspace(), architectures)?;
     if options.check {
-        check(&place)?;
+        check(&place, architectures)?;
     }
     print!("{}", fs::read_to_string(place.join(CHECKSUMS))?);
     println!("xtask: the packages are in {}", place.display());
@@ -58,65 +79,88 @@ pub(crate) fn dist(options: &Options) -> Result<()> {
 /// The checksums of the packages, beside them.
 const CHECKSUMS: &str = "SHA256SUMS";
 
-/// Builds this release. Returns the directory of its packages.
-fn make() -> Result<PathBuf> {
-    setup::ensure(&[Group::Build, Group::Dist])?;
-    make_from(workspace())
-}
-
 /// Why this machine cannot test packages; `None` if it can.
 pub(crate) fn untestable() -> Option<&'static str> {
-    find("apt-get").is_none().then_some("packages are tested on Debian, and there is no apt-get")
+    if find("apt-get").is_none() {
+        Some("packages are tested on Debian, and there is no apt-get")
+    } else if Architecture::of_this_machine().is_none() {
+        Some("packages are not made for this machine's architecture")
+    } else {
+        None
+    }
 }
 
-/// Packs a program that is built already, for the tests of packages: under an older version, under
-/// this one, and once again. Returns the directory of all three.
-pub(crate) fn for_tests(built: &Built) -> Result<PathBuf> {
+/// Packs the program as it is shipped, for the tests of packages: under an older version, under this
+/// one, and once again. Returns the directory of all three.
+pub(crate) fn for_tests(package_files: &Path) -> Result<PathBuf> {
     setup::ensure(&[Group::Dist, Group::Debian])?;
+    let architecture = Architecture::of_this_machine().context("no packages are made for it")?;
+    let libraries = StaticLibraries::ensure(architecture)?;
+    let target = workspace().join("target/dist");
+    let agent_fw = product::build_for_shipping(workspace(), &target, &libraries)?;
+    let (agent_fw, libraries) = (agent_fw.as_path(), libraries.versions()?);
+    let built = Built { architecture, agent_fw, package_files, libraries };
     let place = workspace().join("target/test-packages");
     let release = Release::current()?;
     let older = Release { version: "0.0.1".to_owned(), ..release.clone() };
     for (name, release) in [("older", &older), ("newer", &release), ("again", &release)] {
-        let tree = place.join("tree");
-        Tree::new(tree.clone()).fill(workspace(), built)?;
-        pack(&tree, release, &place.join(name))?;
+        let place = place.join(name);
+        renew(&place)?;
+        pack(workspace(), &built, release, &place)?;
+        write_checksums(&place)?;
     }
     Ok(place)
 }
 
-fn make_from(sources: &Path) -> Result<PathBuf> {
+fn make_from(sources: &Path, architectures: &[Architecture]) -> Result<PathBuf> {
     ebpf::build(sources)?;
     let dist = sources.join("target/dist");
-    let built = product::build_for_shipping(sources, &dist)?;
-    Tree::new(dist.join("tree")).fill(sources, &built)?;
-    pack(&dist.join("tree"), &Release::current()?, &dist.join("packages"))
+    let package_files = product::package_files(sources, &dist)?;
+    let place = dist.join("packages");
+    renew(&place)?;
+    for &architecture in architectures {
+        let libraries = StaticLibraries::ensure(architecture)?;
+        let agent_fw = product::build_for_shipping(sources, &dist, &libraries)?;
+        let libraries = libraries.versions()?;
+        let (agent_fw, package_files) = (agent_fw.as_path(), package_files.as_path());
+        let built = Built { architecture, agent_fw, package_files, libraries };
+        pack(sources, &built, &Release::current()?, &place)?;
+    }
+    write_checksums(&place)?;
+    Ok(place)
 }
 
-/// Makes the packages of what is staged in `tree`.
-fn pack(tree: &Path, release: &Release, place: &Path) -> Result<PathBuf> {
-    // Of an earlier version, nothing may be left.
+/// Of an earlier version, nothing may be left.
+fn renew(place: &Path) -> Result<()> {
     if place.exists() {
         fs::remove_dir_all(place)?;
     }
-    fs::create_dir_all(place)?;
-    let packages = [
-        deb::build(tree, release, place)?,
-        rpm::build(tree, release, place)?,
-        tarball::build(tree, release, place)?,
-    ];
-    let names = packages.iter().filter_map(|path| path.file_name());
-    let mut sha256sum = Command::new("sha256sum");
-    let sums = output(sha256sum.args(names).current_dir(place))?;
-    fs::write(place.join(CHECKSUMS), sums)?;
-    Ok(place.to_owned())
+    Ok(fs::create_dir_all(place)?)
+}
+
+/// Makes the packages of what is built, into `place`.
+fn pack(sources: &Path, built: &Built<'_>, release: &Release, place: &Path) -> Result<()> {
+    let tree = place.join("tree");
+    Tree::new(tree.clone()).fill(sources, built)?;
+    deb::build(&tree, built.architecture, release, place)?;
+    rpm::build(&tree, built.architecture, release, place)?;
+    tarball::build(&tree, built.architecture, release, place)?;
+    Ok(fs::remove_dir_all(tree)?)
+}
+
+fn write_checksums(place: &Path) -> Result<()> {
+    let names = fs::read_dir(place)?.flatten().map(|entry| entry.file_name());
+    let names: BTreeSet<_> = names.collect();
+    let sums = output(Command::new("sha256sum").args(names).current_dir(place))?;
+    Ok(fs::write(place.join(CHECKSUMS), sums)?)
 }
 
 /// Builds from a copy of the sources in another directory, and compares.
-fn check(first: &Path) -> Result<()> {
+fn check(first: &Path, architectures: &[Architecture]) -> Result<()> {
     let elsewhere = workspace().join("target/dist-again/copy");
     tree::copy_sources(workspace(), &elsewhere)?;
     eprintln!("xtask: building the packages once more, in {}", elsewhere.display());
-    let second = make_from(&elsewhere)?;
+    let second = make_from(&elsewhere, architectures)?;
     for entry in fs::read_dir(first)? {
         let (this, name) = {
             let entry = entry?;

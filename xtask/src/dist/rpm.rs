@@ -1,22 +1,28 @@
 //! The package for Red Hat's family, by `rpmbuild`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
 
 use super::tree::{PROGRAM, Tree};
 use super::{Release, pack_with};
+use crate::architecture::Architecture;
 use crate::process::workspace;
 
-/// Packs what is in `tree` into `place`; returns the package.
-pub(super) fn build(tree: &Path, release: &Release, place: &Path) -> Result<PathBuf> {
+/// Packs what is in `tree` into `place`.
+pub(super) fn build(
+    tree: &Path,
+    architecture: Architecture,
+    release: &Release,
+    place: &Path,
+) -> Result<()> {
     let tree = Tree::copy(tree, place.join("rpm"))?;
     tree.copy_licenses("usr/share/licenses/agent-fw")?;
     tree.settle(release.epoch, &[PROGRAM.to_owned()])?;
 
-    let (architecture, version) = (std::env::consts::ARCH, &release.version);
+    let (architecture, version) = (architecture.name(), &release.version);
     let work = place.join("rpmbuild");
     let mut rpmbuild = Command::new("rpmbuild");
     rpmbuild.args(["-bb", "--quiet", "--target", architecture]);
@@ -41,6 +47,5 @@ pub(super) fn build(tree: &Path, release: &Release, place: &Path) -> Result<Path
     let spec = workspace().join("agent-fw/data/package/agent-fw.spec");
     pack_with(rpmbuild.arg(spec), release)?;
     fs::remove_dir_all(work)?;
-    fs::remove_dir_all(tree.root())?;
-    Ok(place.join(name))
+    Ok(fs::remove_dir_all(tree.root())?)
 }

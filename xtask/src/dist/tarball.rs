@@ -1,17 +1,23 @@
 //! The tarball, for hosts of any other kind: what a package holds, to be unpacked at `/`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
 
 use super::tree::{PROGRAM, Tree};
 use super::{Release, pack_with};
+use crate::architecture::Architecture;
 
-/// Packs what is in `tree` into `place`; returns the tarball.
-pub(super) fn build(tree: &Path, release: &Release, place: &Path) -> Result<PathBuf> {
-    let name = format!("agent-fw-{}-{}", release.version, std::env::consts::ARCH);
+/// Packs what is in `tree` into `place`.
+pub(super) fn build(
+    tree: &Path,
+    architecture: Architecture,
+    release: &Release,
+    place: &Path,
+) -> Result<()> {
+    let name = format!("agent-fw-{}-{architecture}", release.version);
     let tree = Tree::copy(tree, place.join(&name))?;
     tree.copy_licenses("usr/share/doc/agent-fw")?;
     tree.settle(release.epoch, &[PROGRAM.to_owned()])?;
@@ -22,6 +28,5 @@ pub(super) fn build(tree: &Path, release: &Release, place: &Path) -> Result<Path
     tar.arg("--use-compress-program=xz -9 --threads=1");
     tar.arg("--file").arg(&tarball).arg("--directory").arg(place).arg(&name);
     pack_with(&mut tar, release)?;
-    fs::remove_dir_all(tree.root())?;
-    Ok(tarball)
+    Ok(fs::remove_dir_all(tree.root())?)
 }

@@ -8,11 +8,20 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 
+use super::Built;
 use crate::process::{output, run, workspace};
-use crate::product::Built;
 
 /// The program, in there.
 pub(super) const PROGRAM: &str = "usr/bin/agent-fw";
+
+/// What is linked with the program; the packages and versions follow.
+const LIBRARIES: &str = "\
+The program is static: it is linked with libnftnl (GPL-2.0-or-later) and libmnl
+(LGPL-2.1-or-later) as Debian has built them, and with musl (MIT) as Rust has.
+The sources of the first two are in Debian's archive, under the source packages
+libnftnl and libmnl, of the versions of these:
+
+";
 
 /// A directory to be packed.
 pub(super) struct Tree {
@@ -36,15 +45,16 @@ impl Tree {
     }
 
     /// Puts there what every kind of package holds.
-    pub(super) fn fill(&self, sources: &Path, built: &Built) -> Result<()> {
+    pub(super) fn fill(&self, sources: &Path, built: &Built<'_>) -> Result<()> {
         remove(&self.root)?;
-        let program = self.place(PROGRAM)?;
-        run(Command::new("strip").arg("-o").arg(&program).arg(&built.agent_fw))?;
-        run(Command::new(&built.package_files).arg(&self.root))?;
+        self.copy_in(built.agent_fw, PROGRAM)?;
+        run(Command::new(built.package_files).arg(&self.root))?;
         run(Command::new("gzip")
             .args(["--best", "--no-name", "--recursive"])
             .arg(self.root.join("usr/share/man")))?;
         let documents = "usr/share/doc/agent-fw";
+        let libraries = format!("{LIBRARIES}{}", built.libraries);
+        self.write(&format!("{documents}/libraries.txt"), &libraries)?;
         self.copy_in(&sources.join("README.md"), &format!("{documents}/README.md"))?;
         self.copy_all_in(&sources.join("docs"), &format!("{documents}/docs"))
     }

@@ -15,6 +15,12 @@ pub(crate) enum Group {
     Bench,
     /// Building packages.
     Dist,
+    /// Building static programs for this machine's architecture.
+    Static,
+    /// The same for ARM's, on another.
+    StaticAarch64,
+    /// The same for Intel's and AMD's, on another.
+    StaticX86_64,
     /// Tests of packages, which are Debian's business.
     Debian,
     /// Tests in virtual machines.
@@ -228,15 +234,6 @@ pub(super) const NEEDS: &[Need] = &[
     Need {
         group: Group::Dist,
         // The other programs that pack (tar, gzip, sha256sum) are on every system.
-        probe: Probe::Program("strip"),
-        why: "leaves debug information out of a package",
-        apt: &["binutils"],
-        dnf: &["binutils"],
-        pacman: &["binutils"],
-        apk: &["binutils"],
-    },
-    Need {
-        group: Group::Dist,
         probe: Probe::Program("dpkg-deb"),
         why: "builds Debian's package",
         apt: &["dpkg"],
@@ -245,13 +242,40 @@ pub(super) const NEEDS: &[Need] = &[
         apk: &["dpkg"],
     },
     Need {
-        group: Group::Dist,
-        probe: Probe::Program("dpkg-shlibdeps"),
-        why: "finds what Debian's package depends on",
-        apt: &["dpkg-dev"],
-        dnf: &["dpkg-dev"],
-        pacman: &["dpkg"],
-        apk: &["dpkg-dev"],
+        group: Group::Static,
+        probe: Probe::Program("musl-gcc"),
+        why: "compiles the C in a static program",
+        apt: &["musl-tools"],
+        dnf: &["musl-gcc"],
+        pacman: &["musl"],
+        apk: &["musl-dev"],
+    },
+    Need {
+        group: Group::Static,
+        probe: Probe::Program("ar"),
+        why: "makes one archive of two",
+        apt: &["binutils"],
+        dnf: &["binutils"],
+        pacman: &["binutils"],
+        apk: &["binutils"],
+    },
+    Need {
+        group: Group::StaticAarch64,
+        probe: Probe::Program("aarch64-linux-gnu-gcc"),
+        why: "compiles the C in a static program for ARM",
+        apt: &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"],
+        dnf: &["gcc-aarch64-linux-gnu"],
+        pacman: &["aarch64-linux-gnu-gcc"],
+        apk: &[],
+    },
+    Need {
+        group: Group::StaticX86_64,
+        probe: Probe::Program("x86_64-linux-gnu-gcc"),
+        why: "compiles the C in a static program for Intel's and AMD's processors",
+        apt: &["gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross"],
+        dnf: &["gcc-x86_64-linux-gnu"],
+        pacman: &[],
+        apk: &[],
     },
     Need {
         group: Group::Dist,

@@ -155,13 +155,13 @@ fn on_this_kernel(
     Ok(succeeded)
 }
 
-/// The packages to be tested, around the program that is; `None` where they cannot be.
+/// The packages to be tested, with the program as it is shipped; `None` where they cannot be.
 fn packages(binary: &Path, count: &mut Count) -> Result<Option<PathBuf>> {
     if let Some(reason) = dist::untestable() {
         count.skip(format!("all tests of packages: {reason}"));
         return Ok(None);
     }
-    dist::for_tests(&product::beside(binary, LOADER)?).map(Some)
+    dist::for_tests(&product::package_files_beside(binary, LOADER)?).map(Some)
 }
 
 fn in_user_mode(options: &Options, binary: &Path, count: &mut Count) -> Result<bool> {

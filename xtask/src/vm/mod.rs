@@ -9,10 +9,7 @@ mod user_mode;
 pub(crate) use suite::{Suite, UserModeSuite};
 use user_mode::Kernel as UserMode;
 
-use std::collections::hash_map::DefaultHasher;
-use std::ffi::OsString;
 use std::fs;
-use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use agent_fw_lab::vm;
@@ -61,39 +58,6 @@ fn directory() -> &'static Path {
 
 fn logs() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/vm/logs"))
-}
-
-/// A directory that is made once for what it is made of: `NAME-DIGEST`. `make` fills it; if that
-/// fails or is interrupted, the next run begins anew.
-fn cached(
-    name: &str,
-    recipe: &impl Hash,
-    make: impl FnOnce(&Path) -> Result<()>,
-) -> Result<PathBuf> {
-    let mut hasher = DefaultHasher::new();
-    recipe.hash(&mut hasher);
-    let place = directory().join(format!("{name}-{:016x}", hasher.finish()));
-    if !place.is_dir() {
-        remove_older(name)?;
-        let mut half: OsString = place.clone().into();
-        half.push(".new");
-        let half = PathBuf::from(half);
-        fs::create_dir(&half).with_context(|| format!("cannot make {}", half.display()))?;
-        make(&half)?;
-        fs::rename(&half, &place).with_context(|| format!("cannot make {}", place.display()))?;
-    }
-    place.canonicalize().with_context(|| format!("cannot find {}", place.display()))
-}
-
-/// Removes what an older recipe made, and what an interrupted run left.
-fn remove_older(name: &str) -> Result<()> {
-    for entry in fs::read_dir(directory())?.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&format!("{name}-")) {
-            fs::remove_dir_all(entry.path())
-                .with_context(|| format!("cannot remove {}", entry.path().display()))?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::cached;
+use super::directory;
+use crate::cache::cached;
 use crate::process::run;
 use crate::setup::update_package_lists;
 
@@ -17,7 +18,7 @@ const OURS: [&str; 3] = ["qemu", "seabios", "ipxe"];
 
 /// The directory with QEMU in it.
 pub(super) fn ensure() -> Result<PathBuf> {
-    cached("qemu", &(PACKAGE, OURS), |place| {
+    cached(directory(), "qemu", &(PACKAGE, OURS), |place| {
         eprintln!("xtask: unpacking {PACKAGE} and what it needs, for virtual machines");
         let packages = place.join("packages");
         fs::create_dir_all(packages.join("partial"))?;

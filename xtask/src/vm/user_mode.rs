@@ -11,7 +11,9 @@ use std::time::Duration;
 use agent_fw_lab::vm::{Console, UserMode};
 use anyhow::{Context, Result, ensure};
 
-use super::{cached, debian, directory, logs};
+use super::{directory, logs};
+use crate::apt::{Suite, file_in};
+use crate::cache::cached;
 use crate::process::run;
 use crate::setup::{self, Group};
 
@@ -19,8 +21,6 @@ use crate::setup::{self, Group};
 const SUITE: &str = "forky";
 /// The package that depends on the sources of the suite's present kernel.
 const PACKAGE: &str = "linux-source";
-/// Those are signed with Debian's keys.
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const OPTIONS: &str = include_str!("user_mode.config");
 /// A boot takes less than a second; a machine that is busy, longer.
 const BOOT: Duration = Duration::from_mins(1);
@@ -34,15 +34,15 @@ impl Kernel {
     pub(crate) fn ensure() -> Result<Self> {
         setup::ensure(&[Group::UserMode])?;
         fs::create_dir_all(directory()).context("cannot make the directory for machines")?;
-        let built = cached("user-mode", &(SUITE, PACKAGE, OPTIONS), |place| {
+        let built = cached(directory(), "user-mode", &(SUITE, PACKAGE, OPTIONS), |place| {
             eprintln!("xtask: building a Linux in user mode from Debian {SUITE}'s sources;");
             eprintln!("xtask: this takes some minutes, once");
-            let (sources, work) = (Sources::of(place)?, place.join("source"));
-            sources.unpack(&work)?;
+            let (suite, work) = (Suite::at(place.join("apt"), SUITE)?, place.join("source"));
+            unpack(&suite, &work)?;
             build(&work)?;
             run(Command::new("strip").arg("-o").arg(place.join("linux")).arg(work.join("linux")))?;
             fs::remove_dir_all(&work)?;
-            sources.remove()
+            suite.remove()
         })?;
         Ok(Self(built.join("linux")))
     }
@@ -56,63 +56,16 @@ impl Kernel {
     }
 }
 
-/// Debian's package of sources, fetched by an apt that knows no other suite.
-struct Sources {
-    place: PathBuf,
-    options: Vec<String>,
-}
-
-impl Sources {
-    fn of(place: &Path) -> Result<Self> {
-        let place = place.join("apt");
-        fs::create_dir_all(place.join("lists/partial"))?;
-        let list = place.join("sources.list");
-        let mirror = debian::mirror()?;
-        fs::write(&list, format!("deb [signed-by={KEYRING}] {mirror} {SUITE} main\n"))?;
-        let options = [
-            format!("Dir::Etc::sourcelist={}", list.display()),
-            "Dir::Etc::sourceparts=-".to_owned(),
-            format!("Dir::State::lists={}", place.join("lists").display()),
-            format!("Dir::Cache::pkgcache={}", place.join("pkgcache.bin").display()),
-            format!("Dir::Cache::srcpkgcache={}", place.join("srcpkgcache.bin").display()),
-            // The directory is this user's, not that of apt's own user.
-            "APT::Sandbox::User=root".to_owned(),
-        ];
-        Ok(Self { place, options: options.into() })
-    }
-
-    fn apt(&self, program: &str) -> Command {
-        let mut apt = Command::new(program);
-        apt.current_dir(&self.place).args(["--quiet", "--quiet"]);
-        apt.args(self.options.iter().flat_map(|option| ["-o", option.as_str()]));
-        apt
-    }
-
-    fn unpack(&self, work: &Path) -> Result<()> {
-        run(self.apt("apt-get").arg("update"))?;
-        let package = self.package()?;
-        run(self.apt("apt-get").args(["download", &package]))?;
-        let deb = file_in(&self.place, "deb")?;
-        run(Command::new("dpkg-deb").arg("-x").arg(deb).arg(&self.place))?;
-        let archive = file_in(&self.place.join("usr/src"), "xz")?;
-        fs::create_dir_all(work)?;
-        let mut tar = Command::new("tar");
-        tar.arg("-xf").arg(archive).arg("-C").arg(work);
-        run(tar.arg("--strip-components=1"))
-    }
-
-    /// The package with the sources of the suite's present kernel: `linux-source-7.2`.
-    fn package(&self) -> Result<String> {
-        let output = self.apt("apt-cache").args(["depends", PACKAGE]).output();
-        let output = output.context("cannot start apt-cache")?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let depends = |line: &str| line.trim().strip_prefix("Depends: ").map(str::to_owned);
-        text.lines().find_map(depends).with_context(|| format!("{SUITE} has no {PACKAGE}"))
-    }
-
-    fn remove(self) -> Result<()> {
-        Ok(fs::remove_dir_all(self.place)?)
-    }
+/// Unpacks the sources of the suite's present kernel.
+fn unpack(suite: &Suite, work: &Path) -> Result<()> {
+    // `linux-source-7.2`.
+    let package = suite.dependency_of(PACKAGE)?;
+    suite.unpack(&package)?;
+    let archive = file_in(&suite.root().join("usr/src"), "xz")?;
+    fs::create_dir_all(work)?;
+    let mut tar = Command::new("tar");
+    tar.arg("-xf").arg(archive).arg("-C").arg(work);
+    run(tar.arg("--strip-components=1"))
 }
 
 fn build(work: &Path) -> Result<()> {
@@ -140,12 +93,6 @@ fn build(work: &Path) -> Result<()> {
 fn lost(configured: &str) -> impl Iterator<Item = &'static str> {
     let is_there = |option: &&str| configured.lines().any(|line| line == *option);
     OPTIONS.lines().filter(|line| line.ends_with("=y")).filter(move |option| !is_there(option))
-}
-
-fn file_in(directory: &Path, extension: &str) -> Result<PathBuf> {
-    let paths = fs::read_dir(directory)?.flatten().map(|entry| entry.path());
-    let mut wanted = paths.filter(|path| path.extension().is_some_and(|e| e == extension));
-    wanted.next().with_context(|| format!("no .{extension} in {}", directory.display()))
 }
 
 #[cfg(test)]

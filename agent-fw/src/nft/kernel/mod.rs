@@ -171,7 +171,7 @@ impl Nftables {
         whole.create_for_now(&twin);
         match self.socket.transact(whole) {
             Ok(()) => return Ok(Cover::Whole),
-            Err(error) if error.is_unsupported() => return Ok(Cover::Nothing),
+            Err(error) if error.is_ownership_unknown() => return Ok(Cover::Nothing),
             Err(_) => {}
         }
         let closed = twin.into_closed();
@@ -200,7 +200,7 @@ impl Nftables {
     fn succeeds(&mut self, transaction: Transaction<'_>) -> Result<bool, NetlinkError> {
         match self.socket.transact(transaction) {
             Ok(()) => Ok(true),
-            Err(error) if error.is_unsupported() => Ok(false),
+            Err(error) if error.is_ownership_unknown() => Ok(false),
             Err(error) => Err(error),
         }
     }

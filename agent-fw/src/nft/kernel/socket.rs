@@ -60,9 +60,14 @@ pub enum NetlinkError {
 }
 
 impl NetlinkError {
-    /// Whether the kernel does not know what was asked for.
-    pub(super) fn is_unsupported(&self) -> bool {
-        matches!(self, Self::NotSupported | Self::Refused { errno: Errno::EOPNOTSUPP, .. })
+    /// Whether the kernel does not know tables that have an owner, or that outlive it. Before 5.12 it
+    /// answers flags of tables that it does not know with EINVAL, since then with EOPNOTSUPP.
+    pub(super) fn is_ownership_unknown(&self) -> bool {
+        match self {
+            Self::NotSupported | Self::Refused { errno: Errno::EOPNOTSUPP, .. } => true,
+            Self::Refused { errno: Errno::EINVAL, part, .. } => part.starts_with("table "),
+            _ => false,
+        }
     }
 
     /// Whether the kernel may have done what was asked for all the same: its answer was lost.
