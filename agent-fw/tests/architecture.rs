@@ -54,17 +54,16 @@ const BELOW: &[&str] = &["nft", "xdp", "netlink", "system", "input", "model"];
 const DOORS: &[&str] = &["netlink", "system", "input", "model"];
 
 /// What is not so yet: a file, the layer that it uses all the same, and why.
-const EXCEPTIONS: [(&str, &str, &str); 6] = [
+const EXCEPTIONS: [(&str, &str, &str); 5] = [
     ("host_firewall/detect.rs", "trace", "tells by a packet's path whose rule stopped it"),
     ("host_firewall/nftables.rs", "trace", "makes the exception before the rule of such a path"),
     ("host_firewall/step.rs", "trace", "tests with a packet whether a step helped"),
     ("input/list.rs", "system", "opens the lists that it reads"),
     ("input/region.rs", "system", "opens regions.toml"),
-    ("netlink/monitor.rs", "nft", "tells agent-fw's tables from others by their names"),
 ];
 
 /// Where `unsafe` is allowed, by the beginning of the path.
-const UNSAFE: [&str; 3] = ["netlink/", "nft/kernel/", "trace/tap.rs"];
+const UNSAFE: [&str; 2] = ["netlink/", "nft/kernel/"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")

@@ -3,7 +3,8 @@
 use crate::scene::install;
 use crate::tests;
 use agent_fw::model::Range;
-use agent_fw::nft::{Count, Counter, Elements, Image, Nftables, Program, Set, TableName};
+use agent_fw::model::TableName;
+use agent_fw::nft::{Count, Counter, Elements, Image, Nftables, Program, Set};
 use agent_fw_lab::{Lab, agent_fw, feed, run};
 use anyhow::{Result, ensure};
 use std::fs;

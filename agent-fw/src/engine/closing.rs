@@ -3,8 +3,8 @@
 use super::apply::Substitute;
 use super::host::{Host as _, ThisHost};
 use crate::model::rule::Lowered;
-use crate::model::{Ledger, Others, Policy, Port, Range};
-use crate::nft::{Extras, Image, Nftables, Ruleset, TableName};
+use crate::model::{Ledger, Others, Policy, Port, Range, TableName};
+use crate::nft::{Extras, Image, Nftables, Ruleset};
 use crate::system;
 use crate::system::file::{self, Trust};
 use std::path::Path;

@@ -3,9 +3,10 @@
 
 use super::policy;
 use crate::input::options::XdpMode;
+use crate::model::TableName;
 use crate::model::rule::Lowered;
 use crate::netlink::link::Interface;
-use crate::nft::{Image, Live, NetlinkError, Nftables, TableName, differences};
+use crate::nft::{Image, Live, NetlinkError, Nftables, differences};
 use crate::system;
 use crate::system::{file, systemd};
 use crate::xdp::{self, Targets};

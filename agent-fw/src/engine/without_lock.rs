@@ -8,8 +8,8 @@ use super::closing::{closing_table, or_without_counters, ports_to_close};
 use super::failure::Result;
 use super::host::found_differences;
 use super::{last_good, policy};
-use crate::model::Port;
-use crate::nft::{Image, NetlinkError, Nftables, Rest, TableName};
+use crate::model::{Port, TableName};
+use crate::nft::{Image, NetlinkError, Nftables, Rest};
 use std::time::{Duration, Instant};
 
 /// So long an exchange is tried again that somebody else's change has overtaken.

@@ -1,7 +1,7 @@
 //! Which firewall's rule stops a packet.
 
+use crate::model::TableName;
 use crate::netlink::nfnetlink::Connection;
-use crate::nft::TableName;
 use crate::trace::events::Place;
 use crate::trace::path::{Conclusion, Decider, Road};
 use crate::trace::{base_chains, iptables_legacy};

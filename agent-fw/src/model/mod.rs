@@ -10,6 +10,7 @@ mod packet;
 mod policy_hash;
 mod range;
 pub mod rule;
+mod table_name;
 
 pub use address::{
     Address, AddressRange, AddressSet, Family, MacAddr, MacAddrError, MacMatch, Notation,
@@ -19,6 +20,7 @@ pub use packet::{Packet, Port, Transport};
 pub use policy_hash::PolicyHash;
 pub(crate) use policy_hash::digest;
 pub use range::{Ordinal, Range, RangeSet};
+pub use table_name::TableName;
 
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -15,4 +15,5 @@ pub(crate) mod no_nf_tables;
 pub(crate) mod route_lookup;
 pub(crate) mod routes;
 pub mod surroundings;
+pub(crate) mod tap;
 pub mod tc;

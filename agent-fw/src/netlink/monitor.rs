@@ -1,8 +1,8 @@
 //! Changes of nf_tables and of interfaces, as the kernel announces them. Nothing is polled.
 
+use crate::model::TableName;
 use crate::netlink::message::{attributes, messages, text};
 use crate::netlink::no_nf_tables::cannot_open;
-use crate::nft::TableName;
 use anyhow::Context as _;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

@@ -2,9 +2,9 @@
 
 use super::expression::Program;
 use super::table::{Chain, Elements, Image, Prefixes, Set};
+use crate::model::TableName;
 use crate::model::{Address, Notation, Ordinal, Range};
 use crate::nft::kernel::Live;
-use crate::nft::table_name::TableName;
 use std::collections::BTreeSet;
 use std::fmt;
 

@@ -9,7 +9,6 @@ mod kernel;
 mod stamp;
 mod statement;
 mod table;
-mod table_name;
 mod text;
 
 pub use crate::nft::statement::{ConnectionState, End, OPENED_BY_BYPASS, Rule, Statement};
@@ -28,7 +27,6 @@ pub use stamp::Stamp;
 pub use table::{
     BaseChain, Chain, Count, Counter, Elements, Hook, Image, Key, Prefixes, Set, Table,
 };
-pub use table_name::TableName;
 pub use text::Document;
 
 /// The priority of the gate, "raw" in nftables' words: before every usual filter (0) and mangle

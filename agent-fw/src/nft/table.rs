@@ -4,8 +4,8 @@
 //! [`Ruleset`](super::Ruleset); expressions, as the kernel keeps them, in an [`Image`].
 
 use super::expression::{Expression, Program};
+use crate::model::TableName;
 use crate::model::{Address, MacAddr, Notation, Port, Range};
-use crate::nft::table_name::TableName;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 

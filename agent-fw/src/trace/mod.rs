@@ -20,7 +20,6 @@ mod rewriting;
 pub(crate) mod rule_text;
 mod stateful;
 mod syn;
-mod tap;
 mod tc;
 mod trace_table;
 
@@ -43,6 +42,7 @@ use crate::model::{MacAddr, Port};
 use crate::netlink::conntrack::{State, Tracked};
 use crate::netlink::link::Interface;
 use crate::netlink::nfnetlink::Connection;
+use crate::netlink::tap::Tap;
 use crate::netlink::{link, route_lookup};
 use anyhow::{Context as _, anyhow, bail};
 use events::Event;
@@ -53,7 +53,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
-use tap::Tap;
 use trace_table::{Mark, Protocol, Quarry, Snare};
 
 /// How long the packet is waited for. It takes microseconds, but for a machine that is very busy;

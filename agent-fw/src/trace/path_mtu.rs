@@ -4,11 +4,11 @@
 use super::icmp::TooBig;
 use super::refuse_to_be_remembered;
 use super::stateful::{Packet, Watched};
-use super::tap::Tap;
 use crate::model::MacAddr;
 use crate::netlink::conntrack::{State, Tracked};
 use crate::netlink::nfnetlink::Connection;
 use crate::netlink::route_lookup;
+use crate::netlink::tap::Tap;
 use crate::trace::path::Road;
 use crate::trace::trace_table::{Protocol, Quarry, Snare};
 use crate::trace::{Case, Syn, Token, base_chains, driver, path, send_and_follow};

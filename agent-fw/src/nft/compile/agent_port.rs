@@ -2,13 +2,13 @@
 
 use crate::model::Family;
 use crate::model::rule::Lowered;
-use crate::model::{Ledger, Others, Policy};
+use crate::model::{Ledger, Others, Policy, TableName};
 use crate::nft::compile::sources::{LookupCost, Sources, Stage};
 use crate::nft::counters::{LEFT, LabelCounters, REFUSED, REFUSED_EARLY};
 use crate::nft::stamp::Stamp;
 use crate::nft::statement::{End, Rule, Statement};
 use crate::nft::table::{BaseChain, Chain, Elements, Hook, Key, Set, Table};
-use crate::nft::{GATE_PRIORITY, Image, LATE_PRIORITY, TableName, counters};
+use crate::nft::{GATE_PRIORITY, Image, LATE_PRIORITY, counters};
 
 /// A table whose rules a person can read.
 pub type Ruleset = Table<Rule>;

@@ -1,16 +1,16 @@
 //! From a firewall policy to the tables that enforce it: one for IP, one for ARP where a rule
 //! names it.
 
-use crate::model::Family;
 use crate::model::MacMatch;
 use crate::model::firewall::{Criteria, Firewall, ICMPV6, Protocols, Rule};
 use crate::model::rule::{Action, Direction};
+use crate::model::{Family, TableName};
 use crate::nft;
 use crate::nft::compile::address_lookup::AddressLookup;
 use crate::nft::compile::sets::Sets;
 use crate::nft::{
     BaseChain, COMMENT, Chain, ConnectionState, Count, Counter, End, Hook, LOG_BURST, LOG_RATE,
-    Ruleset, Statement, TableName, comment, identifier,
+    Ruleset, Statement, comment, identifier,
 };
 use std::collections::BTreeSet;
 use std::rc::Rc;

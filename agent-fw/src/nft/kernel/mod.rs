@@ -15,7 +15,7 @@ pub use generation::Generation;
 pub use socket::NetlinkError;
 
 use super::table::Image;
-use crate::nft::table_name::TableName;
+use crate::model::TableName;
 use encode::Transaction;
 use nix::errno::Errno;
 use socket::Socket;

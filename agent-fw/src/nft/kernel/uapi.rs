@@ -4,9 +4,9 @@
     reason = "libc has the kernel's small positive constants as signed numbers"
 )]
 
+use crate::model::TableName;
 use crate::nft::expression::{CtKey, MetaKey, PayloadBase};
 use crate::nft::table::{Elements, Hook, Key};
-use crate::nft::table_name::TableName;
 use nftnl::ProtoFamily;
 use nftnl_sys::libc;
 use std::ffi::CStr;

@@ -7,13 +7,13 @@ mod object;
 mod reader;
 
 use super::socket::{NetlinkError, Socket};
+use crate::model::TableName;
 use crate::nft::Stamp;
 use crate::nft::compile::agent_port::GATE;
 use crate::nft::expression::{Expression, Program};
 use crate::nft::foreign::{Foreign, Instruction};
 use crate::nft::kernel::set_generation::Epoch;
 use crate::nft::table::{Chain, Elements, Image, Set};
-use crate::nft::table_name::TableName;
 use reader::Reader;
 pub(super) use reader::generation;
 use std::collections::BTreeMap;

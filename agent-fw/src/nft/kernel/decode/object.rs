@@ -7,11 +7,11 @@
 )]
 
 use super::element::{Element, Form};
+use crate::model::TableName;
 use crate::nft::foreign::ForeignBase;
 use crate::nft::kernel::socket::{Header, NetlinkError};
 use crate::nft::kernel::uapi::{NFT_SET_INTERVAL, NFT_SET_LEARNED, key_type};
 use crate::nft::table::{BaseChain, Elements, Hook, Key, MEMORIES, MEMORY, Prefixes};
-use crate::nft::table_name::TableName;
 use nftnl_sys::{self as sys, libc};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::NonNull;

@@ -9,6 +9,7 @@
 use super::element::{Bounds, Form};
 use super::object::Object;
 use super::{Depth, Tenure};
+use crate::model::TableName;
 use crate::nft::expression::Program;
 use crate::nft::foreign::{Foreign, ForeignRule};
 use crate::nft::kernel::generation::Generation;
@@ -18,7 +19,6 @@ use crate::nft::kernel::uapi::{
     NFT_OBJECT_COUNTER, TABLE_DORMANT, TABLE_OWNER, TABLE_PERSIST, attributes, family, table_name,
 };
 use crate::nft::table::{Chain, Count, Counter, Set};
-use crate::nft::table_name::TableName;
 use nftnl::ProtoFamily;
 use nftnl_sys::{self as sys, libc};
 use std::ffi::{CString, c_int};

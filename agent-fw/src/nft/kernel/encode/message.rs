@@ -6,13 +6,13 @@
     reason = "libnftnl is called directly; its constants have other integer types than its functions"
 )]
 
+use crate::model::TableName;
 use crate::model::{Ordinal, Range};
 use crate::nft::kernel::uapi::{
     INTERVAL_END, NFT_OBJECT_COUNTER, NFT_SET_INTERVAL, NFT_SET_LEARNED, family, key_type,
     table_name,
 };
 use crate::nft::table::{Counter, Elements, MEMORIES, MEMORY};
-use crate::nft::table_name::TableName;
 use nftnl::{MsgType, NlMsg};
 use nftnl_sys::{self as sys, libc};
 use std::ffi::{CString, c_char, c_void};

@@ -5,12 +5,12 @@ mod message;
 
 use super::decode::Live;
 use super::generation::Generation;
+use crate::model::TableName;
 use crate::model::{Ordinal, Range};
 use crate::nft::expression::Program;
 use crate::nft::kernel::set_generation::Epoch;
 use crate::nft::kernel::uapi::{TABLE_OWNER, TABLE_PERSIST, attributes, family, hook, table_name};
 use crate::nft::table::{Chain, Counter, Elements, Image, Set};
-use crate::nft::table_name::TableName;
 use expression::InEpoch;
 use message::{
     AllRulesMessage, CounterMessage, ElementsMessage, RANGES_IN_A_MESSAGE, SetMessage, SetName,

@@ -23,14 +23,14 @@ const FLAGS: u16 = 0x0002 | 0x1000;
 const NAME: &[u8] = b"agent-fw-%d";
 
 /// The device, as long as it is held.
-pub(super) struct Tap {
+pub(crate) struct Tap {
     file: File,
     index: u32,
 }
 
 impl Tap {
     /// Makes the device with this MAC address: frames to it are then taken for this host's.
-    pub(super) fn make(mac: MacAddr) -> anyhow::Result<Self> {
+    pub(crate) fn make(mac: MacAddr) -> anyhow::Result<Self> {
         let path = "/dev/net/tun";
         let file = OpenOptions::new().read(true).write(true).open(path);
         let file = file.with_context(|| {
@@ -75,7 +75,7 @@ impl Tap {
     }
 
     /// Leads all that comes from the device into the entrance of the interface.
-    pub(super) fn lead_into(&self, interface: u32) -> anyhow::Result<()> {
+    pub(crate) fn lead_into(&self, interface: u32) -> anyhow::Result<()> {
         /// `TC_H_CLSACT`, its parent and its entrance; `ETH_P_ALL` with priority 1.
         const CLSACT: u32 = 0xffff_0000;
         const CLSACT_PARENT: u32 = 0xffff_fff1;
@@ -108,7 +108,7 @@ impl Tap {
     }
 
     /// Sends a frame on its way.
-    pub(super) fn send(&mut self, frame: &[u8]) -> anyhow::Result<()> {
+    pub(crate) fn send(&mut self, frame: &[u8]) -> anyhow::Result<()> {
         let written = self.file.write(frame).context("cannot send the packet")?;
         if written == frame.len() { Ok(()) } else { Err(anyhow!("only {written} bytes were sent")) }
     }
