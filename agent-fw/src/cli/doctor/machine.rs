@@ -2,7 +2,7 @@
 
 use super::check::{Check, Health};
 use crate::configuration::Compiled;
-use crate::input::OVERRIDES;
+use crate::input::{Catalogue, OVERRIDES};
 use crate::model::Label;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use std::net::ToSocketAddrs as _;
@@ -48,16 +48,16 @@ pub(super) fn versions(compiled: &Compiled) -> Check {
 }
 
 /// Whether the host names of the admitted regions resolve.
-pub(super) fn names(compiled: &Compiled) -> Vec<Check> {
+pub(super) fn names(compiled: &Compiled, catalogue: &Catalogue) -> Vec<Check> {
     let why = "the agent finds its manager by these names";
     let labels = compiled.lowered.ledger.labels().iter();
     let regions = labels.filter_map(|label| match label {
-        Label::Region(name) => Some(name),
+        Label::Region(name) => catalogue.get(name).ok(),
         _ => None,
     });
     regions
         .map(|region| {
-            let name = format!("agents.workload.{region}.cloudone.trendmicro.com");
+            let name = format!("agents.{}", region.domain);
             match (name.as_str(), 443).to_socket_addrs() {
                 Ok(found) => {
                     let seen = format!("{name} has {} addresses", found.count());

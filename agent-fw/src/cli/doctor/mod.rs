@@ -65,8 +65,10 @@ impl Doctor {
         checks.push(agent::listening(installed.as_ref().map(|(known, _)| known), port));
         checks.extend(tls::encryption(port));
         checks.push(agent::own_rules(port));
-        if let Some((configuration, compiled)) = &installed {
-            checks.extend(sources::promises(configuration, compiled, &catalogue?, &mut sent)?);
+        // A faulty file of regions matters to a policy alone.
+        let catalogue = installed.is_some().then_some(catalogue).transpose()?;
+        if let (Some((configuration, compiled)), Some(catalogue)) = (&installed, &catalogue) {
+            checks.extend(sources::promises(configuration, compiled, catalogue, &mut sent)?);
             checks.push(detours::detours(configuration, compiled)?);
             checks.extend(sources::obsolete(compiled));
             checks.push(machine::versions(compiled));
@@ -79,8 +81,10 @@ impl Doctor {
         checks.extend(interfaces::interfaces(installed.as_ref().map(|(known, _)| known))?);
         checks.push(machine::kernel());
         checks.push(modules::modules(installed.as_ref().map(|(known, _)| known)));
-        if self.online {
-            checks.extend(installed.iter().flat_map(|(_, compiled)| machine::names(compiled)));
+        if self.online
+            && let (Some((_, compiled)), Some(catalogue)) = (&installed, &catalogue)
+        {
+            checks.extend(machine::names(compiled, catalogue));
         }
         let is_well = checks.iter().all(|check| check.health != Health::Bad);
         if self.json {
