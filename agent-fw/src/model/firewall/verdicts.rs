@@ -139,9 +139,7 @@ fn link_local() -> AddressSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::firewall::{
-        Datagram, ICMP, ICMPV6, Packet, Payload, Transport, Verdict,
-    };
+    use crate::model::firewall::{Datagram, ICMP, ICMPV6, Packet, Payload, Transport, Verdict};
     use crate::model::packet_set::{ETHERNET, NO};
     use crate::model::rule::{
         self, Addresses, Endpoint, FrameType, Icmp, Match, Priority, Protocol, TcpFlags,
