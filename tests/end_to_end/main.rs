@@ -176,6 +176,7 @@ fn selection() -> Vec<&'static [Test]> {
             firewall::COUNTED,
             firewall::GOLDEN,
             firewall::LIFECYCLE,
+            firewall::PROOF,
             firewall::SPECIFICATION,
             specification::TESTS,
             verify::TESTS,
