@@ -173,6 +173,7 @@ fn selection() -> Vec<&'static [Test]> {
             regions::TESTS,
             rule_files::TESTS,
             silent_files::TESTS,
+            firewall::BY_HAND,
             firewall::COUNTED,
             firewall::GOLDEN,
             firewall::LIFECYCLE,

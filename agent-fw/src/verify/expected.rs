@@ -1,6 +1,6 @@
 //! The packets that there can be, and those that a policy drops.
 
-use crate::model::firewall::{Firewall, Verdicts};
+use crate::model::firewall::{Firewall, UDP, Verdicts};
 use crate::model::packet_set::{
     Connection, Cube, ELSEWHERE, ETHERNET, FORWARDED, Field, INCOMING, LOCAL, LOOPBACK, NO,
     OUTGOING, PacketSet, YES, only,
@@ -105,6 +105,50 @@ pub(super) struct Expected {
     pub(super) drop: PacketSet,
     /// Those whose connections are labelled.
     pub(super) label: PacketSet,
+    /// Those that Bypass lets pass, and those that pass otherwise.
+    passing: [PacketSet; 2],
+}
+
+impl Expected {
+    /// The packets that there can be on connections that the policy lets begin. Others are those of
+    /// connections that were there before it.
+    pub(super) fn usual(&self) -> PacketSet {
+        let forth = Connection::numbers(|connection| !connection.is_reply);
+        let [bypass, pass] = &self.passing;
+        let back = replies(bypass, true).into_iter().chain(replies(pass, false));
+        self.possible.clone().limited(Field::Connection, &forth).union(back.collect())
+    }
+}
+
+/// The answers to those of these packets that open a connection.
+fn replies(opening: &PacketSet, is_labelled: bool) -> PacketSet {
+    // What this host sends to itself stays apart.
+    let opening = opening
+        .clone()
+        .limited(Field::Connection, &Connection::OPENS.number())
+        .limited(Field::InputInterface, &Field::InputInterface.all_but(LOOPBACK))
+        .limited(Field::OutputInterface, &Field::OutputInterface.all_but(LOOPBACK));
+    let connection = Connection::numbers(|of| of.is_reply && of.is_labelled == is_labelled);
+    let ports = only(TCP).union(&only(UDP.into()));
+    let back = |cube: Cube| {
+        let way =
+            if cube.values(Field::Direction).contains(INCOMING) { outgoing } else { incoming };
+        // Of another protocol, what stands there is another message's.
+        let (protocols, answer) = match cube.values(Field::Protocol).intersection(&ports) {
+            others if others.is_empty() => {
+                let bare = cube.clone().freed(Field::SourcePort).freed(Field::DestinationPort);
+                (cube.values(Field::Protocol).into_owned(), bare)
+            }
+            with_ports => (with_ports, cube),
+        };
+        let kept = [Field::Protocol, Field::SourcePort, Field::DestinationPort];
+        way(answer.keeping(&kept).reversed()).limited(Field::Protocol, &protocols)
+    };
+    opening
+        .into_iter()
+        .flat_map(back)
+        .collect::<PacketSet>()
+        .limited(Field::Connection, &connection)
 }
 
 /// What a firewall policy says of every packet that comes in, to this host or through it, or that
@@ -121,12 +165,12 @@ pub(super) fn verdicts(policy: &Firewall) -> Expected {
         Field::Connection.all().difference(&labelled)
     };
     let ends = ends.collect::<PacketSet>().limited(Field::Connection, &known);
-    let Verdicts { bypass, drop, .. } = policy.decide_all(ends.clone(), usize::MAX);
+    let Verdicts { bypass, pass, drop, .. } = policy.decide_all(ends.clone(), usize::MAX);
     let opens = Connection::numbers(|connection| connection.is_tracked() && !connection.is_known);
     let label = if policy.labels() {
         bypass.intersection(&Cube::everything().into()).limited(Field::Connection, &opens)
     } else {
         PacketSet::default()
     };
-    Expected { possible: ends.union(through), drop, label }
+    Expected { possible: ends.union(through), drop, label, passing: [bypass, pass] }
 }

@@ -113,6 +113,7 @@ impl<'a> Machine<'a> {
         let rules = self.chains.get(chain).copied().unwrap_or_default();
         let mut outcome = Outcome::default();
         let mut current = packets;
+        let mut bound = 0;
         for (place, program) in rules.iter().enumerate() {
             if current.is_empty() {
                 break;
@@ -156,7 +157,9 @@ impl<'a> Machine<'a> {
                     outcome.fell.extend(inner.fell);
                 }
             }
-            current = united(next);
+            // It is worth the trouble where there are many more than before.
+            current = if next.len() > bound { united(next) } else { next };
+            bound = bound.max(2 * current.len());
         }
         outcome.fell.extend(current);
         outcome.fell = united(outcome.fell);

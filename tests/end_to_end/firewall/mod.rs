@@ -1,6 +1,8 @@
 //! Whole firewall policies: `--policy`.
 
+mod by_hand;
 mod counted;
+mod counterexample;
 mod engine;
 mod flow;
 mod golden;
@@ -11,6 +13,7 @@ mod random;
 mod specification;
 mod traffic;
 
+pub(crate) use by_hand::TESTS as BY_HAND;
 pub(crate) use counted::TESTS as COUNTED;
 pub(crate) use engine::TESTS as ENGINE;
 pub(crate) use golden::{TESTS as GOLDEN, rules};

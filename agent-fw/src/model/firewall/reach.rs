@@ -45,10 +45,9 @@ pub(super) fn opening(direction: u128, protocol: u8, ends: Cube) -> Option<Cube>
 fn answers(asked: Cube, protocol: u8, opened_by_bypass: bool) -> Option<Cube> {
     let flags = if protocol == TCP { only(SYN_ACK.into()) } else { Field::TcpFlags.all() };
     let connection = Connection { is_labelled: opened_by_bypass, ..Connection::REPLY };
-    [Field::Direction, Field::TcpFlags, Field::Connection, Field::InputInterface]
-        .into_iter()
-        .chain([Field::Hardware, Field::SourceMac, Field::DestinationMac])
-        .fold(asked.reversed(), Cube::freed)
+    asked
+        .keeping(&[Field::Protocol, Field::SourcePort, Field::DestinationPort])
+        .reversed()
         .limited(Field::Direction, &only(OUTGOING))?
         .limited(Field::OutputInterface, &Field::OutputInterface.all_but(LOOPBACK))?
         .limited(Field::Hardware, &only(NO))?

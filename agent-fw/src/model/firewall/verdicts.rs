@@ -47,35 +47,30 @@ impl Firewall {
     /// What becomes of these packets. What would take more cubes than `most` to tell is left
     /// undecided.
     pub fn decide_all(&self, packets: PacketSet, most: usize) -> Verdicts {
-        let own = loopback();
-        let mut verdicts = Verdicts { pass: packets.intersection(&own), ..Verdicts::default() };
-        let mut rest = packets.difference(&own);
-        let mut bypass = Vec::new();
-        let mut pass = Vec::new();
-        let mut drop = Vec::new();
+        let [own, mut rest] = packets.divide(&loopback());
+        let mut pass: Vec<Cube> = own.into_iter().collect();
+        let (mut bypass, mut drop) = (Vec::new(), Vec::new());
+        let mut bound = 0;
         for rule in self.rules().iter().filter(|rule| rule.action != Action::LogOnly) {
-            let meant = decided_by(rule);
-            let into = match rule.action {
-                Action::Bypass => &mut bypass,
-                Action::ForceAllow | Action::Allow => &mut pass,
-                Action::Deny | Action::LogOnly => &mut drop,
-            };
-            into.extend(rest.intersection(&meant));
-            match rest.clone().difference_within(&meant, most) {
-                Some(less) => rest = less,
-                None => {
-                    verdicts.undecided = std::mem::take(&mut rest);
-                    break;
-                }
+            let [meant, others] = rest.divide(&decided_by(rule));
+            match rule.action {
+                Action::Bypass => bypass.extend(meant),
+                Action::ForceAllow | Action::Allow => pass.extend(meant),
+                Action::Deny | Action::LogOnly => drop.extend(meant),
+            }
+            rest = others.compacted(&mut bound);
+            if rest.cubes().len() > most {
+                break;
             }
         }
-        let refused = rest.intersection(&self.refused_without_rule());
-        pass.extend(rest.difference(&refused));
+        let is_decided = rest.cubes().len() <= most;
+        let (undecided, rest) =
+            if is_decided { (PacketSet::default(), rest) } else { (rest, PacketSet::default()) };
+        let [refused, others] = rest.divide(&self.refused_without_rule());
+        pass.extend(others);
         drop.extend(refused);
-        verdicts.bypass = bypass.into_iter().collect();
-        verdicts.pass = verdicts.pass.union(pass.into_iter().collect());
-        verdicts.drop = drop.into_iter().collect();
-        verdicts
+        let [bypass, pass, drop] = [bypass, pass, drop].map(PacketSet::from_iter);
+        Verdicts { bypass, pass, drop, undecided }
     }
 
     /// What is dropped of the packets that no rule is about.

@@ -170,6 +170,13 @@ impl Cube {
         self
     }
 
+    /// The same packets, but with no limit of a field that is not among these.
+    #[must_use]
+    pub fn keeping(mut self, fields: &[Field]) -> Self {
+        self.limits.retain(|field, _| fields.contains(field));
+        self
+    }
+
     /// The same packets the other way round: addresses and ports change places.
     #[must_use]
     pub fn reversed(mut self) -> Self {

@@ -78,21 +78,50 @@ impl PacketSet {
 
     /// The same; `None` where it takes more cubes than these.
     pub fn difference_within(self, other: &Self, most: usize) -> Option<Self> {
-        let mut left = self.0;
-        let mut bound = bound(left.len());
+        let mut bound = bound(self.0.len());
+        let mut left = self;
         for cut in &other.0 {
-            if left.iter().any(|cube| cube.intersects(cut)) {
-                left = left.into_iter().flat_map(|cube| cube.without(cut)).collect();
+            if left.0.iter().any(|cube| cube.intersects(cut)) {
+                left = Self(left.0.into_iter().flat_map(|cube| cube.without(cut)).collect());
             }
-            if left.len() > bound.min(most) {
-                left = united(left);
-                bound = self::bound(left.len());
-            }
-            if left.len() > most {
+            let mut tight = bound.min(most);
+            left = left.compacted(&mut tight);
+            bound = bound.max(tight);
+            if left.0.len() > most {
                 return None;
             }
         }
-        Some(Self(united(left)))
+        Some(Self(united(left.0)))
+    }
+
+    /// What is in the other, too, and what is not.
+    pub fn divide(self, by: &Self) -> [Self; 2] {
+        let (mut inside, mut outside) = (Vec::new(), self.0);
+        for cut in &by.0 {
+            let mut left = Vec::with_capacity(outside.len());
+            for cube in outside {
+                let Some(common) = cube.intersection(cut) else {
+                    left.push(cube);
+                    continue;
+                };
+                inside.push(common);
+                left.extend(cube.without(cut));
+            }
+            outside = left;
+        }
+        [Self(inside), Self(outside)]
+    }
+
+    /// The same packets in as few cubes as are easily found, if they have become many since that was
+    /// done last, when `bound` was set.
+    #[must_use]
+    pub fn compacted(self, bound: &mut usize) -> Self {
+        if self.0.len() <= *bound {
+            return self;
+        }
+        let compact = united(self.0);
+        *bound = self::bound(compact.len());
+        Self(compact)
     }
 
     /// The packets that meet the condition.
@@ -275,13 +304,16 @@ mod tests {
             let union = a.clone().union(b.clone());
             let intersection = a.intersection(&b);
             let difference = a.clone().difference(&b);
+            let [inside, outside] = a.clone().divide(&b);
             for point in points() {
                 let (in_a, in_b) = (contains(&a, &point), contains(&b, &point));
                 prop_assert_eq!(contains(&union, &point), in_a || in_b, "{:?}", point);
                 prop_assert_eq!(contains(&intersection, &point), in_a && in_b, "{:?}", point);
                 prop_assert_eq!(contains(&difference, &point), in_a && !in_b, "{:?}", point);
+                prop_assert_eq!(contains(&inside, &point), in_a && in_b, "{:?}", point);
+                prop_assert_eq!(contains(&outside, &point), in_a && !in_b, "{:?}", point);
             }
-            let all = [union, intersection, difference];
+            let all = [union, intersection, difference, inside, outside];
             prop_assert!(!all.iter().flat_map(PacketSet::cubes).any(Cube::is_empty));
         }
 
