@@ -260,8 +260,6 @@ impl<'a> Machine<'a> {
 
     fn known<'b>(&self, expression: &'b Expression, register: &mut Option<Value>) -> Step<'b> {
         match expression {
-            // It goes on only where the set has room.
-            Expression::Learn { .. } => return Step::Sometimes,
             Expression::SetCtLabels => {
                 return match register {
                     Some(value) if value.is_bypass_label() => Step::Label,
@@ -287,7 +285,8 @@ impl<'a> Machine<'a> {
             Expression::CompareAtMost(data) => return Step::Test(Test::AtMost(data.clone())),
             Expression::Lookup { set } => return self.look_up(set, true),
             Expression::Count { .. } | Expression::Log { .. } => {}
-            Expression::Limit { .. } => return Step::Sometimes,
+            // It learns only where the set has room.
+            Expression::Limit { .. } | Expression::Learn { .. } => return Step::Sometimes,
             Expression::Accept => return Step::End(End::Accept),
             Expression::Drop => return Step::End(End::Drop),
             Expression::Jump { chain } => return Step::End(End::Jump(chain)),

@@ -74,13 +74,11 @@ pub(super) fn connection_and_flags(cube: &Cube, protocol: u8) -> (Option<Connect
     };
     let there = || USUAL.iter().filter(is_there);
     let usual = there().find(has_flags).or_else(|| there().next());
-    match usual {
-        Some((connection, usual)) => (Some(*connection), flags_of(usual)),
-        None => {
-            let first = Connection::all().find(|each| values.intersects(&each.number()));
-            (first, flags_of(&[]))
-        }
+    if let Some((connection, usual)) = usual {
+        return (Some(*connection), flags_of(usual));
     }
+    let first = Connection::all().find(|each| values.intersects(&each.number()));
+    (first, flags_of(&[]))
 }
 
 /// The message of ICMP that such a packet mostly is: type and code in one number.

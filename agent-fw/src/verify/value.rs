@@ -294,7 +294,7 @@ impl Value {
             CtKey::Status => self.mask.as_deref() == Some(&CONFIRMED.to_ne_bytes()),
             CtKey::Labels => self.mask.as_deref() == Some(&bypass_label()),
         };
-        let holds = |connection: &Connection| match read(key, connection) {
+        let holds = |connection: &Connection| match read(key, *connection) {
             Some(value) => test.holds(self.mask.as_deref(), &value),
             None => Some(false),
         };
@@ -304,7 +304,7 @@ impl Value {
 }
 
 /// What a rule reads of a connection; `None` where there is nothing to read.
-fn read(key: CtKey, connection: &Connection) -> Option<Vec<u8>> {
+fn read(key: CtKey, connection: Connection) -> Option<Vec<u8>> {
     let is_tracked = connection.is_tracked();
     match key {
         // `NF_CT_STATE_BIT` of linux/netfilter/nf_conntrack_common.h, and the bits of those without

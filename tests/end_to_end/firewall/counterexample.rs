@@ -96,10 +96,9 @@ fn flow_of(sample: &Sample) -> Option<(FlowPlan, Step)> {
     let near = if is_any_near { local(0, is_v4) } else { near };
     let connection = connection.unwrap_or(Connection::OPENS);
     let step = match connection {
-        Connection::OPENS => Step::First,
+        Connection::OPENS | Connection { state: State::Invalid, .. } => Step::First,
         Connection { state: State::Established, is_reply: true, .. } => Step::Answer,
         Connection { state: State::Established, .. } => Step::Third,
-        Connection { state: State::Invalid, .. } => Step::First,
         _ => return None,
     };
     // From this host, a packet of any source can be sent.

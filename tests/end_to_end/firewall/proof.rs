@@ -60,7 +60,7 @@ pub(super) fn listing() -> Result<Vec<[String; 3]>> {
     let mut rules = Vec::new();
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("\tchain ") {
-            chain = rest.split_whitespace().next().unwrap_or_default().to_owned();
+            rest.split_whitespace().next().unwrap_or_default().clone_into(&mut chain);
         } else if let Some((rule, handle)) = line.trim().split_once(" # handle ")
             && !chain.is_empty()
             && !rule.ends_with('{')

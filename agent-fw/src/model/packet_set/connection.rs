@@ -61,8 +61,8 @@ impl Connection {
         State::ALL.into_iter().flat_map(of_state).filter(|connection| connection.is_possible())
     }
 
-    fn is_possible(&self) -> bool {
-        let Self { state, is_reply, is_known, is_labelled } = *self;
+    fn is_possible(self) -> bool {
+        let Self { state, is_reply, is_known, is_labelled } = self;
         // The label is set when the first packet passes; it goes the way of the connection.
         let is_sound = is_known || !is_reply && !is_labelled;
         is_sound
