@@ -238,7 +238,7 @@ fn what_was_installed_is_read_back_without_a_difference_for_random_policies() ->
             ensure!(found.is_empty(), "{lowered:?}: {found:?}");
             // Nor is there one in what the rules do.
             let table = live.as_ref().map(verify::effect);
-            let kernel = Kernel { table, programs: vec![] };
+            let kernel = Kernel { table, ..Kernel::default() };
             let found = verify::counterexample(&lowered.policy, &Reach::Everywhere, &kernel);
             ensure!(found.is_none(), "{lowered:?}: {found:?}");
         }

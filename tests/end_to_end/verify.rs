@@ -6,10 +6,11 @@ use crate::scene::{AGENT, address, install};
 use crate::tests;
 use agent_fw::configuration::{Compiled, Configuration};
 use agent_fw::input::{Catalogue, Lists};
+use agent_fw::model::packet_set::Connection;
 use agent_fw::model::{MacAddr, Packet, Policy, Port, Transport, Verdict};
 use agent_fw::nft::{Nftables, differences};
 use agent_fw::verify;
-use agent_fw::verify::{Counterexample, Deed, Kernel, Reach, Sample, Sender};
+use agent_fw::verify::{Counterexample, Deed, Kernel, Reach, Sample, Sender, Way};
 use agent_fw_lab::packet::{Ethernet, Ipv4, Ipv6, Tcp, Udp};
 use agent_fw_lab::{Finished, Lab, Peer, Wire, agent_fw, run};
 use anyhow::{Context as _, Result, ensure};
@@ -35,15 +36,24 @@ pub(crate) struct Probe {
 
 impl Probe {
     pub(crate) fn of(sample: &Sample) -> Option<Self> {
+        let opens = sample.connection.is_none_or(|connection| connection == Connection::OPENS);
         let is_sendable = matches!(sample.protocol, 6 | 17)
             && !sample.is_without_mac
+            && !sample.is_by_vrf
+            && sample.source_type.is_none()
             && sample.sender == Sender::Other
-            && sample.interface != Some(1);
+            && sample.way != Way::Outgoing
+            && sample.interface != Some(1)
+            // Every packet has a source port of its own, and is a SYN.
+            && sample.source_port.is_none()
+            && sample.flags.is_none_or(|flags| flags == 2 || sample.protocol == 17)
+            && opens
+            && sample.mac_to.is_none();
         is_sendable.then_some(Self {
-            source: sample.source,
+            source: sample.source()?,
             mac: sample.mac,
             is_udp: sample.protocol == 17,
-            is_local: sample.is_local,
+            is_local: sample.is_local(),
             port: sample.port.0,
         })
     }
@@ -170,11 +180,16 @@ fn agree(
     let said = match found.deed {
         Deed::Unknown(_) => return Ok(Claim::Unknown),
         // No rule here gives packets another port.
-        Deed::PassesRewritten => return Ok(Claim::None),
+        Deed::PassesRewritten | Deed::PassesUnlabelled | Deed::PassesLabelled => {
+            return Ok(Claim::None);
+        }
         Deed::Passes => true,
         Deed::Drops => false,
     };
-    let Some(probe) = Probe::of(&found.packet) else { return Ok(Claim::None) };
+    let Some(probe) = Probe::of(&found.packet) else {
+        println!("DBG {found:?}");
+        return Ok(Claim::None);
+    };
     probes.clear();
     probes.push(probe);
     let did = through(peer, wire, &probes, &[said])? == [true];
@@ -221,7 +236,8 @@ fn every_mutation_of_the_table_is_reported_with_a_packet_that_behaves_so() -> Re
             let judge = |nftables: &mut Nftables| -> Result<_> {
                 let live = nftables.read()?;
                 let differing = differences(&image, live.as_ref());
-                let kernel = Kernel { table: live.as_ref().map(verify::effect), programs: vec![] };
+                let kernel =
+                    Kernel { table: live.as_ref().map(verify::effect), ..Kernel::default() };
                 Ok((verify::counterexample(policy, &Reach::Everywhere, &kernel), differing))
             };
             let (before, differing) = judge(&mut nftables)?;

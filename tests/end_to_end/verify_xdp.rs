@@ -234,7 +234,7 @@ fn every_flipped_bit_of_a_programs_tables_is_reported_if_it_changes_a_decision()
             let program: &mut Xdp =
                 damaged.program_mut("agent_fw_xdp").context("a program")?.try_into()?;
             let attached = program.attach_to_link(held)?;
-            let kernel = Kernel { table: None, programs: verify::programs()? };
+            let kernel = Kernel { programs: verify::programs()?, ..Kernel::default() };
             let found = verify::counterexample(policy, &Reach::Interfaces(vec![index]), &kernel);
             match &found {
                 Some(Counterexample { deed: Deed::Unknown(_), .. }) => unknown += 1,

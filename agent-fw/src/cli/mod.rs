@@ -4,6 +4,7 @@ mod apply;
 mod asking;
 mod compile;
 mod consent;
+mod counterexample;
 mod doctor;
 mod exceptions;
 mod explain;

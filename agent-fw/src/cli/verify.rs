@@ -1,6 +1,7 @@
 //! `agent-fw verify`: whether the kernel enforces the installed policy on every packet.
 
 use super::Patience;
+use super::counterexample;
 use super::outcome::{Outcome, Result};
 use super::report::{self, grouped, say};
 use crate::configuration::Configuration;
@@ -8,12 +9,12 @@ use crate::engine::apply::Read;
 use crate::engine::judge::{Beyond, NotClosed, judge, judge_beyond};
 use crate::engine::kernel_state::KernelState;
 use crate::engine::plan::interfaces_of;
-use crate::model::{Policy, PolicyHash, Verdict};
-use crate::netlink::link;
-use crate::nft::{Live, Nftables};
+use crate::model::{Policy, PolicyHash};
+use crate::netlink::{address, link};
+use crate::nft::Nftables;
 use crate::system::privilege;
 use crate::verify;
-use crate::verify::{Counterexample, Deed, Kernel, Reach, Sample, Sender};
+use crate::verify::{Counterexample, Kernel, Reach};
 use serde_json::{Value, json};
 
 /// Proves that the kernel enforces the policy on every packet, or shows one that it decides otherwise
@@ -59,6 +60,8 @@ impl Verify {
         let mut differences = held.differences(&configuration, &compiled)?;
         let kernel = Kernel {
             table: held.table.as_ref().map(verify::effect),
+            firewall: held.firewall.iter().map(verify::effect).collect(),
+            own: address::outward()?,
             programs: verify::programs()?,
         };
         differences.extend(kernel.programs.iter().flat_map(|program| program.faults.clone()));
@@ -68,8 +71,9 @@ impl Verify {
         let beyond = judge_beyond(&configuration, &compiled, &held, differs)?;
         let findings = Findings {
             policy: policy.hash(),
-            read: read(held.table.as_ref(), &kernel),
-            counterexample: counterexample(&configuration, policy, &kernel)?,
+            read: read(&held, &kernel),
+            counterexample: counterexample(&configuration, policy, &kernel)?
+                .or_else(|| verify::firewall_counterexample(compiled.firewall.as_ref(), &kernel)),
             differences,
             interfaces: link::list()?,
             not_closed,
@@ -100,14 +104,15 @@ fn counterexample(
 }
 
 /// What was read, in words.
-fn read(table: Option<&Live>, kernel: &Kernel) -> Vec<String> {
+fn read(held: &KernelState, kernel: &Kernel) -> Vec<String> {
     let count = |number: usize| grouped(number as u64);
-    let table = table.map(|live| {
+    let tables = held.table.iter().chain(&held.firewall).map(|live| {
         let image = &live.image;
         let rules = image.chains.iter().map(|chain| chain.rules.len()).sum();
         let ranges = image.sets.iter().map(|set| set.elements.len()).sum();
         format!(
-            "table inet agent_fw: {} chains, {} rules, {} sets with {} ranges",
+            "table {}: {} chains, {} rules, {} sets with {} ranges",
+            image.name,
             count(image.chains.len()),
             count(rules),
             count(image.sets.len()),
@@ -118,7 +123,7 @@ fn read(table: Option<&Live>, kernel: &Kernel) -> Vec<String> {
         let (name, ranges) = (&program.interface.name, count(program.ranges));
         format!("XDP program on {name}: its instructions, its tables with {ranges} ranges")
     });
-    table.into_iter().chain(programs).collect()
+    tables.chain(programs).collect()
 }
 
 impl Findings {
@@ -145,9 +150,9 @@ impl Findings {
         }
         if let Some(Counterexample { packet, due, deed }) = &self.counterexample {
             say!("a packet that is decided otherwise:");
-            report::remark(&format!("  {}", self.describe(packet)));
-            report::remark(&format!("  the policy: {}", due_in_words(*due)));
-            report::remark(&format!("  the kernel: {}", deed_in_words(deed)));
+            report::remark(&format!("  {}", counterexample::describe(packet, &self.interfaces)));
+            report::remark(&format!("  the policy: {}", counterexample::due_in_words(*due)));
+            report::remark(&format!("  the kernel: {}", counterexample::deed_in_words(deed)));
         } else if !self.differences.is_empty() {
             say!("no packet is known that is decided otherwise; but");
         }
@@ -162,54 +167,10 @@ impl Findings {
         Ok(())
     }
 
-    /// The packet in words.
-    fn describe(&self, packet: &Sample) -> String {
-        let Sample { source, protocol, port, .. } = packet;
-        let protocol = match protocol {
-            6 => "TCP".to_owned(),
-            17 => "UDP".to_owned(),
-            other => format!("protocol {other}"),
-        };
-        let mac = match packet.mac {
-            Some(mac) => format!(", MAC address {mac}"),
-            None if packet.sender == Sender::Own => ", from this host itself".to_owned(),
-            None if packet.sender == Sender::OtherAfterOwn => {
-                ", right after a packet of this host's own from there".to_owned()
-            }
-            None if packet.is_without_mac => ", without a MAC address".to_owned(),
-            None => String::new(),
-        };
-        let interface = self.interface(packet);
-        let to = if packet.is_local { "this host's" } else { "another host's" };
-        format!("{protocol} from {source}{mac}, to {to} port {port}, by interface {interface}")
-    }
-
-    fn interface(&self, packet: &Sample) -> String {
-        let Some(index) = packet.interface else { return "any but lo".to_owned() };
-        let known = self.interfaces.iter().find(|interface| interface.index == index);
-        known.map_or_else(|| format!("number {index}"), |interface| interface.name.clone())
-    }
-
     fn to_json(&self) -> Value {
-        let counterexample = self.counterexample.as_ref().map(|found| {
-            let Counterexample { packet, due, deed } = found;
-            json!({
-                "interface": packet.interface.map(|_| self.interface(packet)),
-                "to_this_host": packet.is_local,
-                "protocol": packet.protocol,
-                "port": packet.port.0,
-                "source": packet.source,
-                "mac": packet.mac.map(|mac| mac.to_string()),
-                "without_mac": packet.is_without_mac,
-                "policy": due_in_words(*due),
-                "kernel": deed_in_words(deed),
-                "kernel_drops": match deed {
-                    Deed::Drops => Some(true),
-                    Deed::Passes | Deed::PassesRewritten => Some(false),
-                    Deed::Unknown(_) => None,
-                },
-            })
-        });
+        let counterexample = self.counterexample.as_ref();
+        let counterexample =
+            counterexample.map(|found| counterexample::to_json(found, &self.interfaces));
         json!({
             "policy": self.policy.to_string(),
             "equal": self.are_equal(),
@@ -220,25 +181,5 @@ impl Findings {
             "differences": self.differences,
             "read": self.read,
         })
-    }
-}
-
-fn due_in_words(due: Verdict) -> &'static str {
-    match due {
-        Verdict::Untouched => "leaves it alone",
-        Verdict::Accept => "admits it",
-        Verdict::Drop => "drops it",
-        Verdict::Continue => "leaves it to other rules",
-    }
-}
-
-fn deed_in_words(deed: &Deed) -> String {
-    match deed {
-        Deed::Drops => "drops it".to_owned(),
-        Deed::Passes => "lets it pass".to_owned(),
-        Deed::PassesRewritten => {
-            "lets it pass, where another rule at `input` has given it this port".to_owned()
-        }
-        Deed::Unknown(what) => format!("not known: it comes to {what}"),
     }
 }

@@ -116,7 +116,7 @@ impl fmt::Display for AddressRange {
 }
 
 /// An address of one version of IP.
-pub trait Address: Ordinal + Into<IpAddr> {
+pub trait Address: Ordinal + fmt::Display + Into<IpAddr> {
     /// The version.
     const FAMILY: Family;
     /// The address with these bits: of more than there are, the lowest.

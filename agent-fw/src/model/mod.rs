@@ -7,6 +7,7 @@ mod breadth;
 pub mod firewall;
 mod origin;
 mod packet;
+pub mod packet_set;
 mod policy_hash;
 mod range;
 pub mod rule;

@@ -187,6 +187,19 @@ impl<T: Ordinal> RangeSet<T> {
         Self { ranges }
     }
 
+    /// Whether some value is in both sets.
+    pub fn intersects(&self, other: &Self) -> bool {
+        let (few, many) = if self.ranges.len() < other.ranges.len() {
+            (&self.ranges, &other.ranges)
+        } else {
+            (&other.ranges, &self.ranges)
+        };
+        few.iter().any(|range| {
+            let next = many.partition_point(|other| other.last < range.first);
+            many.get(next).is_some_and(|other| other.first <= range.last)
+        })
+    }
+
     /// Everything that is not in the set.
     #[must_use]
     pub fn complement(&self) -> Self {
@@ -211,6 +224,17 @@ impl<T: Ordinal> RangeSet<T> {
             return self.clone();
         }
         self.intersection(&other.complement())
+    }
+}
+
+impl<T: Ordinal<Bits: Into<u128>>> RangeSet<T> {
+    /// The values as numbers.
+    #[must_use]
+    pub fn numbers(&self) -> RangeSet<u128> {
+        let number = |value: T| value.bits().into();
+        let range =
+            |range: &Range<T>| Range { first: number(range.first), last: number(range.last) };
+        RangeSet { ranges: self.ranges.iter().map(range).collect() }
     }
 }
 
@@ -314,6 +338,12 @@ mod tests {
         #[test]
         fn membership_agrees_with_a_set_of_single_values(a in ranges(), port in edge_port()) {
             prop_assert_eq!(set(&a).contains(Port(port)), naive(&a).contains(&port));
+        }
+
+        #[test]
+        fn sets_intersect_where_their_intersection_is_something(a in ranges(), b in ranges()) {
+            let (a, b) = (set(&a), set(&b));
+            prop_assert_eq!(a.intersects(&b), !a.intersection(&b).is_empty());
         }
 
         #[test]

@@ -4,33 +4,42 @@
 //! The kernel's rules and tables are carried out on all packets at once: `table` does it for
 //! nf_tables, `program` for XDP. Nothing here knows how a policy was encoded.
 
-mod field;
-#[cfg(feature = "xdp")]
+mod comparison;
+mod expected;
+mod machine;
+mod plain;
 #[cfg(feature = "xdp")]
 mod program;
-mod region;
+mod sample;
 mod table;
+mod value;
 
 #[cfg(feature = "xdp")]
 pub use program::programs;
-pub use region::{Block, Number, Sample, Sender};
+pub use sample::{Addresses, Sample, Sender, Way};
 pub use table::{Effect, Late, effect};
 
-use crate::model::{Policy, Range, RangeSet, Verdict};
+use crate::model::firewall::{self, Firewall};
+use crate::model::packet_set::{Cube, ETHERNET, Field, NO, PacketSet, only};
+use crate::model::{AddressSet, Policy, Range, Verdict};
 use crate::netlink::link::Interface;
-use region::{Condition, ETHERNET, NO, difference, only, refused};
+use expected::refused;
 
 /// What the kernel does with packets, by all that agent-fw has put there.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Kernel {
-    /// The table, where there is one.
+    /// The gate's table, where there is one.
     pub table: Option<Effect>,
+    /// The tables of a firewall policy.
+    pub firewall: Vec<Effect>,
+    /// This host's addresses, which a packet to it goes to if it can.
+    pub own: AddressSet,
     /// The programs.
     pub programs: Vec<Program>,
 }
 
 /// A program of agent-fw's on an interface.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Program {
     /// The interface.
     pub interface: Interface,
@@ -66,8 +75,30 @@ pub enum Deed {
     Passes,
     /// It lets it pass where a rule at the hook `input`, or IPVS, has given it this port.
     PassesRewritten,
+    /// It lets it pass, and does not note that a Bypass did so: answers are taken for others'.
+    PassesUnlabelled,
+    /// It lets it pass, and notes that a Bypass did so, which is not so: answers are refused.
+    PassesLabelled,
     /// That is not known: it comes to something that agent-fw has not put there.
     Unknown(String),
+}
+
+/// What a policy says of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Due {
+    /// That of a port.
+    Port(Verdict),
+    /// That of a firewall.
+    Firewall(firewall::Verdict),
+    /// Nothing: it is not its business.
+    Nothing,
+}
+
+impl Due {
+    /// Whether the packet is to be dropped.
+    pub fn is_drop(self) -> bool {
+        matches!(self, Self::Port(Verdict::Drop) | Self::Firewall(firewall::Verdict::Drop))
+    }
 }
 
 /// A packet that is not decided as it should be.
@@ -76,58 +107,122 @@ pub struct Counterexample {
     /// The packet.
     pub packet: Sample,
     /// What the policy says.
-    pub due: Verdict,
+    pub due: Due,
     /// What the kernel does.
     pub deed: Deed,
 }
 
-/// A packet that the kernel decides otherwise than the policy; `None` if there is no such packet.
+/// So many cubes are looked through for the plainest packet.
+const LOOKED_THROUGH: usize = 256;
+
+/// The plainest packet of a set, and what the kernel does with it.
+fn plainest(
+    packets: &PacketSet,
+    deed: Deed,
+    own: &AddressSet,
+    due: impl Fn(&Sample) -> Due,
+) -> Option<Counterexample> {
+    let cubes = packets.cubes().iter().take(LOOKED_THROUGH);
+    let packet = cubes.filter_map(|cube| Sample::of(cube, own)).min_by_key(Sample::oddity)?;
+    Some(Counterexample { packet, due: due(&packet), deed })
+}
+
+fn cubes(of: &[(Cube, String)]) -> PacketSet {
+    of.iter().map(|(cube, _)| cube.clone()).collect()
+}
+
+/// A packet that the kernel decides otherwise than the policy of the agent's port; `None` if there is
+/// no such packet.
 pub fn counterexample(policy: &Policy, reach: &Reach, kernel: &Kernel) -> Option<Counterexample> {
     let at_interfaces: Vec<Effect> =
         kernel.programs.iter().map(|program| program.effect.clone().before_any_vrf()).collect();
     let effects = || kernel.table.iter().chain(&at_interfaces);
-    let dropped: Vec<Block> = effects().flat_map(|effect| effect.dropped.clone()).collect();
-    let mut unknown: Vec<(Block, String)> =
+    let dropped: PacketSet = effects().flat_map(|effect| effect.dropped.clone()).collect();
+    let mut unknown: Vec<(Cube, String)> =
         effects().flat_map(|effect| effect.unknown.clone()).collect();
     let refused = refused(policy);
-    let of = |blocks: &[Block], deed: Deed| {
-        let packet = blocks.iter().find_map(Sample::of)?;
-        Some(Counterexample { packet, due: packet.due(policy), deed })
+    let of = |packets: &PacketSet, deed: Deed| {
+        plainest(packets, deed, &kernel.own, |packet| Due::Port(packet.due_by(policy)))
     };
-    let too_many = difference(dropped.clone(), &refused);
+    let too_many = dropped.clone().difference(&refused);
     if let Some(found) = of(&too_many, Deed::Drops) {
         return Some(found);
     }
     let late = kernel.table.as_ref().and_then(|effect| effect.late.as_ref());
-    let blocks = |of: &[(Block, String)]| -> Vec<Block> {
-        of.iter().map(|(block, _)| block.clone()).collect()
-    };
     let rewritten = late.and_then(|late| {
-        let settled = [&late.dropped[..], &blocks(&late.unknown)].concat();
-        of(&difference(refused.clone(), &settled), Deed::PassesRewritten)
+        let settled = late.dropped.clone().union(cubes(&late.unknown));
+        of(&refused.clone().difference(&settled), Deed::PassesRewritten)
     });
-    let missing = difference(within(refused.clone(), reach), &dropped);
-    let uncertain = blocks(&unknown);
-    let found = of(&difference(missing, &uncertain), Deed::Passes);
+    let missing = within(refused.clone(), reach).difference(&dropped);
+    let found = of(&missing.difference(&cubes(&unknown)), Deed::Passes);
     unknown.extend(late.iter().flat_map(|late| late.unknown.clone()));
-    found.or(rewritten).or_else(|| {
-        // Rather a packet that must not pass than one that nobody cares for.
-        let feared = |(block, why): &(Block, String)| {
-            let rest = difference(refused.clone(), std::slice::from_ref(block));
-            of(&difference(refused.clone(), &rest), Deed::Unknown(why.clone()))
-        };
-        let any = |(block, why): &(Block, String)| {
-            of(std::slice::from_ref(block), Deed::Unknown(why.clone()))
-        };
-        unknown.iter().find_map(feared).or_else(|| unknown.iter().find_map(any))
-    })
+    found.or(rewritten).or_else(|| doubt(&unknown, &refused, of))
+}
+
+/// A packet that the kernel decides otherwise than a firewall policy; `None` if there is no such
+/// packet. Without such a policy, nothing is to be dropped.
+pub fn firewall_counterexample(
+    policy: Option<&Firewall>,
+    kernel: &Kernel,
+) -> Option<Counterexample> {
+    let none = Firewall::default();
+    let policy = policy.unwrap_or(&none);
+    let expected = expected::verdicts(policy);
+    let effects = || kernel.firewall.iter();
+    let dropped: PacketSet = effects().flat_map(|effect| effect.dropped.clone()).collect();
+    let labelled: PacketSet = effects().flat_map(|effect| effect.labelled.clone()).collect();
+    let unknown: Vec<(Cube, String)> =
+        effects().flat_map(|effect| effect.unknown.clone()).collect();
+    let of = |packets: &PacketSet, deed: Deed| {
+        if packets.is_empty() {
+            return None;
+        }
+        // Rather one on a connection that the policy lets begin.
+        let usual = packets.intersection(&expected.usual());
+        let packets = if usual.is_empty() { packets } else { &usual };
+        plainest(packets, deed, &kernel.own, |packet| {
+            packet.due_by_firewall(policy).map_or(Due::Nothing, Due::Firewall)
+        })
+    };
+    let uncertain = cubes(&unknown);
+    let possible = |packets: PacketSet| packets.intersection(&expected.possible);
+    let too_many = possible(dropped.clone()).difference(&expected.drop);
+    let missing = expected.drop.clone().difference(&dropped).difference(&uncertain);
+    of(&too_many, Deed::Drops)
+        .or_else(|| of(&missing, Deed::Passes))
+        .or_else(|| {
+            let label = expected.label.clone();
+            let unlabelled = label.difference(&labelled).difference(&uncertain);
+            of(&unlabelled, Deed::PassesUnlabelled)
+        })
+        .or_else(|| {
+            let others = possible(labelled.clone()).difference(&expected.label);
+            of(&others, Deed::PassesLabelled)
+        })
+        .or_else(|| doubt(&unknown, &expected.drop, of))
+}
+
+/// A packet of which it is not known what the kernel does: rather one that must not pass than one
+/// that nobody cares for.
+fn doubt(
+    unknown: &[(Cube, String)],
+    refused: &PacketSet,
+    of: impl Fn(&PacketSet, Deed) -> Option<Counterexample>,
+) -> Option<Counterexample> {
+    let feared = |(cube, why): &(Cube, String)| {
+        let both = PacketSet::from(cube.clone()).intersection(refused);
+        of(&both, Deed::Unknown(why.clone()))
+    };
+    let any = |(cube, why): &(Cube, String)| of(&cube.clone().into(), Deed::Unknown(why.clone()));
+    unknown.iter().find_map(feared).or_else(|| unknown.iter().find_map(any))
 }
 
 /// The packets that come within reach of what enforces the policy.
-fn within(blocks: Vec<Block>, reach: &Reach) -> Vec<Block> {
-    let Reach::Interfaces(indices) = reach else { return blocks };
-    let numbers: RangeSet<Number> = indices.iter().map(|i| Range::single(Number(*i))).collect();
-    let (at, by) = (Condition::Interface(numbers), Condition::Hardware(only(ETHERNET)));
-    let frame = Condition::Vrf(only(NO));
-    blocks.into_iter().filter_map(|block| block.met(&at)?.met(&by)?.met(&frame)).collect()
+fn within(packets: PacketSet, reach: &Reach) -> PacketSet {
+    let Reach::Interfaces(indices) = reach else { return packets };
+    let numbers = indices.iter().map(|index| Range::single(u128::from(*index))).collect();
+    packets
+        .limited(Field::InputInterface, &numbers)
+        .limited(Field::Hardware, &only(ETHERNET))
+        .limited(Field::Vrf, &only(NO))
 }

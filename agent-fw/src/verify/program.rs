@@ -2,9 +2,10 @@
 //! tables that the kernel has.
 
 use super::Program;
-use super::region::{Block, Condition, ETHERNET, LOCAL, Number, TCP, difference, only};
+use super::expected::{TCP, incoming, limited};
 use super::table::Effect;
-use crate::model::{AddressSet, MacAddr, Port, Range, RangeSet};
+use crate::model::packet_set::{Condition, Cube, ETHERNET, Field, PacketSet, only};
+use crate::model::{AddressSet, MacAddr, Ordinal as _, Range};
 use crate::netlink::bpf;
 use crate::netlink::surroundings::Surroundings;
 use crate::xdp::{self, Attachment, OBJECT};
@@ -100,18 +101,14 @@ impl Reading {
         let found = self.interfaces.get(&interface.index).copied();
         // That they differ is told with what else differs. What is not certain to be this host's is the gate's.
         let is_passed = has_gate && (found.is_none() || found.map(mac) != due.map(mac));
-        let here = [
-            Condition::Interface(only(Number(interface.index))),
-            Condition::Hardware(only(ETHERNET)),
-            Condition::Destination(only(LOCAL)),
-            Condition::Protocol(only(TCP)),
-        ];
-        let here = here.iter().try_fold(Block::everything(), Block::met);
-        let here: Vec<Block> = here.into_iter().collect();
+        let here = incoming(Cube::everything())
+            .limited(Field::InputInterface, &only(interface.index.into()))
+            .limited(Field::Hardware, &only(ETHERNET))
+            .limited(Field::Protocol, &only(TCP));
         let effect = match &self.decisions {
             None => {
                 let why = format!("the program on {}, which is not agent-fw's", interface.name);
-                let unknown = here.into_iter().map(|block| (block, why.clone())).collect();
+                let unknown = here.into_iter().map(|cube| (cube, why.clone())).collect();
                 Effect { unknown, ..Effect::default() }
             }
             Some(_) if is_passed => Effect::default(),
@@ -121,12 +118,13 @@ impl Reading {
                 let unsure = addresses(v4.iter().copied(), v6.iter().copied());
                 let unsure = Condition::Source(unsure);
                 let why = format!("a damaged table of the program on {}", interface.name);
+                let parts = dropped.into_iter().map(|cube| cube.split(&unsure));
                 let (unknown, dropped): (Vec<_>, Vec<_>) =
-                    dropped.into_iter().map(|block| block.split(&unsure)).unzip();
+                    parts.map(|[unsure, sure]| (unsure, sure)).unzip();
                 Effect {
                     dropped: dropped.into_iter().flatten().collect(),
                     unknown: unknown.into_iter().flatten().map(|b| (b, why.clone())).collect(),
-                    late: None,
+                    ..Effect::default()
                 }
             }
         };
@@ -142,26 +140,23 @@ fn mac(own: OwnFrames) -> u64 {
 }
 
 /// What a program that decides so drops of the packets that come to it.
-fn refused(decisions: &Decisions, here: Vec<Block>) -> Vec<Block> {
+fn refused(decisions: &Decisions, here: PacketSet) -> PacketSet {
     if decisions.otherwise_continue {
-        return Vec::new();
+        return PacketSet::default();
     }
-    let ports: RangeSet<Port> =
-        decisions.ports.iter().map(|port| Range::single(Port(*port))).collect();
-    let ports = Condition::Port(ports);
-    let concerned = here.into_iter().filter_map(|block| block.met(&ports)).collect();
-    let mut passing = vec![Block { source: undecided(decisions), ..Block::everything() }];
-    for label in decisions.labels() {
-        let block = Block { source: listed(decisions, label), ..Block::everything() };
-        passing.push(match decisions.macs.get(&label) {
-            None => block,
-            Some(macs) => {
-                let macs = macs.iter().filter_map(|mac| MacAddr::from_bits(mac.bits()));
-                Block { mac: macs.map(Range::single).collect(), ..block }
-            }
+    let ports = decisions.ports.iter().map(|port| Range::single(u128::from(*port))).collect();
+    let concerned = here.limited(Field::DestinationPort, &ports);
+    let all = AddressSet::all();
+    let undecided = limited(Cube::between(&undecided(decisions), &all), []);
+    let listed = decisions.labels().into_iter().flat_map(|label| {
+        let macs = decisions.macs.get(&label).map(|macs| {
+            let macs = macs.iter().filter_map(|mac| MacAddr::from_bits(mac.bits()));
+            macs.map(|mac| Range::single(mac.bits().into())).collect()
         });
-    }
-    difference(concerned, &passing)
+        let macs = macs.map(|macs| (Field::SourceMac, macs));
+        limited(Cube::between(&self::listed(decisions, label), &all), macs)
+    });
+    concerned.difference(&undecided.into_iter().chain(listed).collect())
 }
 
 fn listed(decisions: &Decisions, of: Label) -> AddressSet {

@@ -188,7 +188,7 @@ fn enforce(firewall: &Firewall, log: bool) -> Result<()> {
 }
 
 /// One policy, and the packets that it is tried with.
-struct Trial<'a> {
+pub(super) struct Trial<'a> {
     firewall: &'a Firewall,
     host_mac: MacAddr,
     host: Ipv4Addr,
@@ -197,13 +197,13 @@ struct Trial<'a> {
 }
 
 impl<'a> Trial<'a> {
-    fn new(firewall: &'a Firewall, peer: &Peer) -> Self {
+    pub(super) fn new(firewall: &'a Firewall, peer: &Peer) -> Self {
         let host_mac = MacAddr(peer.host_mac().0);
         let (sent, connections) = (Vec::new(), BTreeMap::new());
         Self { firewall, host_mac, host: peer.host_v4(), sent, connections }
     }
 
-    fn run(&mut self, chance: &mut Chance, stage: &mut Stage) -> Result<()> {
+    pub(super) fn run(&mut self, chance: &mut Chance, stage: &mut Stage) -> Result<()> {
         for _ in 0..ARP_FRAMES {
             self.ask(chance, stage)?;
         }
@@ -294,7 +294,7 @@ impl<'a> Trial<'a> {
         Ok(())
     }
 
-    fn compare(&self, seen: &Seen, rules: &[Rule]) -> Result<()> {
+    pub(super) fn compare(&self, seen: &Seen, rules: &[Rule]) -> Result<()> {
         for Sent { number, packet, verdict } in &self.sent {
             let passed = match &packet.payload {
                 Payload::Arp => seen.arp.contains(&asker(*number).to_string()),

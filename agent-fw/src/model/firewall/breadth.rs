@@ -1,12 +1,11 @@
 //! How much of the Internet a firewall policy lets through.
 
-use super::reach::{Passing, SYN};
-use super::space::Block;
-use super::{Firewall, TCP, UDP};
+use super::reach::{MOST, opening};
+use super::{Firewall, TCP, UDP, Verdicts};
+use crate::model::packet_set::{Cube, Field, INCOMING, NO, PacketSet, only};
 use crate::model::rule::Direction;
-use crate::model::{AddressSet, Family, Port, Range, RangeSet};
+use crate::model::{AddressSet, Port, Range, RangeSet};
 
-const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 /// Half of all ports.
 const HALF: u32 = 1 << 15;
 
@@ -14,20 +13,16 @@ impl Firewall {
     /// The sources that reach a TCP port of this host, whatever MAC address their packets come from
     /// and from whatever port.
     pub fn sources_of(&self, port: Port) -> AddressSet {
-        let all = AddressSet::all();
-        let mut sources = AddressSet::default();
-        for family in FAMILIES {
-            let question = Block::to_service(TCP, SYN, &all, (&all, port), family);
-            let passing = self.passing(Direction::Incoming, question, (Some(family), false), false);
-            if !passing.is_all {
-                // What cannot be told is not called closed.
-                return all;
-            }
-            for (part, _) in passing.parts {
-                sources = sources.union(&part.sources(family));
-            }
+        let to = Cube::everything().limited(Field::DestinationPort, &only(port.0.into()));
+        let asked = to.and_then(|to| unframed(INCOMING, TCP, to));
+        let Verdicts { bypass, pass, undecided, .. } =
+            self.decide_all(asked.into_iter().collect(), MOST);
+        if !undecided.is_empty() {
+            // What cannot be told is not called closed.
+            return AddressSet::all();
         }
-        sources
+        let passing = bypass.union(pass);
+        passing.cubes().iter().fold(AddressSet::default(), |all, cube| all.union(&cube.sources()))
     }
 
     /// Whether what no rule admits in this direction is dropped, and that is something: not more than
@@ -43,37 +38,37 @@ impl Firewall {
 
     /// The ports of TCP or UDP that are open to more than half of all addresses of a version of IP.
     pub fn open_ports(&self, direction: Direction, protocol: u8) -> RangeSet<Port> {
-        let of = |family| self.open_ports_of(direction, protocol, family);
-        let [v4, v6] = FAMILIES.map(of);
-        v4.union(&v6)
-    }
-
-    fn open_ports_of(&self, direction: Direction, protocol: u8, family: Family) -> RangeSet<Port> {
-        let flags = if protocol == TCP { SYN } else { 0 };
-        let question = Block::of_protocol(protocol, flags, family);
-        let Passing { parts, is_all } =
-            self.passing(direction, question, (Some(family), false), false);
-        if !is_all {
+        let asked = unframed(direction.number(), protocol, Cube::everything());
+        let Verdicts { bypass, pass, undecided, .. } =
+            self.decide_all(asked.into_iter().collect(), MOST);
+        if !undecided.is_empty() {
             return RangeSet::all();
         }
-        let bounds = parts.iter().flat_map(|(part, _)| part.ports().ranges());
+        let passing: PacketSet = bypass.union(pass);
+        let ports = |cube: &Cube| cube.values(Field::DestinationPort).into_owned();
+        let bounds = passing.cubes().iter().map(ports).collect::<Vec<_>>();
+        let bounds = bounds.iter().flat_map(RangeSet::ranges);
         let mut bounds: Vec<u128> =
             bounds.flat_map(|range| [range.first(), range.last() + 1]).collect();
         bounds.sort_unstable();
         bounds.dedup();
-        let far = |part: &Block| match direction {
-            Direction::Incoming => part.sources(family),
-            Direction::Outgoing => part.destinations(family),
+        let far = |cube: &Cube| match direction {
+            Direction::Incoming => cube.sources(),
+            Direction::Outgoing => cube.destinations(),
         };
         let is_open = |port: u128| {
-            let parts = parts.iter().filter(|(part, _)| part.ports().contains(port));
-            let all = parts.fold(AddressSet::default(), |all, (part, _)| all.union(&far(part)));
-            all.is_most()
+            let cubes = passing.cubes().iter().filter(|cube| ports(cube).contains(port));
+            cubes.fold(AddressSet::default(), |all, cube| all.union(&far(cube))).is_most()
         };
         let port = |number: u128| u16::try_from(number).map_or(Port(u16::MAX), Port);
         let spans = bounds.windows(2).filter(|span| is_open(span[0]));
         spans.filter_map(|span| Range::new(port(span[0]), port(span[1] - 1))).collect()
     }
+}
+
+/// The packets that open a connection, without MAC addresses.
+fn unframed(direction: u128, protocol: u8, ends: Cube) -> Option<Cube> {
+    opening(direction, protocol, ends)?.limited(Field::Hardware, &only(NO))
 }
 
 #[cfg(test)]

@@ -5,17 +5,19 @@
 
 mod breadth;
 mod criteria;
+mod meant;
 mod packet;
 mod reach;
 mod rule;
 mod shadowing;
-mod space;
+mod verdicts;
 
 pub use criteria::{Criteria, Place, Protocols};
 pub use packet::{Datagram, Flow, ICMP, ICMPV6, Packet, Payload, TCP, Transport, UDP};
 pub use reach::Service;
 pub use rule::{FirewallError, Refusal, Rule};
 pub use shadowing::Idle;
+pub use verdicts::Verdicts;
 
 use crate::model::rule::{Action, Direction, Priority};
 
@@ -108,6 +110,15 @@ impl Firewall {
         let is_one =
             move |rule: &&Rule| rule.action == Action::Allow && rule.direction == direction;
         self.rules.iter().filter(is_one)
+    }
+
+    /// Whether connections that a Bypass lets begin are labelled: where their answers are to be
+    /// told from those of others.
+    pub fn labels(&self) -> bool {
+        let opens = |rule: &Rule| {
+            rule.action == Action::Bypass && self.restricts(rule.direction.opposite())
+        };
+        self.rules.iter().any(opens)
     }
 
     /// Bypass rules below the highest priority, which one page of the vendor's says there are not.

@@ -1,10 +1,9 @@
 //! Whether anybody at all reaches a service of this host.
 
-use super::packet::TCP;
-use super::space::{Block, Kind};
-use super::{Firewall, Rule, Verdict};
-use crate::model::Family;
-use crate::model::rule::{Action, Direction};
+use super::{Firewall, TCP, Verdicts};
+use crate::model::packet_set::{
+    Connection, Cube, ETHERNET, Field, INCOMING, LOOPBACK, NO, OUTGOING, PacketSet, only,
+};
 use crate::model::{AddressSet, Port};
 
 /// A port of this host, at some of its addresses.
@@ -24,14 +23,36 @@ const SYN_ACK: u8 = 0x12;
 
 /// Where a policy cuts what is asked about into more parts than these, it is not looked into
 /// further: it would take for ever.
-const MOST: usize = 4096;
+pub(super) const MOST: usize = 4096;
 
-/// What of the packets in question passes.
-pub(super) struct Passing {
-    /// Parts of them, and how they pass.
-    pub(super) parts: Vec<(Block, Verdict)>,
-    /// Whether there are no more.
-    pub(super) is_all: bool,
+/// The packets that open a connection to this host or from it: by a protocol, with TCP's flag if it
+/// is that one.
+pub(super) fn opening(direction: u128, protocol: u8, ends: Cube) -> Option<Cube> {
+    let flags = if protocol == TCP { only(SYN.into()) } else { Field::TcpFlags.all() };
+    // What goes over loopback is not filtered.
+    let there = match direction {
+        INCOMING => Field::InputInterface,
+        _ => Field::OutputInterface,
+    };
+    ends.limited(Field::Direction, &only(direction))?
+        .limited(there, &there.all_but(LOOPBACK))?
+        .limited(Field::Protocol, &only(protocol.into()))?
+        .limited(Field::TcpFlags, &flags)?
+        .limited(Field::Connection, &Connection::OPENS.number())
+}
+
+/// The answer to these packets, which has no MAC addresses yet.
+fn answers(asked: Cube, protocol: u8, opened_by_bypass: bool) -> Option<Cube> {
+    let flags = if protocol == TCP { only(SYN_ACK.into()) } else { Field::TcpFlags.all() };
+    let connection = Connection { is_labelled: opened_by_bypass, ..Connection::REPLY };
+    asked
+        .keeping(&[Field::Protocol, Field::SourcePort, Field::DestinationPort])
+        .reversed()
+        .limited(Field::Direction, &only(OUTGOING))?
+        .limited(Field::OutputInterface, &Field::OutputInterface.all_but(LOOPBACK))?
+        .limited(Field::Hardware, &only(NO))?
+        .limited(Field::TcpFlags, &flags)?
+        .limited(Field::Connection, &connection.number())
 }
 
 impl Firewall {
@@ -39,62 +60,27 @@ impl Firewall {
     /// a service, and is answered. That of a neighbour on Ethernet: other packets have no MAC address.
     pub fn serves(&self, service: &Service, from: &AddressSet) -> bool {
         let Service { protocol, port, at } = service;
-        let flags = if *protocol == TCP { [SYN, SYN_ACK] } else { [0; 2] };
-        [Family::V4, Family::V6].into_iter().any(|family| {
-            let kind = (Some(family), true);
-            let question = Block::to_service(*protocol, flags[0], from, (at, *port), family);
-            let Passing { parts, .. } = self.passing(Direction::Incoming, question, kind, false);
-            parts.into_iter().any(|(asked, verdict)| {
-                let answer = asked.into_answer(flags[1]);
-                let opened_by_bypass = verdict == Verdict::Bypass;
-                let kind = (Some(family), false);
-                let answers = self.passing(Direction::Outgoing, answer, kind, !opened_by_bypass);
-                !answers.parts.is_empty()
-            })
-        })
-    }
-
-    /// What of these packets passes, and how. As [`Firewall::decide`] does, but for many packets at
-    /// once, none of them of what connection tracking calls invalid.
-    pub(super) fn passing(
-        &self,
-        direction: Direction,
-        asked: Block,
-        kind: Kind,
-        is_reply: bool,
-    ) -> Passing {
-        let mut passing = Vec::new();
-        let mut rest = vec![asked];
-        rest.retain(|block| !block.is_empty());
-        let decides = |rule: &&Rule| rule.direction == direction && rule.action != Action::LogOnly;
-        for rule in self.rules.iter().filter(decides) {
-            let meant = Block::of(&rule.criteria, kind);
-            let verdict = match rule.action {
-                Action::Bypass => Verdict::Bypass,
-                Action::ForceAllow | Action::Allow => Verdict::Pass,
-                Action::Deny | Action::LogOnly => Verdict::Drop,
-            };
-            if verdict != Verdict::Drop {
-                let parts = rest.iter().map(|block| block.intersection(&meant));
-                passing.extend(parts.filter(|part| !part.is_empty()).map(|part| (part, verdict)));
-            }
-            rest = rest.into_iter().flat_map(|block| block.minus(&meant)).collect();
-            if rest.len() > MOST {
-                return Passing { parts: passing, is_all: false };
-            }
-        }
-        if is_reply || !self.restricts(direction) {
-            passing.extend(rest.into_iter().map(|block| (block, Verdict::Pass)));
-        }
-        Passing { parts: passing, is_all: true }
+        let to = Cube::between(from, at);
+        let to = to.limited(Field::DestinationPort, &only(port.0.into()));
+        let asked = to
+            .and_then(|to| to.limited(Field::Hardware, &only(ETHERNET)))
+            .and_then(|to| opening(INCOMING, *protocol, to));
+        let asked: PacketSet = asked.into_iter().collect();
+        let Verdicts { bypass, pass, .. } = self.decide_all(asked, MOST);
+        let is_answered = |(opened, by_bypass): (PacketSet, bool)| {
+            let answers = opened.into_iter().filter_map(|cube| answers(cube, *protocol, by_bypass));
+            let Verdicts { bypass, pass, .. } = self.decide_all(answers.collect(), MOST);
+            !bypass.is_empty() || !pass.is_empty()
+        };
+        [(bypass, true), (pass, false)].into_iter().any(is_answered)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::firewall::{Datagram, Flow, Packet, Payload, Transport, UDP};
-    use crate::model::rule::Priority;
+    use crate::model::firewall::{Datagram, Flow, Packet, Payload, Rule, Transport, UDP, Verdict};
+    use crate::model::rule::{Action, Direction, Priority};
     use crate::model::{MacAddr, MacMatch, Range, RangeSet};
     use proptest::prelude::*;
     use std::net::{IpAddr, Ipv4Addr};

@@ -1,8 +1,11 @@
 //! Rules that never decide anything.
 
-use super::space::Space;
+use super::criteria::{Criteria, Protocols};
+use super::packet::ICMPV6;
 use super::{Firewall, Rule};
+use crate::model::packet_set::PacketSet;
 use crate::model::rule::Action;
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// A rule that never decides anything, and why.
@@ -44,20 +47,20 @@ impl fmt::Display for Idle<'_> {
 impl Firewall {
     /// The rules that never decide anything.
     pub fn idle_rules(&self) -> Vec<Idle<'_>> {
-        let spaces: Vec<Space> = self.rules.iter().map(|rule| Space::of(&rule.criteria)).collect();
+        let meant: Vec<PacketSet> = self.rules.iter().map(|r| r.criteria.packets()).collect();
         let find = |(place, rule): (usize, _)| {
             let rule: &Rule = rule;
             if rule.criteria.is_empty() {
                 return Some(Idle { rule, shadows: Vec::new() });
             }
-            let before = self.rules[..place].iter().zip(&spaces);
+            let before = self.rules[..place].iter().zip(&meant);
             let shadows = before.filter(|(other, _)| other.leaves_nothing_behind(rule)).collect();
             let is_icmpv6_denied = self.rules[place + 1..].iter().any(|later| {
                 later.direction == rule.direction
                     && later.action == Action::Deny
                     && !later.criteria.spares_icmpv6
             });
-            let in_question = Space::in_question(&rule.criteria, is_icmpv6_denied);
+            let in_question = in_question(&rule.criteria, is_icmpv6_denied);
             let shadows = fewest(&in_question, shadows)?;
             Some(Idle { rule, shadows })
         };
@@ -75,15 +78,36 @@ impl Rule {
     }
 }
 
+/// The packets about which a rule is asked. What becomes of `ICMPv6` is only a question where the rule
+/// names it, or keeps it from a Deny that does.
+fn in_question(criteria: &Criteria, is_icmpv6_denied: bool) -> PacketSet {
+    let names_icmpv6 = criteria.protocols == Protocols::Only(BTreeSet::from([ICMPV6]));
+    let spares_icmpv6 = criteria.spares_icmpv6 || !(names_icmpv6 || is_icmpv6_denied);
+    Criteria { spares_icmpv6, ..criteria.clone() }.packets()
+}
+
+/// More cubes than these are not cut up further: it could take for ever.
+const MOST: usize = 256;
+
+/// Whether these, together, leave nothing over. `false` also where that would take too long to find
+/// out.
+fn is_covered(packets: &PacketSet, others: &[&PacketSet]) -> bool {
+    let mut rest = Some(packets.clone());
+    for other in others {
+        rest = rest.and_then(|rest| rest.difference_within(other, MOST));
+    }
+    rest.is_some_and(|rest| rest.is_empty())
+}
+
 /// Of rules that may cover the packets in question, one that does; else as few as do together;
 /// `None` if they do not.
-fn fewest<'a>(space: &Space, rules: Vec<(&'a Rule, &Space)>) -> Option<Vec<&'a Rule>> {
-    if let Some((one, _)) = rules.iter().find(|(_, other)| space.is_covered(&[other])) {
+fn fewest<'a>(packets: &PacketSet, rules: Vec<(&'a Rule, &PacketSet)>) -> Option<Vec<&'a Rule>> {
+    if let Some((one, _)) = rules.iter().find(|(_, other)| is_covered(packets, &[other])) {
         return Some(vec![one]);
     }
-    let covers = |rules: &[(&Rule, &Space)]| {
-        let others: Vec<&Space> = rules.iter().map(|(_, other)| *other).collect();
-        space.is_covered(&others)
+    let covers = |rules: &[(&Rule, &PacketSet)]| {
+        let others: Vec<&PacketSet> = rules.iter().map(|(_, other)| *other).collect();
+        is_covered(packets, &others)
     };
     if !covers(&rules) {
         return None;

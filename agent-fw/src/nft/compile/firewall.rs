@@ -36,21 +36,6 @@ impl Firewall {
         };
         names.iter().map(|name| Compiler::new(self, *name, log).table()).collect()
     }
-
-    /// Whether connections that a Bypass lets begin are labelled: where their answers are to be
-    /// told from those of others.
-    pub fn labels(&self) -> bool {
-        let opens =
-            |rule: &Rule| rule.action == Action::Bypass && self.restricts(opposite(rule.direction));
-        self.rules().iter().any(opens)
-    }
-}
-
-const fn opposite(direction: Direction) -> Direction {
-    match direction {
-        Direction::Incoming => Direction::Outgoing,
-        Direction::Outgoing => Direction::Incoming,
-    }
 }
 
 /// A table in the making.
