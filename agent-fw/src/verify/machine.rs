@@ -7,8 +7,8 @@ use super::comparison::{Members, Test};
 use super::table::{Base, Effect, Way};
 use super::value::Value;
 use crate::model::packet_set::{Condition, Connection, Cube, Field, PacketSet};
-use crate::model::{Ordinal, Range};
-use crate::nft::{Comparison, Elements, Expression, Instruction, Live, Program, TableName};
+use crate::model::{Ordinal, Range, TableName};
+use crate::nft::{Comparison, Elements, Expression, Instruction, Live, Program};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Chains that call each other go no deeper in the kernel.

@@ -2,8 +2,9 @@
 
 use super::expected::{forwarded, incoming, incoming_to_all, outgoing};
 use super::machine::Machine;
+use crate::model::TableName;
 use crate::model::packet_set::{Condition, Cube, Field, NO, PacketSet, only};
-use crate::nft::{BaseChain, ForeignBase, Hook, LATE_PRIORITY, Live, TableName};
+use crate::nft::{BaseChain, ForeignBase, Hook, LATE_PRIORITY, Live};
 
 /// What becomes of packets.
 #[derive(Clone, Debug, Default)]
