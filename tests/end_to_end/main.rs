@@ -56,6 +56,8 @@ mod verdicts;
 mod verify;
 mod verify_xdp;
 mod watch;
+mod way_back;
+mod way_out;
 mod without_lock;
 mod xdp;
 mod xdp_alone;
@@ -181,6 +183,8 @@ fn selection() -> Vec<&'static [Test]> {
             verify::TESTS,
             verify_xdp::TESTS,
             watch::TESTS,
+            way_back::TESTS,
+            way_out::TESTS,
             without_lock::TESTS,
         ]);
     }

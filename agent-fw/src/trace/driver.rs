@@ -1,6 +1,7 @@
 //! What an XDP or tc program does with a frame: the kernel runs it once, on the frame alone.
 
 use crate::netlink::bpf::Program;
+use crate::netlink::link::Interface;
 use std::io;
 
 /// What a program can do with a frame.
@@ -23,6 +24,17 @@ pub(super) enum TcAction {
     Passes,
 }
 
+/// An XDP program, and what it does with the packet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Driver {
+    /// Where it runs.
+    pub place: String,
+    /// Its number.
+    pub program: u32,
+    /// What it does, or why that is not known.
+    pub action: Result<Action, String>,
+}
+
 /// What the XDP program of this number does with a frame that comes in by this interface.
 pub(super) fn ask(program: u32, frame: &[u8], interface: u32) -> io::Result<Action> {
     // `XDP_PASS`; `XDP_TX`, `XDP_REDIRECT`.
@@ -40,4 +52,12 @@ pub(super) fn ask_classifier(program: u32, frame: &[u8], interface: u32) -> io::
         2 | 4 | 5 | 7 | 8 => TcAction::Ends,
         _ => TcAction::Passes,
     })
+}
+
+/// What the interface's XDP program does with the frame.
+pub(super) fn of_interface(interface: &Interface, frame: &[u8]) -> Option<Driver> {
+    let attached = interface.xdp?;
+    let action = ask(attached.program, frame, interface.index);
+    let action = action.map_err(|error| error.to_string());
+    Some(Driver { place: attached.place.to_string(), program: attached.program, action })
 }

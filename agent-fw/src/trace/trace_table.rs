@@ -2,6 +2,7 @@
 //!
 //! The kernel removes it when this process ends, however it ends: its owner is our socket.
 
+use super::tracked::{Recorded, Records};
 use crate::netlink::message::attribute;
 use crate::netlink::nfnetlink::{Connection, Kind, named, nested, numbered};
 use anyhow::Context as _;
@@ -95,6 +96,8 @@ pub(super) struct Snare {
     connection: Connection,
     /// Whether packets are marked at the interface's own hook already.
     pub(super) sees_entrance: bool,
+    /// What it records.
+    pub(super) records: Records,
 }
 
 /// What it is set up for: packets that come in with this number or the next, and those that this
@@ -104,26 +107,35 @@ pub(super) struct Quarry {
     pub(super) protocol: Protocol,
     pub(super) number: u32,
     pub(super) answer: Option<u32>,
+    /// Whether connections are tracked, so that theirs is to be recorded.
+    pub(super) is_tracked: bool,
 }
 
 impl Snare {
     /// Sets it up for packets that come in by this interface, and for what would answer them.
     pub(super) fn set(interface: &str, quarry: Quarry) -> anyhow::Result<Self> {
         let mut connection = Connection::open()?;
+        let records: &[Records] = if quarry.is_tracked {
+            &[Records::Everything, Records::Unavailable]
+        } else {
+            &[Records::Untracked]
+        };
+        let mut refused = Errno::EOPNOTSUPP;
         for is_owned in [true, false] {
             for sees_entrance in [true, false] {
-                match connection.transact(&parts(interface, quarry, is_owned, sees_entrance)) {
-                    Ok(()) => return Ok(Self { connection, sees_entrance }),
-                    Err(Errno::EPERM) => {
-                        return Err(Errno::EPERM).context("cannot add a table to nf_tables");
+                for records in records.iter().copied() {
+                    let parts = parts(interface, quarry, is_owned, sees_entrance, records);
+                    match connection.transact(&parts) {
+                        Ok(()) => return Ok(Self { connection, sees_entrance, records }),
+                        Err(errno) => refused = errno,
                     }
-                    Err(_) => {}
+                    if refused == Errno::EPERM {
+                        return Err(refused).context("cannot add a table to nf_tables");
+                    }
                 }
             }
         }
-        let last = connection.transact(&parts(interface, quarry, false, false));
-        last.context("cannot add a table to nf_tables")?;
-        Ok(Self { connection, sees_entrance: false })
+        Err(refused).context("cannot add a table to nf_tables")
     }
 }
 
@@ -137,7 +149,7 @@ impl Snare {
             connection.transact(&parts)
         };
         set(true).or_else(|_| set(false)).context("cannot add a table to nf_tables")?;
-        Ok(Self { connection, sees_entrance: true })
+        Ok(Self { connection, sees_entrance: true, records: Records::Untracked })
     }
 }
 
@@ -159,13 +171,22 @@ pub(super) fn clear() {
 /// A part of a transaction.
 type Part = (Kind, u8, Vec<u8>);
 
-fn parts(interface: &str, quarry: Quarry, is_owned: bool, sees_entrance: bool) -> Vec<Part> {
-    let Quarry { protocol, number, answer } = quarry;
+fn parts(
+    interface: &str,
+    quarry: Quarry,
+    is_owned: bool,
+    sees_entrance: bool,
+    records: Records,
+) -> Vec<Part> {
+    let Quarry { protocol, number, answer, .. } = quarry;
     let mut parts = vec![table(is_owned)];
+    if records == Records::Everything {
+        parts.extend(tracking());
+    }
     let entrance = sees_entrance.then_some(&ENTRANCE);
     for chain in CHAINS.iter().chain(entrance) {
         let device = (chain.mark == Mark::Entered).then_some(interface);
-        parts.extend(trap(chain, device, protocol, number));
+        parts.extend(trap(chain, device, protocol, number, records));
     }
     parts.extend(answer.into_iter().flat_map(|number| leaving(protocol, number)));
     if protocol == Protocol::Tcp {
@@ -177,9 +198,20 @@ fn parts(interface: &str, quarry: Quarry, is_owned: bool, sees_entrance: bool) -
     parts
 }
 
+/// A chain that nothing leads to, whose rule has connections tracked before the other chains are
+/// there: IPv6's are confirmed with the priority of the last one, and of those with one priority,
+/// what was there last comes first.
+fn tracking() -> Vec<Part> {
+    const NAME: &str = "tracking";
+    let chain = [named(1, TABLE), named(3, NAME)].concat();
+    let rule = new_rule(NAME, &record(Recorded::Mark));
+    vec![(Kind::NewChain, INET, chain), (Kind::NewRule, INET, rule)]
+}
+
 /// The chains for what this host sends.
 fn leaving(protocol: Protocol, number: u32) -> Vec<Part> {
-    LEAVING.iter().flat_map(|chain| trap(chain, None, protocol, number)).collect()
+    let records = Records::Untracked;
+    LEAVING.iter().flat_map(|chain| trap(chain, None, protocol, number, records)).collect()
 }
 
 fn table(is_owned: bool) -> Part {
@@ -191,19 +223,62 @@ fn table(is_owned: bool) -> Part {
 }
 
 /// A chain that traces the probe and the packet behind it, and catches what may go no further.
-fn trap(chain: &Chain, device: Option<&str>, protocol: Protocol, number: u32) -> Vec<Part> {
+fn trap(
+    chain: &Chain,
+    device: Option<&str>,
+    protocol: Protocol,
+    number: u32,
+    records: Records,
+) -> Vec<Part> {
     let mut parts = vec![(Kind::NewChain, INET, new_chain(chain, device))];
     let end = matches!(chain.mark, Mark::Through | Mark::Away);
-    for (is_probe, number) in [(true, number), (false, number.wrapping_add(1))] {
+    let mut add = |number: u32, what: Vec<Vec<u8>>| {
         let is_it = sequence_is(protocol.place_of_number(), number);
-        let mut rule = vec![is_of(protocol), is_it, trace()];
-        // The second packet only tells that the first has come to its end.
-        if end || !is_probe {
-            rule.push(vec![verdict(DROP)]);
+        let rule = [is_of(protocol), is_it, what].concat();
+        parts.push((Kind::NewRule, INET, new_rule(chain.name, &rule)));
+    };
+    add(number, trace());
+    if chain.mark == Mark::Through && records == Records::Everything {
+        for what in Recorded::ALL {
+            add(number, record(what));
         }
-        parts.push((Kind::NewRule, INET, new_rule(chain.name, &rule.concat())));
     }
+    if end {
+        add(number, vec![verdict(DROP)]);
+    }
+    // The second packet only tells that the first has come to its end.
+    add(number.wrapping_add(1), [trace(), vec![verdict(DROP)]].concat());
     parts
+}
+
+/// Writes something of the packet's connection down in its mark, which every event tells. Does
+/// nothing where it has no connection.
+fn record(what: Recorded) -> Vec<Vec<u8>> {
+    /// `NFT_CT_STATUS` and so on; `NFT_META_MARK`.
+    const CT_STATUS: u32 = 2;
+    const CT_SOURCE_PORT: u32 = 11;
+    const CT_DESTINATION_PORT: u32 = 12;
+    const CT_MARK: u32 = 3;
+    const CT_LABELS: u32 = 13;
+    const CT_ZONE: u32 = 17;
+    const MARK: u32 = 3;
+    /// `NFT_REG32_00`, the first quarter of the first register.
+    const FIRST_WORD: u32 = 8;
+    let load =
+        |key, more: Vec<u8>| expression("ct", &[numbered(2, key), numbered(1, REGISTER), more]);
+    // The direction.
+    let (original, reply) = (attribute(3, &[0]), attribute(3, &[1]));
+    let (load, word) = match what {
+        Recorded::Status => (load(CT_STATUS, Vec::new()), 0),
+        Recorded::AskedPort => (load(CT_DESTINATION_PORT, original), 0),
+        Recorded::OwnPort => (load(CT_SOURCE_PORT, reply), 0),
+        Recorded::Mark => (load(CT_MARK, Vec::new()), 0),
+        Recorded::OriginalZone => (load(CT_ZONE, original), 0),
+        Recorded::ReplyZone => (load(CT_ZONE, reply), 0),
+        Recorded::Labels(word) => (load(CT_LABELS, Vec::new()), word),
+    };
+    let store = expression("meta", &[numbered(2, MARK), numbered(3, FIRST_WORD + word)]);
+    vec![load, store]
 }
 
 /// What a rule that rejects would send out: a reset, or an ICMP error that quotes the packet.

@@ -105,6 +105,11 @@ impl fmt::Display for NotAsked {
 
 impl std::error::Error for NotAsked {}
 
+/// Fails where there is such a rule.
+pub(super) fn refuse_to_be_remembered(by: Vec<StatefulRule>) -> anyhow::Result<()> {
+    if by.is_empty() { Ok(()) } else { Err(NotAsked(by).into()) }
+}
+
 /// What the host's rules are, read anew when they have changed.
 pub(super) struct Watched {
     nftables: Nftables,

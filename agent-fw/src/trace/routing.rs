@@ -1,0 +1,49 @@
+//! What the kernel's routing is asked about a packet and its answer, and its refusals in words.
+
+use super::syn::Syn;
+use crate::netlink::route_lookup::Flow;
+use nix::errno::Errno;
+use std::net::IpAddr;
+
+/// How the packet comes in, with the mark that rules give it.
+pub(super) fn of_arrival(syn: &Syn, mark: u32, interface: u32) -> Flow {
+    let ports = Some((syn.source_port, syn.port));
+    let (from, to) = (Some(syn.source), syn.destination);
+    Flow { from, to, ports, mark, interface: Some(interface) }
+}
+
+/// How the packet that answers it leaves.
+pub(super) fn of_answer(syn: &Syn, mark: u32) -> Flow {
+    let ports = Some((syn.port, syn.source_port));
+    Flow { from: Some(syn.destination), ports, mark, ..Flow::to(syn.source) }
+}
+
+/// Why routing does not take a packet in.
+pub(super) fn refused(errno: Errno) -> String {
+    match errno {
+        Errno::EXDEV => {
+            "by rp_filter: this host would not answer by the interface that the packet \
+                         comes in by"
+                .to_owned()
+        }
+        Errno::EINVAL => {
+            "as a martian: its source or destination is none that can come in by this \
+                          interface, or rp_filter refuses it"
+                .to_owned()
+        }
+        errno => format!("by routing ({errno})"),
+    }
+}
+
+/// Why routing has no way to an address. A rule of type unreachable looks like no route.
+pub(super) fn no_way_to(address: IpAddr, errno: Errno) -> String {
+    let of_type =
+        |kind| format!("by routing: the route to {address}, or a rule, is of type {kind}");
+    match errno {
+        Errno::ENETUNREACH => format!("by routing: this host has no route to {address}"),
+        Errno::EHOSTUNREACH => of_type("unreachable"),
+        Errno::EACCES => of_type("prohibit"),
+        Errno::EINVAL => of_type("blackhole"),
+        errno => format!("by routing: this host has no route to {address} ({errno})"),
+    }
+}
