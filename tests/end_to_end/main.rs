@@ -4,6 +4,7 @@
 mod admission;
 mod advice;
 mod agent_tls;
+mod below;
 mod boot_unit;
 mod breadth;
 mod bystanders;
@@ -108,6 +109,7 @@ fn main() {
 /// machine does not have.
 fn selection() -> Vec<&'static [Test]> {
     let rare = [
+        (Feature::Vrf, below::WITH_VRF),
         (Feature::Vrf, loopback::WITH_VRF),
         (Feature::Mpls, loopback::WITH_MPLS),
         (Feature::Ipvs, late_gate::WITH_IPVS),
@@ -153,6 +155,7 @@ fn selection() -> Vec<&'static [Test]> {
         selection.extend([
             advice::TESTS,
             agent_tls::TESTS,
+            below::TESTS,
             boot_unit::TESTS,
             breadth::TESTS,
             closed::TESTS,

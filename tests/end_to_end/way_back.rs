@@ -54,7 +54,7 @@ fn give(peer: &Peer, source: &str) -> Result<()> {
     run(["ip", "route", "del", &format!("{source}/{length}"), "dev", &peer.interface()]).map(drop)
 }
 
-fn ip(line: &str) -> Result<()> {
+pub(crate) fn ip(line: &str) -> Result<()> {
     run(["ip"].into_iter().chain(line.split_whitespace())).map(drop)
 }
 
@@ -127,6 +127,11 @@ fn explain_says_why_no_route_leads_back() -> Result<()> {
         let (value, finished) = explain(&["--from", SOURCE_V6])?;
         ensure!(finished.code == Some(1) && value["connects"] == false, "{finished}");
         ensure!(value["conclusion"].as_str().is_some_and(|c| c.contains("no IPv6")), "{value:#}");
+        let flags = ["--allow-from", SOURCE, "--allow-from", SOURCE_V6];
+        let tested = agent_fw(["install", "--no-boot"].iter().chain(&flags))?;
+        let said = tested.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+        ensure!(said.contains("open: tried with 1 of 2 admitted sources"), "{tested}");
+        ensure!(said.contains("not known for 1 of 2 admitted sources"), "{tested}");
         Ok(())
     })
 }

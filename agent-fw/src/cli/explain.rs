@@ -22,6 +22,7 @@ use anyhow::anyhow;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 /// Asks the kernel whether a source reaches the agent's port, and if not, which rule stops it
 ///
@@ -31,9 +32,9 @@ use std::net::IpAddr;
 /// asked, because rules of this host would remember the packet and judge the next ones otherwise.
 #[derive(clap::Args, Debug)]
 pub(super) struct Explain {
-    /// Where the packet comes from
+    /// Where the packet comes from; an address of one link with its interface, as in fe80::1%eth0
     #[arg(long, value_name = "SOURCE", required_unless_present = "all")]
-    from: Option<IpAddr>,
+    from: Option<Source>,
     /// The MAC address that it comes from; without it, that of the neighbour towards the source
     #[arg(long, value_name = "MAC")]
     mac: Option<MacAddr>,
@@ -71,8 +72,17 @@ impl Explain {
         let catalogue = catalogue();
         let (read, _lock) = Read::with_lock("explain", self.patience.duration())?;
         trace::clear();
-        match self.from {
-            Some(source) if !self.all => self.one(source, read.compile_any().ok().flatten()),
+        match self.from.clone() {
+            Some(Source { address, interface }) if !self.all => {
+                if interface.is_some() && self.interface.is_some() && interface != self.interface {
+                    return Err(Failure::Input(anyhow!(
+                        "--from and --interface name two interfaces"
+                    )));
+                }
+                let interface = self.interface.clone().or(interface);
+                let asks = Self { interface, ..self };
+                asks.one(address, read.compile_any().ok().flatten())
+            }
             _ => self.all(read.compile_any()?, &catalogue?),
         }
     }
@@ -266,6 +276,33 @@ impl Explain {
             .collect();
         groups.push((None, of(&|by| !interfaces.iter().any(|i| by.contains(&i.index)))));
         Ok(groups)
+    }
+}
+
+/// A source, and the interface that its address is for, where it is one of a single link.
+#[derive(Clone, Debug)]
+struct Source {
+    address: IpAddr,
+    interface: Option<String>,
+}
+
+impl FromStr for Source {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let (address, interface) = match text.split_once('%') {
+            Some((address, interface)) => (address, Some(interface.to_owned())),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| format!("{address} is no IP address"))?;
+        let is_of_link = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        match interface {
+            Some(name) if name.is_empty() => Err("no interface stands behind %".to_owned()),
+            Some(_) if !is_of_link => {
+                Err(format!("{address} is not an address of one link (fe80::/10)"))
+            }
+            interface => Ok(Self { address, interface }),
+        }
     }
 }
 

@@ -182,6 +182,13 @@ pub(super) fn conclusion(road: &Road) -> String {
             "dropped at the interface's entrance, before nf_tables: by {}",
             suspects.join(" or ")
         ),
+        Conclusion::BelowIp(suspects) if suspects.is_empty() => {
+            "dropped behind the hook ingress, before IP: is IP of this version on at the interface?"
+                .to_owned()
+        }
+        Conclusion::BelowIp(suspects) => {
+            format!("dropped behind the hook ingress, before IP: by {}", suspects.join(" or "))
+        }
         Conclusion::ByProgram(what) => format!("dropped {what}"),
         Conclusion::Unroutable(why) => format!("refused {why}"),
         Conclusion::NotKnown(why) => format!("not known: {why}"),

@@ -112,7 +112,7 @@ fn parse(body: &[u8]) -> Option<Filter> {
     for (kind, value) in attributes(body.get(TC_BYTES..)?) {
         match kind {
             TCA_KIND => filter.kind = text(value),
-            TCA_OPTIONS => {
+            TCA_OPTIONS if filter.kind == "bpf" => {
                 for (kind, value) in attributes(value) {
                     match kind {
                         TCA_BPF_NAME => filter.name = Some(text(value)),

@@ -3,15 +3,17 @@
 
 use super::base_chains::Base;
 use super::cgroup;
+use super::egress;
 use super::events::{Event, Place};
 use super::follow::Token;
 use super::iptables_legacy;
 use super::outbound::{self, Departure};
 use super::path::{Conclusion, Observed, Road};
+use super::probe_rule::Protocol;
 use super::routing;
 use super::syn::Syn;
 use super::tc;
-use super::trace_table::{self, Mark, Protocol};
+use super::trace_table::{self, Mark};
 use super::tracked::Arrival;
 use crate::model::{MacAddr, Port};
 use crate::netlink::conntrack::{State, Tracked};
@@ -29,10 +31,12 @@ pub(super) struct Answerer<'a> {
     pub(super) bases: &'a BTreeMap<Place, Base>,
     /// Where the first packet has come in.
     pub(super) interface: &'a Interface,
+    /// The VRF that it is in.
+    pub(super) vrf: Option<&'a (u32, String)>,
     /// The MAC address that it has come from.
     pub(super) neighbour: MacAddr,
-    /// That of the interface.
-    pub(super) own: MacAddr,
+    /// That of the interface; none, where it is no Ethernet.
+    pub(super) own: Option<MacAddr>,
     /// The cgroup of the socket that answers.
     pub(super) cgroup: Option<u64>,
     /// By which the answer is known.
@@ -51,10 +55,14 @@ impl Answerer<'_> {
     ) -> anyhow::Result<Road> {
         let (source, destination) = (syn.source, syn.destination);
         let mark = if socket_takes_mark() { arrival.mark } else { 0 };
-        let flow = routing::of_answer(syn, mark);
+        let scope = routing::scope(source, self.interface.index, self.vrf);
+        let flow = routing::of_answer(syn, mark, scope);
         // A socket that finds no way sends nothing.
         let way = match route_lookup::of_leaving(&flow) {
-            Err(errno) => return Ok(Road::unroutable(routing::no_way_to(source, errno))),
+            Err(errno) => {
+                let why = routing::no_way_to(source, errno);
+                return Ok(Road::concluded(Conclusion::Unroutable(why)));
+            }
             Ok(way) => way,
         };
         let _tracked = match &arrival.imprint {
@@ -71,8 +79,12 @@ impl Answerer<'_> {
         // What stands for a socket sends without ports, as far as routing knows.
         let without_ports = route_lookup::of_leaving(&Flow { ports: None, ..flow });
         let is_same = without_ports.is_ok_and(|other| other.interface == way.interface);
-        let by = (!is_same).then(|| name_of(way.interface)).transpose()?;
-        let departure = Departure { from: destination, to: source, mark, by };
+        let by = match self.vrf {
+            Some((_, name)) => Some(name.clone()),
+            None => (!is_same).then(|| name_of(way.interface)).transpose()?,
+        };
+        let scope = self.interface.index;
+        let departure = Departure { from: destination, to: source, scope, mark, by };
         let first = syn.port.0.to_be_bytes();
         let token = Token { protocol: Protocol::Tcp, first, number: self.number };
         let mut send = || {
@@ -88,10 +100,15 @@ impl Answerer<'_> {
         iptables_legacy::name(&mut road, destination.is_ipv4(), || send().map(drop))?;
         if road.conclusion == Conclusion::Reaches {
             let interface = self.left_by(leaves_by)?;
-            if let Some(stopped) =
-                self.behind(syn, comes_from.filter(|end| *end != asked), &interface)
-            {
+            let wrong_end = comes_from.filter(|end| *end != asked);
+            if let Some(stopped) = self.behind(syn, wrong_end, &interface) {
                 road.conclusion = stopped;
+            } else if let Some(from) = interface.mac.filter(|_| interface.is_ethernet) {
+                let from = MacAddr(from);
+                let (number, to, by) = (self.number, self.neighbour, &interface);
+                let frame = egress::Frame { syn, number, mark: last_mark, from, to, by };
+                let exit = egress::ask(&frame, self.listener, self.bases, connection)?;
+                exit.into_iter().for_each(|exit| road.go_on(exit));
             }
             road.leaves_by = Some(interface.name);
         } else if let Some(errno) = rerouted(&road, Flow { mark: last_mark, ..flow }) {
@@ -127,7 +144,8 @@ impl Answerer<'_> {
                 "by the source, which has not asked there: it comes from {address} port {port}"
             )));
         }
-        let frame = syn.answer_frame(self.number, self.own, self.neighbour)?;
+        let own = self.own.unwrap_or(self.neighbour);
+        let frame = syn.answer_frame(self.number, own, self.neighbour)?;
         let by_cgroup =
             || cgroup::judge(self.cgroup?, cgroup::Direction::Out, &frame, interface.index);
         by_cgroup().or_else(|| tc::at_exit(interface, &frame))

@@ -46,6 +46,8 @@ pub struct Case {
     pub interface: Interface,
     /// The answer would go out by this interface, where that is another.
     pub back_by: Option<String>,
+    /// The VRF that the interface is in, by its index and its name.
+    pub(super) vrf: Option<(u32, String)>,
 }
 
 /// No packet of that kind can come to this host; in words, why.
@@ -74,6 +76,9 @@ impl Case {
         {
             bail!("{source} and {destination} are of two versions of IP");
         }
+        if routing::is_of_link(source) && question.interface.is_none() {
+            bail!("{source} is an address of one link; {source}%INTERFACE says of which");
+        }
         let End { interface, address: destination } = End::of(question, all)?;
         if interface.name == "lo" {
             bail!("{source} is this host itself: loopback is never filtered");
@@ -88,7 +93,11 @@ impl Case {
             // The session's.
             sequence: 0,
         };
-        let back = route_lookup::of_leaving(&routing::of_answer(&syn, 0));
+        let master = all.iter().find(|other| Some(other.index) == interface.master);
+        let vrf = master.filter(|master| master.kind() == Some("vrf"));
+        let vrf = vrf.map(|vrf| (vrf.index, vrf.name.clone()));
+        let scope = routing::scope(source, interface.index, vrf.as_ref());
+        let back = route_lookup::of_leaving(&routing::of_answer(&syn, 0, scope));
         let is_here = |way: &Way| way.interface == interface.index;
         let here = back.ok().filter(is_here);
         let by_here = || route_lookup::of_leaving(&Flow::to(source).by(interface.index)).ok();
@@ -101,7 +110,7 @@ impl Case {
         let back_by = back.ok().filter(|way| !is_here(way)).and_then(|way| name_of(way.interface));
         let mac = question.mac.or(known);
         let (is_mac_invented, mac) = (mac.is_none(), mac.unwrap_or(STRANGER));
-        Ok(Self { syn, mac, is_mac_invented, interface, back_by })
+        Ok(Self { syn, mac, is_mac_invented, interface, back_by, vrf })
     }
 }
 
@@ -202,8 +211,8 @@ fn own_addresses(source: IpAddr, all: &[Interface]) -> anyhow::Result<Vec<OwnAdd
     let is_up = |index| all.iter().any(|i| i.index == index && i.is_up && i.name != "lo");
     let mut own = address::list()?;
     own.retain(|own| {
-        let has_scope = own.is_of_link && own.address.is_ipv6();
-        own.address.is_ipv4() == source.is_ipv4() && is_up(own.interface) && !has_scope
+        let fits = routing::is_of_link(own.address) == routing::is_of_link(source);
+        own.address.is_ipv4() == source.is_ipv4() && is_up(own.interface) && fits
     });
     own.sort_by_key(|own| !routes.contains(&own.interface));
     Ok(own)

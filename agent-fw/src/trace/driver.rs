@@ -15,6 +15,13 @@ pub enum Action {
     SendsAway,
 }
 
+impl Driver {
+    /// Whether the packet certainly goes no further.
+    pub(super) fn ends(&self) -> bool {
+        matches!(self.action, Ok(Action::Drops | Action::SendsAway))
+    }
+}
+
 /// What a tc program can do with a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum TcAction {
@@ -57,7 +64,10 @@ pub(super) fn ask_classifier(program: u32, frame: &[u8], interface: u32) -> io::
 /// What the interface's XDP program does with the frame.
 pub(super) fn of_interface(interface: &Interface, frame: &[u8]) -> Option<Driver> {
     let attached = interface.xdp?;
-    let action = ask(attached.program, frame, interface.index);
-    let action = action.map_err(|error| error.to_string());
+    let action = if interface.is_ethernet {
+        ask(attached.program, frame, interface.index).map_err(|error| error.to_string())
+    } else {
+        Err(format!("{} is no Ethernet", interface.name))
+    };
     Some(Driver { place: attached.place.to_string(), program: attached.program, action })
 }

@@ -1,8 +1,9 @@
 //! Sends a packet on its way and hears what it meets, until its trace is complete.
 
 use super::events::Event;
+use super::probe_rule::Protocol;
 use super::tap::Tap;
-use super::trace_table::{self, Mark, Protocol};
+use super::trace_table::{self, Mark};
 use crate::netlink::nfnetlink::Connection;
 use anyhow::anyhow;
 use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};

@@ -10,15 +10,20 @@ mod cgroup;
 mod destination;
 mod detour;
 mod driver;
+mod egress;
+mod entrance;
 mod entry;
 pub(crate) mod events;
 mod follow;
+mod full_table;
 mod icmp;
 pub(crate) mod iptables_legacy;
 mod outbound;
 pub(crate) mod path;
 mod path_mtu;
+mod probe_rule;
 mod reach;
+mod records;
 mod registers;
 mod rewriting;
 mod routing;
@@ -50,10 +55,11 @@ pub use stateful::{NotAsked, SideEffects, StatefulRule};
 pub use syn::Syn;
 pub use tc::tc_programs;
 
-use crate::model::{MacAddr, Port};
+use crate::model::Port;
 use crate::netlink::link;
 use crate::netlink::nfnetlink::Connection;
 use anyhow::Context as _;
+use entrance::Entrance;
 use stateful::{Packet, Watched};
 use std::net::IpAddr;
 
@@ -64,8 +70,8 @@ pub fn ask(case: &Case, side_effects: SideEffects) -> anyhow::Result<Road> {
 
 /// The rules of this host that would remember the packet, or the one that answers it.
 pub fn stateful_rules(case: &Case) -> anyhow::Result<Vec<StatefulRule>> {
-    let own = MacAddr(case.interface.mac.unwrap_or_default());
-    case.remembered_by(&mut Watched::open()?, own)
+    let entrance = Entrance::of(&case.interface, case.mac, &link::list()?);
+    case.remembered_by(&mut Watched::open()?, &entrance)
 }
 
 /// The rules of this host that would remember a connection which it makes to itself.

@@ -7,10 +7,11 @@ use crate::netlink::route_lookup::{self, Flow};
 use crate::trace::events::Event;
 use crate::trace::follow::{Pinned, Token, follow};
 use crate::trace::path::Road;
+use crate::trace::probe_rule::Protocol;
 use crate::trace::stateful::refuse_to_be_remembered;
 use crate::trace::stateful::{Packet, Watched};
 use crate::trace::syn::{Syn, datagram};
-use crate::trace::trace_table::{Protocol, Snare};
+use crate::trace::trace_table::Snare;
 use crate::trace::{base_chains, iptables_legacy, path};
 use anyhow::{Context as _, anyhow, bail};
 use nix::sys::socket::{
@@ -19,7 +20,7 @@ use nix::sys::socket::{
 };
 use std::ffi::OsString;
 use std::hash::{BuildHasher as _, RandomState};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 /// An address for documentation (RFC 5737), which stands for any outside.
@@ -65,7 +66,8 @@ fn ask(
     let mut listener = Connection::to_hear_traces()?;
     let _snare = Snare::set_outbound(protocol, number)?;
     let token = Token { protocol, first: source_port.0.to_be_bytes(), number };
-    let departure = Departure { from: source.into(), to: OUTSIDE.into(), mark: 0, by: None };
+    let departure =
+        Departure { from: source.into(), to: OUTSIDE.into(), scope: 0, mark: 0, by: None };
     let mut send = || depart(&mut listener, token, &departure, made);
     let mut connection = Connection::open()?;
     let bases = base_chains::list(&mut connection)?;
@@ -78,10 +80,24 @@ fn ask(
 pub(super) struct Departure {
     pub(super) from: IpAddr,
     pub(super) to: IpAddr,
+    /// The interface whose addresses of its link alone are meant.
+    pub(super) scope: u32,
     /// The mark of the socket.
     pub(super) mark: u32,
     /// The interface that the socket is bound to.
     pub(super) by: Option<String>,
+}
+
+impl Departure {
+    /// An address as sockets have it.
+    fn end(&self, address: IpAddr) -> SockaddrStorage {
+        match address {
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+                SockaddrStorage::from(SocketAddrV6::new(v6, 0, 0, self.scope))
+            }
+            address => SockaddrStorage::from(SocketAddr::new(address, 0)),
+        }
+    }
 }
 
 /// Sends the packet with the token's number and the one with the next as a program of this host
@@ -93,7 +109,7 @@ pub(super) fn depart(
     packet: impl Fn(u32) -> anyhow::Result<Vec<u8>>,
 ) -> anyhow::Result<Vec<Event>> {
     let socket = raw_socket(departure)?;
-    let to = SockaddrStorage::from(SocketAddr::new(departure.to, 0));
+    let to = departure.end(departure.to);
     let _here = Pinned::to_this_cpu();
     let mut sent = Ok(());
     for number in [token.number, token.number.wrapping_add(1)] {
@@ -121,7 +137,7 @@ fn raw_socket(departure: &Departure) -> anyhow::Result<OwnedFd> {
         setsockopt(&socket, sockopt::BindToDevice, &OsString::from(name))
             .with_context(|| format!("cannot send by {name}"))?;
     }
-    bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(*from, 0)))
+    bind(socket.as_raw_fd(), &departure.end(*from))
         .with_context(|| format!("{from} is no address of this host"))?;
     Ok(socket)
 }

@@ -1,7 +1,7 @@
 //! The road that a packet has taken: each base chain that it met, and what became of it.
 
 use super::case::Case;
-use super::driver::{Action, Driver};
+use super::driver::Driver;
 use super::rule_text::rule_text;
 use crate::model::Port;
 use crate::netlink::nfnetlink::Connection;
@@ -10,7 +10,7 @@ use crate::trace::events::{Event, Place, Step, Verdict};
 use crate::trace::iptables_legacy::LegacyRule;
 use crate::trace::socket::Taker;
 use crate::trace::trace_table::Mark;
-use crate::trace::{iptables_legacy, routing, trace_table, tracked};
+use crate::trace::{full_table, iptables_legacy, routing, trace_table};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -80,8 +80,10 @@ pub enum Conclusion {
     Vanished(String),
     /// It ended by iptables-legacy: by one of these, whose counters grew with it.
     Legacy(Vec<LegacyRule>),
-    /// It ended at the interface's entrance, before nf_tables: by one of these, in words.
+    /// It ended at the entrance of the lowest device, before nf_tables: by one of these, in words.
     AtEntrance(Vec<String>),
+    /// It ended behind that, before IP: by one of these, in words.
+    BelowIp(Vec<String>),
     /// A BPF program or a filter ended it that nf_tables does not trace; in words, where and which.
     ByProgram(String),
     /// Routing refuses it; in words, why.
@@ -147,6 +149,17 @@ impl Road {
         }
     }
 
+    /// Goes on where this one has reached its end.
+    pub(super) fn go_on(&mut self, further: Self) {
+        let before = self.decisions.len();
+        self.decisions.extend(further.decisions);
+        self.missing.extend(further.missing);
+        self.conclusion = match further.conclusion {
+            Conclusion::Dropped(index) => Conclusion::Dropped(before + index),
+            conclusion => conclusion,
+        };
+    }
+
     pub(super) fn of(
         observed: Observed,
         bases: &BTreeMap<Place, Base>,
@@ -197,14 +210,14 @@ impl Road {
         }
     }
 
-    /// That of a packet which is not sent, since routing has no way for it; in words, why.
-    pub(super) fn unroutable(why: String) -> Self {
+    /// That of a packet which is not sent, since what becomes of it is clear without.
+    pub(super) fn concluded(conclusion: Conclusion) -> Self {
         Self {
             driver: None,
             decisions: Vec::new(),
             before_routing: 0,
             is_local: false,
-            conclusion: Conclusion::Unroutable(why),
+            conclusion,
             missing: Vec::new(),
             answer: None,
             arrived_at: None,
@@ -255,7 +268,7 @@ fn conclusion(
     driver: Option<&Driver>,
     routing: nix::Result<()>,
 ) -> Conclusion {
-    if driver.is_some_and(|driver| matches!(driver.action, Ok(Action::Drops | Action::SendsAway))) {
+    if driver.is_some_and(Driver::ends) {
         return Conclusion::AtDriver;
     }
     if let Some(index) = decisions.iter().position(|d| d.verdict == Verdict::Drop) {
@@ -291,16 +304,18 @@ fn conclusion(
     if marks.contains(&Mark::Leaving) {
         return Conclusion::Vanished(format!("on its way out, {}", untraced()));
     }
+    if marks.contains(&Mark::Exiting) {
+        return Conclusion::Vanished(
+            "at its exit, by something that nf_tables does not trace".into(),
+        );
+    }
     if marks.contains(&Mark::Arrived) {
-        let full = tracked::full_table();
+        let full = full_table::in_words();
         let by = full.unwrap_or_else(|| untraced().to_owned());
         return Conclusion::Vanished(format!("in the hook prerouting, {by}"));
     }
     if marks.contains(&Mark::Entered) {
-        return Conclusion::Vanished(
-            "behind the hook ingress, before IP: is IP of this version on at the interface?"
-                .to_owned(),
-        );
+        return Conclusion::BelowIp(Vec::new());
     }
     Conclusion::AtEntrance(Vec::new())
 }

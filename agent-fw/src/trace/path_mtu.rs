@@ -11,8 +11,9 @@ use crate::netlink::route_lookup::{self, Flow};
 use crate::trace::case::Case;
 use crate::trace::follow::{Token, send_and_follow};
 use crate::trace::path::Road;
+use crate::trace::probe_rule::Protocol;
 use crate::trace::syn::Syn;
-use crate::trace::trace_table::{Protocol, Quarry, Snare};
+use crate::trace::trace_table::{Quarry, Snare};
 use crate::trace::{base_chains, driver, path};
 use anyhow::Context as _;
 use std::hash::{BuildHasher as _, RandomState};
@@ -59,7 +60,11 @@ impl PathMtu {
         };
         let asks = known.packet(router, &sent, known.number).context("two versions of IP")?;
         let asks = Packet::made_by_the_kernel(&asks).framed(case.mac.0, own.0);
-        refuse_to_be_remembered(Watched::open()?.incoming(asks, interface, None)?)?;
+        refuse_to_be_remembered(Watched::open()?.incoming(
+            asks,
+            std::slice::from_ref(interface),
+            None,
+        )?)?;
         let frame = |number| {
             let kind = if is_v4 { [0x08, 0x00] } else { [0x86, 0xdd] };
             let packet = known.packet(router, &sent, number).context("two versions of IP")?;
@@ -71,7 +76,7 @@ impl PathMtu {
         let mut listener = Connection::to_hear_traces()?;
         let quarry = Quarry { protocol, number: known.number, answer: None, is_tracked: false };
         let snare = Snare::set(&interface.name, quarry)?;
-        let mut tap = Tap::make(own)?;
+        let mut tap = Tap::make(Some(own))?;
         tap.lead_into(interface.index)?;
         let (remote, here) = ((sent.destination, sent.port), (sent.source, sent.source_port));
         let tracked = Tracked::enter(remote, here, here, State::Established, &Imprint::default());

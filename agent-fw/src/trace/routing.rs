@@ -12,10 +12,21 @@ pub(super) fn of_arrival(syn: &Syn, mark: u32, interface: u32) -> Flow {
     Flow { from, to, ports, mark, interface: Some(interface) }
 }
 
-/// How the packet that answers it leaves.
-pub(super) fn of_answer(syn: &Syn, mark: u32) -> Flow {
+/// The interface that a socket's answers are bound to: that of an address of one link, or the VRF by
+/// which the packet has come in.
+pub(super) fn scope(source: IpAddr, interface: u32, vrf: Option<&(u32, String)>) -> Option<u32> {
+    if is_of_link(source) { Some(interface) } else { vrf.map(|(index, _)| *index) }
+}
+
+/// How the packet that answers it leaves, where it is bound to this interface.
+pub(super) fn of_answer(syn: &Syn, mark: u32, interface: Option<u32>) -> Flow {
     let ports = Some((syn.port, syn.source_port));
-    Flow { from: Some(syn.destination), ports, mark, ..Flow::to(syn.source) }
+    Flow { from: Some(syn.destination), ports, mark, interface, ..Flow::to(syn.source) }
+}
+
+/// Whether an address is one of a single link, so that it takes an interface to know whose it is.
+pub(super) fn is_of_link(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 /// Why routing does not take a packet in.

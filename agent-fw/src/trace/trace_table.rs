@@ -2,16 +2,20 @@
 //!
 //! The kernel removes it when this process ends, however it ends: its owner is our socket.
 
-use super::tracked::{Recorded, Records};
+use super::probe_rule::{
+    DROP, ICMP, ICMP_V6, Protocol, is_of, record, sequence_is, trace, transport_is, verdict,
+};
+use super::records::{Recorded, Records};
 use crate::netlink::message::attribute;
 use crate::netlink::nfnetlink::{Connection, Kind, named, nested, numbered};
 use anyhow::Context as _;
 use nix::errno::Errno;
 
-/// The table, in the family `inet`.
+/// The table, in the family `inet`, and in `netdev` for what leaves.
 pub(super) const TABLE: &str = "agent_fw_probe";
-/// `NFPROTO_INET`.
+/// `NFPROTO_INET`, `NFPROTO_NETDEV`.
 const INET: u8 = 1;
+const NETDEV: u8 = 5;
 
 /// How far the packet came.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -30,28 +34,8 @@ pub(super) enum Mark {
     Away,
     /// The hook `output`: this host sends it.
     Leaving,
-}
-
-/// What a packet is of.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Protocol {
-    Tcp,
-    Udp,
-    Icmp,
-    IcmpV6,
-}
-
-impl Protocol {
-    /// Where in the transport's header, or behind it, is the number that a packet is known by:
-    /// TCP's sequence number, the first bytes that UDP carries, a part of the IP header that ICMP
-    /// quotes.
-    pub(super) fn place_of_number(self) -> u32 {
-        match self {
-            Self::Tcp => 4,
-            Self::Udp | Self::IcmpV6 => 8,
-            Self::Icmp => 10,
-        }
-    }
+    /// The exit of the interface, behind all chains of IP.
+    Exiting,
 }
 
 struct Chain {
@@ -76,17 +60,20 @@ const LEAVING: [Chain; 2] = [
     Chain { mark: Mark::Leaving, name: "leaving", hook: 3, priority: i32::MIN },
     Chain { mark: Mark::Through, name: "left", hook: 4, priority: i32::MAX - 1 },
 ];
+/// The way of a frame by the exits of devices, from the interface's to the lowest one's.
+const EXIT: Chain = Chain { mark: Mark::Exiting, name: "exit", hook: 1, priority: i32::MIN };
+const EXITED: Chain = Chain { mark: Mark::Through, name: "exited", hook: 1, priority: i32::MAX };
 const OUTPUT: Chain = Chain { mark: Mark::Through, name: "answers", hook: 3, priority: i32::MIN };
 
 impl Mark {
     /// Whether the second packet, which follows the probe, ends here.
     pub(super) fn ends_the_second(self) -> bool {
-        matches!(self, Self::Entered | Self::Arrived | Self::Leaving)
+        matches!(self, Self::Entered | Self::Arrived | Self::Leaving | Self::Exiting)
     }
 
     /// The mark of one of the table's chains.
     pub(super) fn of_chain(name: &str) -> Option<Self> {
-        let mut all = CHAINS.iter().chain([&ENTRANCE]).chain(&LEAVING);
+        let mut all = CHAINS.iter().chain([&ENTRANCE, &EXIT, &EXITED]).chain(&LEAVING);
         all.find(|chain| chain.name == name).map(|chain| chain.mark)
     }
 }
@@ -94,6 +81,8 @@ impl Mark {
 /// The table, as long as it is held.
 pub(super) struct Snare {
     connection: Connection,
+    /// The table's.
+    family: u8,
     /// Whether packets are marked at the interface's own hook already.
     pub(super) sees_entrance: bool,
     /// What it records.
@@ -126,7 +115,9 @@ impl Snare {
                 for records in records.iter().copied() {
                     let parts = parts(interface, quarry, is_owned, sees_entrance, records);
                     match connection.transact(&parts) {
-                        Ok(()) => return Ok(Self { connection, sees_entrance, records }),
+                        Ok(()) => {
+                            return Ok(Self { connection, family: INET, sees_entrance, records });
+                        }
                         Err(errno) => refused = errno,
                     }
                     if refused == Errno::EPERM {
@@ -149,14 +140,37 @@ impl Snare {
             connection.transact(&parts)
         };
         set(true).or_else(|_| set(false)).context("cannot add a table to nf_tables")?;
-        Ok(Self { connection, sees_entrance: true, records: Records::Untracked })
+        Ok(Self { connection, family: INET, sees_entrance: true, records: Records::Untracked })
+    }
+
+    /// Sets it up for frames that leave by an interface, and by the lowest device below it, where they
+    /// are caught.
+    pub(super) fn set_exit(
+        interface: &str,
+        lowest: &str,
+        protocol: Protocol,
+        number: u32,
+    ) -> anyhow::Result<Self> {
+        let mut connection = Connection::open()?;
+        let mut set = |is_owned| {
+            let chains = [(&EXIT, interface), (&EXITED, lowest)];
+            let chains = chains.into_iter().flat_map(|(chain, device)| {
+                trap(chain, Some(device), protocol, number, Records::Untracked)
+            });
+            let parts = [table(is_owned)].into_iter().chain(chains);
+            let parts: Vec<Part> = parts.map(|(kind, _, body)| (kind, NETDEV, body)).collect();
+            connection.transact(&parts)
+        };
+        set(true).or_else(|_| set(false)).context("cannot add a table to nf_tables")?;
+        let (family, records) = (NETDEV, Records::Untracked);
+        Ok(Self { connection, family, sees_entrance: true, records })
     }
 }
 
 impl Drop for Snare {
     fn drop(&mut self) {
         // Should that fail, the kernel does it when the socket is closed.
-        let _ = self.connection.transact(&[(Kind::DeleteTable, INET, named(1, TABLE))]);
+        let _ = self.connection.transact(&[(Kind::DeleteTable, self.family, named(1, TABLE))]);
     }
 }
 
@@ -164,7 +178,9 @@ impl Drop for Snare {
 /// killed.
 pub(super) fn clear() {
     if let Ok(mut connection) = Connection::open() {
-        let _ = connection.transact(&[(Kind::DeleteTable, INET, named(1, TABLE))]);
+        for family in [INET, NETDEV] {
+            let _ = connection.transact(&[(Kind::DeleteTable, family, named(1, TABLE))]);
+        }
     }
 }
 
@@ -251,36 +267,6 @@ fn trap(
     parts
 }
 
-/// Writes something of the packet's connection down in its mark, which every event tells. Does
-/// nothing where it has no connection.
-fn record(what: Recorded) -> Vec<Vec<u8>> {
-    /// `NFT_CT_STATUS` and so on; `NFT_META_MARK`.
-    const CT_STATUS: u32 = 2;
-    const CT_SOURCE_PORT: u32 = 11;
-    const CT_DESTINATION_PORT: u32 = 12;
-    const CT_MARK: u32 = 3;
-    const CT_LABELS: u32 = 13;
-    const CT_ZONE: u32 = 17;
-    const MARK: u32 = 3;
-    /// `NFT_REG32_00`, the first quarter of the first register.
-    const FIRST_WORD: u32 = 8;
-    let load =
-        |key, more: Vec<u8>| expression("ct", &[numbered(2, key), numbered(1, REGISTER), more]);
-    // The direction.
-    let (original, reply) = (attribute(3, &[0]), attribute(3, &[1]));
-    let (load, word) = match what {
-        Recorded::Status => (load(CT_STATUS, Vec::new()), 0),
-        Recorded::AskedPort => (load(CT_DESTINATION_PORT, original), 0),
-        Recorded::OwnPort => (load(CT_SOURCE_PORT, reply), 0),
-        Recorded::Mark => (load(CT_MARK, Vec::new()), 0),
-        Recorded::OriginalZone => (load(CT_ZONE, original), 0),
-        Recorded::ReplyZone => (load(CT_ZONE, reply), 0),
-        Recorded::Labels(word) => (load(CT_LABELS, Vec::new()), word),
-    };
-    let store = expression("meta", &[numbered(2, MARK), numbered(3, FIRST_WORD + word)]);
-    vec![load, store]
-}
-
 /// What a rule that rejects would send out: a reset, or an ICMP error that quotes the packet.
 fn answers(sequence: u32) -> [Vec<Vec<u8>>; 3] {
     // Eight bytes of ICMP, the quoted IP header, then as in the packet.
@@ -312,64 +298,4 @@ fn new_rule(chain: &str, expressions: &[Vec<u8>]) -> Vec<u8> {
     let list: Vec<Vec<u8>> =
         expressions.iter().map(|inside| nested(1, std::slice::from_ref(inside))).collect();
     [named(1, TABLE), named(2, chain), nested(4, &list)].concat()
-}
-
-const REGISTER: u32 = 1;
-const VERDICT_REGISTER: u32 = 0;
-const DROP: u32 = 0;
-
-fn expression(name: &str, data: &[Vec<u8>]) -> Vec<u8> {
-    [named(1, name), nested(2, data)].concat()
-}
-
-/// Protocol numbers.
-const ICMP: u8 = 1;
-const ICMP_V6: u8 = 58;
-
-fn is_of(protocol: Protocol) -> Vec<Vec<u8>> {
-    transport_is(match protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-        Protocol::Icmp => ICMP,
-        Protocol::IcmpV6 => ICMP_V6,
-    })
-}
-
-fn transport_is(number: u8) -> Vec<Vec<u8>> {
-    /// `NFT_META_L4PROTO`.
-    const PROTOCOL: u32 = 16;
-    let load = expression("meta", &[numbered(2, PROTOCOL), numbered(1, REGISTER)]);
-    vec![load, equals(&[number])]
-}
-
-/// Four bytes of the transport header are this.
-fn sequence_is(offset: u32, value: u32) -> Vec<Vec<u8>> {
-    /// `NFT_PAYLOAD_TRANSPORT_HEADER`.
-    const TRANSPORT: u32 = 2;
-    let place =
-        [numbered(1, REGISTER), numbered(2, TRANSPORT), numbered(3, offset), numbered(4, 4)];
-    vec![expression("payload", &place), equals(&value.to_be_bytes())]
-}
-
-fn equals(data: &[u8]) -> Vec<u8> {
-    /// `NFT_CMP_EQ`.
-    const EQUAL: u32 = 0;
-    let data = nested(3, &[attribute(1, data)]);
-    expression("cmp", &[numbered(1, REGISTER), numbered(2, EQUAL), data])
-}
-
-/// The kernel is to tell every step of the packet from here on.
-fn trace() -> Vec<Vec<u8>> {
-    /// `NFT_META_NFTRACE`.
-    const TRACE: u32 = 12;
-    let one = nested(2, &[attribute(1, &[1])]);
-    vec![
-        expression("immediate", &[numbered(1, REGISTER), one]),
-        expression("meta", &[numbered(2, TRACE), numbered(3, REGISTER)]),
-    ]
-}
-
-fn verdict(code: u32) -> Vec<u8> {
-    let verdict = nested(2, &[nested(2, &[numbered(1, code)])]);
-    expression("immediate", &[numbered(1, VERDICT_REGISTER), verdict])
 }

@@ -3,6 +3,7 @@
 
 use super::events::{Event, Step, Verdict};
 use super::iptables_legacy;
+use super::records::Records;
 use super::trace_table::{self, Mark};
 use crate::model::Port;
 use crate::netlink::conntrack::{Imprint, Zones};
@@ -58,63 +59,6 @@ fn tracks(expression: &[u8]) -> bool {
     let of_iptables = || find(expression, DATA).map(name).unwrap_or_default();
     TRACKING.contains(&kind.as_str())
         || is_of_iptables && TRACKING_OF_IPTABLES.contains(&of_iptables().as_str())
-}
-
-/// In words, that the table of connections is full, if it is: new ones are dropped then.
-pub(super) fn full_table() -> Option<String> {
-    let read = |name| {
-        let path = format!("/proc/sys/net/netfilter/nf_conntrack_{name}");
-        std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok()
-    };
-    let (count, most) = (read("count")?, read("max")?);
-    (count >= most && most > 0).then(|| {
-        format!(
-            "by connection tracking: its table is full ({count} of {most} connections; sysctl \
-             net.netfilter.nf_conntrack_max)"
-        )
-    })
-}
-
-/// What the table writes down of a packet that has come to its end.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Records {
-    /// Its connection's mark, zones and labels.
-    Everything,
-    /// Nothing: this kernel has no words for that.
-    Unavailable,
-    /// Nothing: nobody tracks connections.
-    Untracked,
-}
-
-/// What is read of a connection in the table, one after the other.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Recorded {
-    /// Whether NAT changes its destination.
-    Status,
-    /// The port that the first packet was to.
-    AskedPort,
-    /// The port that its answer comes from.
-    OwnPort,
-    Mark,
-    OriginalZone,
-    ReplyZone,
-    /// One of the four words that the labels are.
-    Labels(u32),
-}
-
-impl Recorded {
-    pub(super) const ALL: [Self; 10] = [
-        Self::Status,
-        Self::AskedPort,
-        Self::OwnPort,
-        Self::Mark,
-        Self::OriginalZone,
-        Self::ReplyZone,
-        Self::Labels(0),
-        Self::Labels(1),
-        Self::Labels(2),
-        Self::Labels(3),
-    ];
 }
 
 /// How the packet has arrived.
