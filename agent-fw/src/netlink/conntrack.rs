@@ -23,6 +23,8 @@ const PROTOCOL_INFO: u16 = 4;
 pub(crate) const TIMEOUT: u16 = 7;
 const MARK: u16 = 8;
 const ZONE: u16 = 18;
+/// `CTA_TUPLE_ZONE`.
+const ZONE_OF_TUPLE: u16 = 3;
 pub(crate) const LABELS: u16 = 22;
 /// `IPS_CONFIRMED`, which every entry is and has to be called; with `IPS_SEEN_REPLY` and
 /// `IPS_ASSURED`, what a connection is that stands; `IPS_FIXED_TIMEOUT`: no packet prolongs it.
@@ -169,9 +171,7 @@ fn tuple_in(
         attribute(2, &source_port.0.to_be_bytes()),
         attribute(3, &port.0.to_be_bytes()),
     ];
-    /// `CTA_TUPLE_ZONE`.
-    const ZONE: u16 = 3;
-    nested(kind, &[nested(1, &addresses), nested(2, &ports), self::zone(ZONE, zone)])
+    nested(kind, &[nested(1, &addresses), nested(2, &ports), self::zone(ZONE_OF_TUPLE, zone)])
 }
 
 /// What NAT has made of the destination.

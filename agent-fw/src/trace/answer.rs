@@ -108,7 +108,9 @@ impl Answerer<'_> {
                 let (number, to, by) = (self.number, self.neighbour, &interface);
                 let frame = egress::Frame { syn, number, mark: last_mark, from, to, by };
                 let exit = egress::ask(&frame, self.listener, self.bases, connection)?;
-                exit.into_iter().for_each(|exit| road.go_on(exit));
+                if let Some(exit) = exit {
+                    road.go_on(exit);
+                }
             }
             road.leaves_by = Some(interface.name);
         } else if let Some(errno) = rerouted(&road, Flow { mark: last_mark, ..flow }) {

@@ -138,14 +138,13 @@ impl End {
         if let Some(interface) = named {
             return Ok(Self { interface: interface.clone(), address });
         }
-        let index = match way_back(source, Some(address)) {
-            Some(way) => way.interface,
+        let index = if let Some(way) = way_back(source, Some(address)) {
+            way.interface
+        } else {
             // Nothing answers it; still it can come in there where that address is.
-            None => {
-                let own = own()?;
-                let has_it = own.iter().find(|own| own.address == address);
-                has_it.or_else(|| own.first()).with_context(|| no_address(source))?.interface
-            }
+            let own = own()?;
+            let has_it = own.iter().find(|own| own.address == address);
+            has_it.or_else(|| own.first()).ok_or_else(|| no_address(source))?.interface
         };
         let interface = all.iter().find(|interface| interface.index == index);
         let interface = interface.context("the interface towards the source has gone")?.clone();
