@@ -136,54 +136,40 @@ fn explain_says_why_no_route_leads_back() -> Result<()> {
     })
 }
 
-/// A host with two uplinks: each has a table of its own, by numbers 101 and 102.
-struct Uplinks {
-    left: Peer,
-    right: Peer,
+/// Two uplinks: each has a table of its own, by numbers 101 and 102.
+fn uplinks(lab: &Lab) -> Result<[Peer; 2]> {
+    let uplinks = [lab.peer("left")?, lab.peer("right")?];
+    for (peer, table) in uplinks.iter().zip([101, 102]) {
+        give(peer, SOURCE)?;
+        let (via, interface) = (peer.v4(), peer.interface());
+        ip(&format!("route add default via {via} dev {interface} table {table}"))?;
+    }
+    Ok(uplinks)
 }
 
-impl Uplinks {
-    fn new(lab: &Lab) -> Result<Self> {
-        let (left, right) = (lab.peer("left")?, lab.peer("right")?);
-        for (peer, table) in [(&left, 101), (&right, 102)] {
-            give(peer, SOURCE)?;
-            ip(&format!(
-                "route add default via {} dev {} table {table}",
-                peer.v4(),
-                peer.interface()
-            ))?;
-        }
-        Ok(Self { left, right })
+/// Demands that a real connection from behind an uplink, to that one's address, ends so, and that
+/// `explain` says so of a packet that comes in by it.
+fn agrees_by(peer: &Peer, what: &str, connects: bool, words: &str) -> Result<Value> {
+    let interface = peer.interface();
+    let to = peer.host_address(address(SOURCE), AGENT);
+    let real = peer.enter(|| connect(address(SOURCE), to, PATIENCE))??;
+    let arguments = ["--from", SOURCE, "--interface", &interface];
+    let what = format!("{what}, {interface}");
+    let value = agrees(&what, real, connects, &arguments, words)?;
+    ensure!(value["interface"] == interface, "{what}: {value:#}");
+    if connects {
+        ensure!(value["answer_by"].is_null(), "{what}: {value:#}");
     }
-
-    /// A real connection from behind one of them, to that one's address.
-    fn connect(&self, peer: &Peer) -> Result<Outcome> {
-        let to = peer.host_address(address(SOURCE), AGENT);
-        peer.enter(|| connect(address(SOURCE), to, PATIENCE))?
-    }
-
-    /// Demands the same of `explain` for a packet that comes in by one of them.
-    fn agrees(&self, what: &str, peer: &Peer, connects: bool, words: &str) -> Result<Value> {
-        let interface = peer.interface();
-        let arguments = ["--from", SOURCE, "--interface", &interface];
-        let what = format!("{what}, {interface}");
-        let value = agrees(&what, self.connect(peer)?, connects, &arguments, words)?;
-        ensure!(value["interface"] == interface, "{what}: {value:#}");
-        if connects {
-            ensure!(value["answer_by"].is_null(), "{what}: {value:#}");
-        }
-        Ok(value)
-    }
+    Ok(value)
 }
 
 fn explain_goes_the_way_of_each_uplink() -> Result<()> {
     Lab::run(|lab| {
-        let uplinks = Uplinks::new(lab)?;
-        let Uplinks { left, right } = &uplinks;
+        let [left, right] = &uplinks(lab)?;
         let _agent = Listener::bind(AGENT)?;
         install(&["--allow-from", SOURCE])?;
         for peer in [left, right] {
-            uplinks.agrees("no rule", peer, false, "has no route to")?;
+            agrees_by(peer, "no rule", false, "has no route to")?;
         }
         for (peer, table) in [(left, 101), (right, 102)] {
             ip(&format!("rule add from {} pref {table} lookup {table}", peer.host_v4()))?;
@@ -195,7 +181,7 @@ fn explain_goes_the_way_of_each_uplink() -> Result<()> {
             }
             for peer in [left, right] {
                 // For rp_filter, it is the destination that is looked up from.
-                uplinks.agrees("a table for each", peer, true, "reaches the port")?;
+                agrees_by(peer, "a table for each", true, "reaches the port")?;
             }
         }
         let (value, finished) = explain(&["--from", SOURCE])?;
@@ -236,8 +222,7 @@ pub(crate) fn table(chains: &str) -> Result<()> {
 
 fn explain_routes_by_mark_and_port_as_a_connection_is_routed() -> Result<()> {
     Lab::run(|lab| {
-        let uplinks = Uplinks::new(lab)?;
-        let Uplinks { left, right } = &uplinks;
+        let [left, right] = &uplinks(lab)?;
         let _agent = Listener::bind(AGENT)?;
         install(&["--allow-from", SOURCE])?;
         // A route by the left one for all that has no mark.
@@ -249,8 +234,8 @@ fn explain_routes_by_mark_and_port_as_a_connection_is_routed() -> Result<()> {
         let restores = "chain out {\ntype route hook output priority mangle\n\
                         meta mark set ct mark\n}";
         table(&format!("{marks_connection}\n{restores}"))?;
-        uplinks.agrees("a connection's mark", left, true, "reaches the port")?;
-        uplinks.agrees("a connection's mark", right, true, "reaches the port")?;
+        agrees_by(left, "a connection's mark", true, "reaches the port")?;
+        agrees_by(right, "a connection's mark", true, "reaches the port")?;
         table(&marks_connection)?;
         let (value, _) = explain(&["--from", SOURCE, "--interface", "right0"])?;
         ensure!(value["answer_by"] == "left0", "nothing restores the mark: {value:#}");
@@ -260,33 +245,33 @@ fn explain_routes_by_mark_and_port_as_a_connection_is_routed() -> Result<()> {
         let (value, _) = explain(&["--from", SOURCE, "--interface", "right0"])?;
         ensure!(value["answer_by"] == "left0", "no connection takes the mark: {value:#}");
         lab.host().set_sysctl("net/ipv4/tcp_fwmark_accept", "1")?;
-        uplinks.agrees("a packet's mark", right, true, "reaches the port")?;
+        agrees_by(right, "a packet's mark", true, "reaches the port")?;
         // For rp_filter, marks count where that is on.
         lab.host().set_sysctl("net/ipv4/conf/right0/rp_filter", "1")?;
-        uplinks.agrees("rp_filter without marks", right, false, "rp_filter")?;
+        agrees_by(right, "rp_filter without marks", false, "rp_filter")?;
         lab.host().set_sysctl("net/ipv4/conf/right0/src_valid_mark", "1")?;
-        uplinks.agrees("rp_filter with marks", right, true, "reaches the port")?;
+        agrees_by(right, "rp_filter with marks", true, "reaches the port")?;
         lab.host().set_sysctl("net/ipv4/conf/right0/rp_filter", "0")?;
         lab.host().set_sysctl("net/ipv4/tcp_fwmark_accept", "0")?;
 
         // A mark that leads nowhere.
         ip("rule add pref 50 fwmark 9 unreachable")?;
         table("chain out {\ntype route hook output priority mangle\nmeta mark set 9\n}")?;
-        uplinks.agrees("a mark without a route", left, false, "with the mark 0x9")?;
+        agrees_by(left, "a mark without a route", false, "with the mark 0x9")?;
         table("")?;
 
         // The agent's port is part of what is looked up.
         ip("rule del pref 200")?;
-        uplinks.agrees("no route", left, false, "has no route to")?;
+        agrees_by(left, "no route", false, "has no route to")?;
         ip("rule add pref 200 ipproto tcp sport 4118 lookup 101")?;
-        uplinks.agrees("a table for the port", left, true, "reaches the port")?;
+        agrees_by(left, "a table for the port", true, "reaches the port")?;
         ip("rule add pref 150 ipproto tcp sport 4118 prohibit")?;
-        uplinks.agrees("a rule against the port", left, false, "of type prohibit")?;
+        agrees_by(left, "a rule against the port", false, "of type prohibit")?;
         ip("rule del pref 150")?;
         ip("rule add pref 150 ipproto udp sport 4118 prohibit")?;
-        uplinks.agrees("a rule against another protocol", left, true, "reaches the port")?;
+        agrees_by(left, "a rule against another protocol", true, "reaches the port")?;
         ip("rule add pref 160 iif right0 prohibit")?;
-        uplinks.agrees("a rule for what comes in elsewhere", left, true, "reaches the port")?;
+        agrees_by(left, "a rule for what comes in elsewhere", true, "reaches the port")?;
         Ok(())
     })
 }

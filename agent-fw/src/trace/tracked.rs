@@ -126,7 +126,9 @@ mod tests {
         let event = |(chain, verdict, mark): (&str, Verdict, u32)| {
             let (table, chain) = (trace_table::TABLE.to_owned(), chain.to_owned());
             let place = Place { family: 1, table, chain };
-            Event { mark, ..Event::at(place, Step::Rule(7, verdict)) }
+            let mut event = Event::at(place, Step::Rule(7, verdict));
+            event.mark = mark;
+            event
         };
         let through = |mark| ("through", Verdict::Continue, mark);
         let end = ("through", Verdict::Drop, 9);
