@@ -358,7 +358,7 @@ fn explain_says_of_random_host_rulesets_what_real_connections_meet() -> Result<(
                     interface: Some(peer.interface()),
                 };
                 let road = trace::ask(&Case::of(&question)?, SideEffects::Refused)?;
-                let connects = road.connects();
+                let connects = road.connects().context("that is known")?;
                 let is_answer_stopped = road.stopped_answer().is_some();
                 // The handshake is what is asked about; an echo can be late on a busy machine.
                 let has_connected = matches!(outcome, Outcome::Talked | Outcome::Mute);

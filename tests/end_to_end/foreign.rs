@@ -5,7 +5,10 @@ use agent_fw::xdp::OBJECT;
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::links::LinkOrder;
 use aya::programs::tc::TcAttachOptions;
-use aya::programs::{SchedClassifier, SkLookup, TcAttachType, Xdp, XdpMode};
+use aya::programs::{
+    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, SchedClassifier, SkLookup, TcAttachType, Xdp,
+    XdpMode,
+};
 use aya::{Ebpf, EbpfLoader};
 
 /// Its program for XDP.
@@ -54,21 +57,54 @@ pub(crate) fn at_tc(interface: &str, order: LinkOrder) -> Result<Ebpf> {
 /// Another's program that chooses sockets for this network namespace, for as long as this lives. It
 /// leaves every choice to the kernel.
 pub(crate) fn choose_sockets(name: &str) -> Result<Ebpf> {
-    let mut ebpf = EbpfLoader::new().load(&sk_lookup_object(name))?;
+    let mut ebpf = EbpfLoader::new().load(&returning(1, "sk_lookup", name))?;
     let program: &mut SkLookup = ebpf.program_mut(name).context("no program")?.try_into()?;
     program.load()?;
     program.attach(std::fs::File::open("/proc/thread-self/ns/net")?)?;
     Ok(ebpf)
 }
 
-/// An object file of one program of two instructions: `r0 = 1` (`SK_PASS`), `exit`.
-fn sk_lookup_object(name: &str) -> Vec<u8> {
+/// Another's program at an interface's exit, for as long as this lives: it drops everything.
+pub(crate) fn at_exit(interface: &str) -> Result<Ebpf> {
+    /// `TC_ACT_SHOT`.
+    const DROPS: u32 = 2;
+    let mut ebpf = EbpfLoader::new().load(&returning(DROPS, "classifier", "deny"))?;
+    let program: &mut SchedClassifier =
+        ebpf.program_mut("deny").context("no program")?.try_into()?;
+    program.load()?;
+    program.attach(interface, TcAttachType::Egress)?;
+    Ok(ebpf)
+}
+
+/// Which packets of a cgroup's sockets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Direction {
+    In,
+    Out,
+}
+
+/// A program that drops a cgroup's packets, as systemd makes one of `IPAddressDeny=any`, for as long as
+/// this lives.
+pub(crate) fn at_cgroup(directory: &str, direction: Direction) -> Result<Ebpf> {
+    let (section, place) = match direction {
+        Direction::In => ("cgroup_skb/ingress", CgroupSkbAttachType::Ingress),
+        Direction::Out => ("cgroup_skb/egress", CgroupSkbAttachType::Egress),
+    };
+    let mut ebpf = EbpfLoader::new().load(&returning(0, section, "deny"))?;
+    let program: &mut CgroupSkb = ebpf.program_mut("deny").context("no program")?.try_into()?;
+    program.load()?;
+    program.attach(std::fs::File::open(directory)?, place, CgroupAttachMode::Single)?;
+    Ok(ebpf)
+}
+
+/// An object file of one program of two instructions: `r0 = VALUE`, `exit`.
+fn returning(value: u32, section_name: &str, name: &str) -> Vec<u8> {
     /// The sizes of ELF's headers, and of a symbol.
     const FILE: usize = 64;
     const SECTION: usize = 64;
     const SYMBOL: usize = 24;
-    let code: [u64; 2] = [0x0000_0001_0000_00b7, 0x95];
-    let names = format!("\0sk_lookup\0.strtab\0.symtab\0{name}\0");
+    let code: [u64; 2] = [u64::from(value) << 32 | 0xb7, 0x95];
+    let names = format!("\0{section_name}\0.strtab\0.symtab\0{name}\0");
     let at = |of: &str| u32::try_from(names.find(of).unwrap_or(0)).unwrap_or(0);
     let code: Vec<u8> = code.iter().flat_map(|word| word.to_le_bytes()).collect();
     // Of the program: global, a function, in the first section.
@@ -104,7 +140,7 @@ fn sk_lookup_object(name: &str) -> Vec<u8> {
     let sections = [
         vec![0; SECTION],
         // `SHT_PROGBITS`, `SHF_ALLOC | SHF_EXECINSTR`; `SHT_STRTAB`; `SHT_SYMTAB`.
-        section(at("sk_lookup"), 1, 6, code_at, code.len(), [0, 0], 0),
+        section(at(section_name), 1, 6, code_at, code.len(), [0, 0], 0),
         section(at(".strtab"), 3, 0, names_at, names.len(), [0, 0], 0),
         section(at(".symtab"), 2, 0, symbols_at, symbols.len(), [2, 1], SYMBOL as u64),
     ]

@@ -4,6 +4,7 @@
 mod admission;
 mod advice;
 mod agent_tls;
+mod below;
 mod boot_unit;
 mod breadth;
 mod bystanders;
@@ -57,6 +58,8 @@ mod verdicts;
 mod verify;
 mod verify_xdp;
 mod watch;
+mod way_back;
+mod way_out;
 mod without_lock;
 mod xdp;
 mod xdp_alone;

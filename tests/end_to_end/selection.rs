@@ -5,13 +5,13 @@
 
 use crate::kernel_features::Feature;
 use crate::{
-    Test, admission, advice, agent_tls, boot_unit, breadth, bystanders, closed, consent, cut_off,
-    detours, disguise, dispatcher, doctor, enforcement, exceptions, explain, explain_all, firewall,
-    guard, half_done, hostile, late_gate, lifecycle, live_sessions, loopback, lost_answers,
-    memories, messages, metrics, openness, outbound, own_frames, path_mtu, ports, regions, relay,
-    rule_files, ruleset, silent_files, specification, tc, tests, unpinned, unplugged, updates,
-    verdicts, verify, verify_xdp, watch, without_lock, xdp, xdp_alone, xdp_others, xdp_stacked,
-    xdp_tags,
+    Test, admission, advice, agent_tls, below, boot_unit, breadth, bystanders, closed, consent,
+    cut_off, detours, disguise, dispatcher, doctor, enforcement, exceptions, explain, explain_all,
+    firewall, guard, half_done, hostile, late_gate, lifecycle, live_sessions, loopback,
+    lost_answers, memories, messages, metrics, openness, outbound, own_frames, path_mtu, ports,
+    regions, relay, rule_files, ruleset, silent_files, specification, tc, tests, unpinned,
+    unplugged, updates, verdicts, verify, verify_xdp, watch, way_back, way_out, without_lock, xdp,
+    xdp_alone, xdp_others, xdp_stacked, xdp_tags,
 };
 use agent_fw_lab::{RARE, is_emulated, is_whole};
 use anyhow::{Result, ensure};
@@ -71,7 +71,7 @@ tests![what_stock_kernels_are_to_run_are_tests_and_no_test_has_anothers_name];
 
 fn what_stock_kernels_are_to_run_are_tests_and_no_test_has_anothers_name() -> Result<()> {
     // As on a kernel that lacks nothing.
-    let rare = [loopback::WITH_VRF, loopback::WITH_MPLS, xdp_stacked::TESTS];
+    let rare = [below::WITH_VRF, loopback::WITH_VRF, loopback::WITH_MPLS, xdp_stacked::TESTS];
     let all = [by_kernel(), rare.to_vec(), elsewhere_the_same()].concat().concat();
     let names: BTreeSet<&str> = all.iter().map(|(name, _)| *name).collect();
     ensure!(names.len() == all.len(), "{} tests have {} names", all.len(), names.len());
@@ -83,6 +83,7 @@ fn what_stock_kernels_are_to_run_are_tests_and_no_test_has_anothers_name() -> Re
 /// What needs something of the kernel that many lack, where this one has it.
 fn rare() -> Vec<&'static [Test]> {
     let rare = [
+        (Feature::Vrf, below::WITH_VRF),
         (Feature::Vrf, loopback::WITH_VRF),
         (Feature::Mpls, loopback::WITH_MPLS),
         (Feature::Ipvs, late_gate::WITH_IPVS),
@@ -132,6 +133,7 @@ fn elsewhere_the_same() -> Vec<&'static [Test]> {
     vec![
         advice::TESTS,
         agent_tls::TESTS,
+        below::TESTS,
         boot_unit::TESTS,
         breadth::TESTS,
         closed::TESTS,
@@ -164,6 +166,8 @@ fn elsewhere_the_same() -> Vec<&'static [Test]> {
         verify::TESTS,
         verify_xdp::TESTS,
         watch::TESTS,
+        way_back::TESTS,
+        way_out::TESTS,
         without_lock::TESTS,
     ]
 }

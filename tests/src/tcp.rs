@@ -1,9 +1,10 @@
 //! Real TCP: a listener that echoes, and conversations with it.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -12,8 +13,8 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect as start_connecting,
-    getsockopt, setsockopt, shutdown, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect as start_connecting,
+    getsockopt, listen, setsockopt, shutdown, socket, sockopt,
 };
 
 use crate::outcome::Outcome;
@@ -158,13 +159,40 @@ impl Listener {
     pub fn bind(port: u16) -> Result<Self> {
         let socket = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
             .with_context(|| format!("cannot listen on port {port}"))?;
+        Ok(Self::at(socket))
+    }
+
+    /// Listens on every IPv6 address of this namespace, and on none of IPv4.
+    pub fn bind_v6_only(port: u16) -> Result<Self> {
+        Self::with(port, |socket| Ok(setsockopt(socket, sockopt::Ipv6V6Only, &true)?))
+    }
+
+    /// Listens on every address, for what comes in by this interface.
+    pub fn bind_to_device(port: u16, interface: &str) -> Result<Self> {
+        Self::with(port, |socket| {
+            Ok(setsockopt(socket, sockopt::BindToDevice, &OsString::from(interface))?)
+        })
+    }
+
+    fn with(port: u16, set: impl Fn(&OwnedFd) -> Result<()>) -> Result<Self> {
+        let kind = (AddressFamily::Inet6, SockType::Stream, SockFlag::SOCK_CLOEXEC);
+        let socket = socket(kind.0, kind.1, kind.2, None)?;
+        setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+        set(&socket)?;
+        let every = SockaddrStorage::from(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)));
+        bind(socket.as_raw_fd(), &every).with_context(|| format!("cannot bind port {port}"))?;
+        listen(&socket, Backlog::MAXCONN)?;
+        Ok(Self::at(TcpListener::from(socket)))
+    }
+
+    fn at(socket: TcpListener) -> Self {
         let socket = Arc::new(socket);
         let guests = Arc::new(Guests::default());
         let thread = thread::spawn({
             let (socket, guests) = (Arc::clone(&socket), Arc::clone(&guests));
             move || serve(&socket, &guests)
         });
-        Ok(Self { socket, guests, thread: Some(thread) })
+        Self { socket, guests, thread: Some(thread) }
     }
 
     /// From now on it takes what a rule with TPROXY hands it.

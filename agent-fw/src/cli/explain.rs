@@ -11,16 +11,18 @@ use crate::engine::apply::Read;
 use crate::engine::opening::Known;
 use crate::engine::policy::catalogue;
 use crate::input::Catalogue;
-use crate::model::{MacAddr, Port};
+use crate::model::rule::Lowered;
+use crate::model::{MacAddr, Port, Verdict};
 use crate::netlink::link;
 use crate::netlink::link::Interface;
 use crate::system::{ds_agent, privilege};
 use crate::trace;
-use crate::trace::{Case, NotAsked, Question, Routes, SideEffects};
+use crate::trace::{Case, NoWayIn, NotAsked, Question, Routes, SideEffects};
 use anyhow::anyhow;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 /// Asks the kernel whether a source reaches the agent's port, and if not, which rule stops it
 ///
@@ -30,9 +32,9 @@ use std::net::IpAddr;
 /// asked, because rules of this host would remember the packet and judge the next ones otherwise.
 #[derive(clap::Args, Debug)]
 pub(super) struct Explain {
-    /// Where the packet comes from
+    /// Where the packet comes from; an address of one link with its interface, as in fe80::1%eth0
     #[arg(long, value_name = "SOURCE", required_unless_present = "all")]
-    from: Option<IpAddr>,
+    from: Option<Source>,
     /// The MAC address that it comes from; without it, that of the neighbour towards the source
     #[arg(long, value_name = "MAC")]
     mac: Option<MacAddr>,
@@ -70,8 +72,17 @@ impl Explain {
         let catalogue = catalogue();
         let (read, _lock) = Read::with_lock("explain", self.patience.duration())?;
         trace::clear();
-        match self.from {
-            Some(source) if !self.all => self.one(source, read.compile_any().ok().flatten()),
+        match self.from.clone() {
+            Some(Source { address, interface }) if !self.all => {
+                if interface.is_some() && self.interface.is_some() && interface != self.interface {
+                    return Err(Failure::Input(anyhow!(
+                        "--from and --interface name two interfaces"
+                    )));
+                }
+                let interface = self.interface.clone().or(interface);
+                let asks = Self { interface, ..self };
+                asks.one(address, read.compile_any().ok().flatten())
+            }
             _ => self.all(read.compile_any()?, &catalogue?),
         }
     }
@@ -84,7 +95,13 @@ impl Explain {
     fn one(&self, source: IpAddr, installed: Option<Known>) -> Result<Outcome> {
         let listening = installed.as_ref().map(|(configuration, _)| configuration.port);
         let port = Port(self.port.or(listening).unwrap_or(Port::AGENT.0));
-        let case = Case::of(&self.question(source, port)).map_err(Failure::Input)?;
+        let case = match Case::of(&self.question(source, port)) {
+            Err(error) if error.is::<NoWayIn>() => {
+                self.tell_no_way_in(source, port, &error.to_string());
+                return Ok(Outcome::False);
+            }
+            case => case.map_err(Failure::Input)?,
+        };
         let rules = trace::stateful_rules(&case)?;
         if !rules.is_empty() && !self.accept_side_effects {
             self.refuse(&case, &NotAsked(rules));
@@ -92,29 +109,64 @@ impl Explain {
         }
         let mut own = OwnPackets::begin();
         let road = trace::ask(&case, self.side_effects())?;
-        if let Some((_, compiled)) = installed.filter(|_| listening == Some(port.0)) {
-            own.sent(&compiled.lowered, (source, Some(case.mac)), road.sent);
+        let installed = installed.filter(|_| listening == Some(port.0));
+        let lowered = installed.as_ref().map(|(_, compiled)| &compiled.lowered);
+        if let Some(lowered) = lowered {
+            own.sent(lowered, (source, Some(case.mac)), road.sent);
         }
+        let hinges_on_mac = lowered.is_some_and(|lowered| hinges_on_mac(&case, lowered));
         drop(own);
         if self.json {
             let own_rules = ds_agent::own_rules(port).into_iter();
             let own_rules: Vec<String> = own_rules.map(|(_, rule)| rule).collect();
             let mut json = road::to_json(&case, &road);
             json["own_rules"] = json!(own_rules);
+            if hinges_on_mac {
+                json["reaches"] = Value::Null;
+                json["connects"] = Value::Null;
+                json["conclusion"] = json!(format!("not known: {BY_MAC}"));
+            }
             json["stateful_rules"] = asking::rules_to_json(&rules);
             say!("{json:#}");
         } else {
             road::print(&case, &road);
+            if hinges_on_mac {
+                report::caution("not known:", BY_MAC);
+            }
             if !rules.is_empty() {
                 report::remark("these rules of this host have a memory, and had the packet:");
                 asking::print_rules(&rules);
             }
         }
-        Ok(if road.connects() { Outcome::Done } else { Outcome::False })
+        if hinges_on_mac {
+            return Ok(Outcome::NotAsked);
+        }
+        Ok(match road.connects() {
+            Some(true) => Outcome::Done,
+            Some(false) => Outcome::False,
+            None => Outcome::NotAsked,
+        })
     }
 
     fn side_effects(&self) -> SideEffects {
         if self.accept_side_effects { SideEffects::Accepted } else { SideEffects::Refused }
+    }
+
+    /// Says why nothing can be sent: no connection of the source's comes about.
+    fn tell_no_way_in(&self, source: IpAddr, port: Port, why: &str) {
+        if self.json {
+            let json = json!({
+                "source": source,
+                "port": port.0,
+                "asked": false,
+                "reaches": false,
+                "connects": false,
+                "conclusion": why,
+                "packets_sent": PacketsSent::default().to_json(),
+            });
+            return say!("{json:#}");
+        }
+        report::bad("does not reach the port:", why);
     }
 
     /// Says which rules would remember the packet, instead of sending it.
@@ -169,9 +221,9 @@ impl Explain {
                     interface: question.interface.clone().or(interface.clone()),
                     ..question
                 });
-                let is_asked = answer.not_asked().is_none();
-                not_asked += u64::from(!is_asked);
-                is_good &= answer.is_tolerable() || !is_asked;
+                let is_open = answer.is_open_question();
+                not_asked += u64::from(is_open);
+                is_good &= answer.is_tolerable() || is_open;
                 // Nothing is kept of what is printed: there can be very many.
                 if self.json { answers.push(answer.to_json()) } else { answer.print() }
             }
@@ -189,9 +241,9 @@ impl Explain {
             trial.sent.tell();
             if not_asked > 0 {
                 report::remark(&format!(
-                    "not asked: {not_asked}, marked `?`: rules of this host would remember the \
-                     packets. `agent-fw explain --from SOURCE` names them all; \
-                     --accept-side-effects asks all the same."
+                    "not known: {not_asked}, marked `?`. Where rules of this host would remember \
+                     the packets, nothing was asked: `agent-fw explain --from SOURCE` names them \
+                     all, and --accept-side-effects asks all the same."
                 ));
             }
         }
@@ -225,4 +277,45 @@ impl Explain {
         groups.push((None, of(&|by| !interfaces.iter().any(|i| by.contains(&i.index)))));
         Ok(groups)
     }
+}
+
+/// A source, and the interface that its address is for, where it is one of a single link.
+#[derive(Clone, Debug)]
+struct Source {
+    address: IpAddr,
+    interface: Option<String>,
+}
+
+impl FromStr for Source {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let (address, interface) = match text.split_once('%') {
+            Some((address, interface)) => (address, Some(interface.to_owned())),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| format!("{address} is no IP address"))?;
+        let is_of_link = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        match interface {
+            Some(name) if name.is_empty() => Err("no interface stands behind %".to_owned()),
+            Some(_) if !is_of_link => {
+                Err(format!("{address} is not an address of one link (fe80::/10)"))
+            }
+            interface => Ok(Self { address, interface }),
+        }
+    }
+}
+
+/// Why it is not known whether a source gets through that the policy admits from some neighbours.
+const BY_MAC: &str = "the policy admits this source by the MAC addresses of some neighbours alone, and \
+                      this host does not know which one it comes through; --mac names it";
+
+/// Whether the policy admits the source from some MAC addresses, of which an invented one is none.
+fn hinges_on_mac(case: &Case, lowered: &Lowered) -> bool {
+    let source = case.syn.source;
+    let mut all = lowered.policy.admissions().iter();
+    let is_admitted = all.any(|admission| admission.addresses.contains(source));
+    case.is_mac_invented
+        && is_admitted
+        && sample::decide(&lowered.policy, source, Some(case.mac)) != Verdict::Accept
 }

@@ -47,7 +47,8 @@ pub(super) fn test(configuration: &Configuration, compiled: &Compiled) {
     let roads = admitted.iter().chain(&others).filter_map(|answer| answer.found.as_ref().ok());
     roads.for_each(|(_, road)| sent.add_incoming(road));
     others.iter().filter(|answer| !answer.is_as_promised()).for_each(not_closed);
-    open(&admitted, policy, port);
+    let all = sample::few(policy, MOST).len();
+    open(&admitted, all, policy, port);
     sent.tell();
     for (program, rule) in ds_agent::own_rules(port) {
         report::remark(&format!("note: the agent has added `{rule}` ({program}): {OWN_RULES}"));
@@ -127,10 +128,13 @@ fn not_closed(answer: &Answer) {
     }
 }
 
-fn open(admitted: &[Answer], policy: &Policy, port: Port) {
+/// `all` is how many admitted sources were to be tried.
+fn open(admitted: &[Answer], all: usize, policy: &Policy, port: Port) {
     let tried: Vec<&Answer> = admitted.iter().filter(|answer| answer.found.is_ok()).collect();
-    let (through, stopped): (Vec<&Answer>, Vec<&Answer>) =
-        tried.iter().partition(|answer| answer.connects() == Some(true));
+    let of = |connects: bool| -> Vec<&Answer> {
+        tried.iter().copied().filter(|answer| answer.connects() == Some(connects)).collect()
+    };
+    let (through, stopped) = (of(true), of(false));
     if !stopped.is_empty() {
         for answer in stopped.iter().take(NAMED) {
             stops(answer);
@@ -142,25 +146,26 @@ fn open(admitted: &[Answer], policy: &Policy, port: Port) {
             exceptions(first, &stopped, policy, port);
         }
     } else if !through.is_empty() {
-        let sources = if through.len() == 1 { "source" } else { "sources" };
         let count = through.len();
-        report::good(
-            "open:",
-            format_args!("tried with {count} admitted {sources}: they get through"),
-        );
-    } else if admitted.iter().all(|answer| answer.not_asked().is_none()) {
+        let sources = match (count, all) {
+            (1, 1) => "1 admitted source".to_owned(),
+            (count, all) if count == all => format!("{count} admitted sources"),
+            (count, all) => format!("{count} of {all} admitted sources"),
+        };
+        report::good("open:", format_args!("tried with {sources}: they get through"));
+    } else if admitted.iter().all(|answer| answer.found.is_err() && answer.not_asked().is_none()) {
         let why = admitted.iter().find_map(|answer| answer.found.as_ref().err());
         let why = why.map_or_else(String::new, |error| format!(": {error:#}"));
         not_known(&format!("not tested{why}"));
-        say!("  `agent-fw explain --from ADDRESS` tests it");
+        return say!("  `agent-fw explain --from ADDRESS` tests it");
     }
-    let not_asked: Vec<&NotAsked> = admitted.iter().filter_map(Answer::not_asked).collect();
-    if let Some(why) = not_asked.first() {
-        let (count, all) = (not_asked.len(), admitted.len());
-        not_known(&format!(
-            "not known for {count} of {all} admitted sources that were tried: {why}"
-        ));
-        say!("  `agent-fw explain --from ADDRESS` says what asking would cost");
+    let open_questions: Vec<&Answer> =
+        admitted.iter().filter(|answer| answer.connects().is_none()).collect();
+    if let Some(first) = open_questions.first() {
+        let (_, why) = first.outcome();
+        let count = open_questions.len();
+        not_known(&format!("not known for {count} of {all} admitted sources: {why}"));
+        say!("  `agent-fw explain --from ADDRESS` says more");
     }
 }
 

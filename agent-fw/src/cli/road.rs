@@ -2,11 +2,13 @@
 
 use super::asking::PacketsSent;
 use super::report::{self, say};
+use crate::model::Port;
 use crate::system::ds_agent;
 use crate::trace::{
-    Action, Case, Conclusion, Decider, Decision, Driver, LegacyRule, Road, Verdict,
+    Action, Case, Conclusion, Decider, Decision, Driver, LegacyRule, Road, Taker, Verdict,
 };
 use serde_json::{Value, json};
+use std::net::IpAddr;
 
 /// What the agent's own rules of iptables mean.
 pub(super) const OWN_RULES: &str =
@@ -14,9 +16,13 @@ pub(super) const OWN_RULES: &str =
 
 /// The packet, in a line.
 pub(super) fn packet(case: &Case) -> String {
-    let Case { syn, mac, interface, .. } = case;
+    let Case { syn, mac, is_mac_invented, interface, .. } = case;
     let (from, to, port) = (syn.source, syn.destination, syn.port);
-    format!("TCP from {from} (MAC address {mac}) to {to} port {port}, by {}", interface.name)
+    let invented = if *is_mac_invented { ", invented: the neighbour's is not known" } else { "" };
+    format!(
+        "TCP from {from} (MAC address {mac}{invented}) to {to} port {port}, by {}",
+        interface.name
+    )
 }
 
 /// Prints the road, a line a station.
@@ -42,18 +48,21 @@ pub(super) fn print(case: &Case, road: &Road) {
     for missing in &road.missing {
         station("not known", missing);
     }
-    if let Some(back) = &case.back_by {
+    if let Some(back) = road.answer_by(case) {
         station("note", &format!("the answer would go out by {back}"));
     }
-    if road.is_local && ds_agent::listeners(case.syn.port).is_empty() {
-        station("note", &format!("nothing listens on TCP {} now", case.syn.port));
+    if let Some((address, port)) = rewritten(case, road) {
+        station("note", &format!("rules have changed where it goes: to {address} port {port}"));
+    }
+    if let Some(note) = not_taken(case, road) {
+        station("note", &note);
     }
     for (program, rule) in ds_agent::own_rules(case.syn.port) {
         let text = format!("the agent has added `{rule}` ({program}): {OWN_RULES}");
         station("note", &text);
     }
     match &road.answer {
-        Some(Ok(answer)) if road.connects() && !answer.decisions.is_empty() => {
+        Some(Ok(answer)) if road.connects() == Some(true) && !answer.decisions.is_empty() => {
             station("answer", "this host's own rules let it out");
         }
         Some(Err(why)) => station("not known", &format!("whether the answer gets out: {why}")),
@@ -61,11 +70,43 @@ pub(super) fn print(case: &Case, road: &Road) {
     }
     station("sent", &PacketsSent::of(road).to_string());
     match &road.conclusion {
-        Conclusion::Reaches if road.connects() => {
+        Conclusion::Reaches if road.connects() == Some(true) => {
             report::good("reaches", "the port: the next is the socket");
         }
+        _ if road.connects().is_none() => report::caution("not known:", not_known(road)),
         Conclusion::Reaches => report::bad("does not connect:", conclusion(road)),
         _ => report::bad("does not reach the port:", conclusion(road)),
+    }
+}
+
+/// Where the packet has come to, where that is not what it was sent to.
+fn rewritten(case: &Case, road: &Road) -> Option<(IpAddr, Port)> {
+    road.arrived_at.filter(|end| *end != (case.syn.destination, case.syn.port))
+}
+
+/// Why no socket takes a packet that reaches the port, in words.
+fn not_taken(case: &Case, road: &Road) -> Option<String> {
+    let (address, port) = road.arrived_at.unwrap_or((case.syn.destination, case.syn.port));
+    match &road.taker {
+        Some(Taker::Nobody) => Some(format!("nothing listens on TCP {port} now")),
+        Some(Taker::Elsewhere(places)) => Some(format!(
+            "nothing takes it at {address} port {port}: what listens on that port does so at {}",
+            places.join(" and ")
+        )),
+        Some(Taker::NotKnown) if ds_agent::listeners(port).is_empty() => {
+            Some(format!("nothing listens on TCP {port} now"))
+        }
+        _ => None,
+    }
+}
+
+/// Why it is not known whether a connection comes about.
+fn not_known(road: &Road) -> String {
+    match (&road.conclusion, &road.answer) {
+        (Conclusion::Reaches, Some(Err(why))) => {
+            format!("it reaches the port, but whether the answer gets out is not known: {why}")
+        }
+        _ => conclusion(road),
     }
 }
 
@@ -90,6 +131,7 @@ fn verdict(verdict: &Verdict) -> &'static str {
         Verdict::Accept => "accept",
         Verdict::Drop => "drop",
         Verdict::Queue => "queue",
+        Verdict::Stolen => "stolen",
         Verdict::Continue | Verdict::Return | Verdict::Jump(_) => "continue",
     }
 }
@@ -113,6 +155,9 @@ pub(super) fn conclusion(road: &Road) -> String {
     match &road.conclusion {
         Conclusion::Reaches => match road.stopped_answer() {
             None => "reaches the port".to_owned(),
+            Some(Road { conclusion: Conclusion::NotKnown(why), .. }) => {
+                format!("reaches the port; whether the answer gets out is not known: {why}")
+            }
             Some(answer) => format!("reaches the port, but the answer is {}", conclusion(answer)),
         },
         Conclusion::AtDriver => match &road.driver {
@@ -137,7 +182,16 @@ pub(super) fn conclusion(road: &Road) -> String {
             "dropped at the interface's entrance, before nf_tables: by {}",
             suspects.join(" or ")
         ),
+        Conclusion::BelowIp(suspects) if suspects.is_empty() => {
+            "dropped behind the hook ingress, before IP: is IP of this version on at the interface?"
+                .to_owned()
+        }
+        Conclusion::BelowIp(suspects) => {
+            format!("dropped behind the hook ingress, before IP: by {}", suspects.join(" or "))
+        }
+        Conclusion::ByProgram(what) => format!("dropped {what}"),
         Conclusion::Unroutable(why) => format!("refused {why}"),
+        Conclusion::NotKnown(why) => format!("not known: {why}"),
         Conclusion::Forwarded => "it is for another host: this one would forward it".to_owned(),
     }
 }
@@ -182,15 +236,27 @@ pub(super) fn to_json(case: &Case, road: &Road) -> Value {
     json!({
         "source": case.syn.source,
         "mac": case.mac.to_string(),
+        "mac_is_invented": case.is_mac_invented,
         "destination": case.syn.destination,
         "port": case.syn.port.0,
         "interface": case.interface.name,
-        "answer_by": case.back_by,
-        "listening": !ds_agent::listeners(case.syn.port).is_empty(),
+        "answer_by": road.answer_by(case),
+        "listening": match &road.taker {
+            Some(Taker::Socket(_)) => true,
+            Some(Taker::Nobody | Taker::Elsewhere(_)) => false,
+            Some(Taker::NotKnown) | None => !ds_agent::listeners(case.syn.port).is_empty(),
+        },
+        "not_taken": not_taken(case, road),
+        "arrives_at": rewritten(case, road).map(|(address, port)| {
+            json!({ "address": address, "port": port.0 })
+        }),
         "xdp": road.driver.as_ref().map(driver_in_words),
         "decisions": decisions.collect::<Vec<_>>(),
         "to_this_host": road.is_local,
-        "reaches": road.conclusion == Conclusion::Reaches,
+        "reaches": match road.conclusion {
+            Conclusion::NotKnown(_) => None,
+            _ => Some(road.conclusion == Conclusion::Reaches),
+        },
         "answer": match &road.answer {
             None => Value::Null,
             Some(Ok(answer)) if answer.conclusion == Conclusion::Reaches => json!("gets out"),

@@ -75,15 +75,28 @@ impl Answer {
         asking::not_asked(self.found.as_ref().err()?)
     }
 
-    /// Whether the source gets through; `None` where that could not be tried.
+    /// Whether the source gets through; `None` where that could not be tried, or is not known.
     pub(super) fn reaches(&self) -> Option<bool> {
-        let (_, road) = self.found.as_ref().ok()?;
-        Some(road.conclusion == Conclusion::Reaches)
+        match self.found.as_ref().ok()?.1.conclusion {
+            Conclusion::NotKnown(_) => None,
+            ref conclusion => Some(*conclusion == Conclusion::Reaches),
+        }
     }
 
-    /// Whether a connection comes about, as far as rules go; `None` where that could not be tried.
+    /// Whether a connection comes about, as far as rules go; `None` where that could not be tried,
+    /// or is not known.
     pub(super) fn connects(&self) -> Option<bool> {
-        Some(self.found.as_ref().ok()?.1.connects())
+        self.found.as_ref().ok()?.1.connects()
+    }
+
+    /// Whether asking has not told what the policy promises of it: rules would have remembered it,
+    /// or something on the way does not say what it does.
+    pub(super) fn is_open_question(&self) -> bool {
+        let is_known = match self.due {
+            Verdict::Accept => self.connects().is_some(),
+            Verdict::Drop | Verdict::Continue | Verdict::Untouched => self.reaches().is_some(),
+        };
+        self.not_asked().is_some() || self.found.is_ok() && !is_known
     }
 
     /// How often rules have met and counted the packet.
@@ -103,7 +116,8 @@ impl Answer {
     /// The same, where this host would answer by another interface: an admitted source that comes
     /// in by this one may be stopped.
     pub(super) fn is_tolerable(&self) -> bool {
-        let is_detour = self.found.as_ref().is_ok_and(|(case, _)| case.back_by.is_some());
+        let is_detour =
+            self.found.as_ref().is_ok_and(|(case, road)| road.answer_by(case).is_some());
         self.is_as_promised() || self.due == Verdict::Accept && is_detour
     }
 
@@ -128,7 +142,7 @@ impl Answer {
         };
         let (interface, what) = self.outcome();
         let mark = match (self.is_as_promised(), self.is_tolerable()) {
-            _ if self.not_asked().is_some() => "?",
+            _ if self.is_open_question() => "?",
             (true, _) => " ",
             (false, true) => "-",
             (false, false) => "!",
@@ -138,7 +152,7 @@ impl Answer {
     }
 
     pub(super) fn to_json(&self) -> Value {
-        let promised = self.is_as_promised();
+        let promised = (!self.is_open_question()).then(|| self.is_as_promised());
         match &self.found {
             Ok((case, road)) => {
                 let mut value = road::to_json(case, road);

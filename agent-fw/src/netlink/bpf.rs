@@ -29,6 +29,12 @@ const LINK_OF_XDP: u32 = 6;
 const LINK_OF_TCX: u32 = 11;
 /// `BPF_TCX_INGRESS` of linux/bpf.h.
 const TCX_INGRESS: u32 = 46;
+/// `BPF_TCX_EGRESS`; `BPF_CGROUP_INET_INGRESS`, `BPF_CGROUP_INET_EGRESS`.
+const TCX_EGRESS: u32 = 47;
+const CGROUP_IN: u32 = 0;
+const CGROUP_OUT: u32 = 1;
+/// `BPF_F_QUERY_EFFECTIVE`: those of the cgroups above it, too.
+const EFFECTIVE: u32 = 1;
 /// Programs at one place of an interface; the kernel has at most as many.
 const MOST_PROGRAMS: usize = 64;
 /// Maps of one program; the kernel has at most as many (`MAX_USED_MAPS`).
@@ -78,7 +84,7 @@ struct InfoAttributes {
 /// The part for [`Command::Query`].
 #[repr(C)]
 struct QueryAttributes {
-    interface: u32,
+    target: u32,
     place: u32,
     flags: u32,
     attached_flags: u32,
@@ -287,7 +293,8 @@ impl Program {
         self.run(frame, &context)
     }
 
-    /// What it returns, as a tc program, for a frame that comes in by this interface.
+    /// What it returns, as a tc program or one of a cgroup, for a frame that comes in by this
+    /// interface, or goes out.
     pub fn run_tc(&self, frame: &[u8], interface: u32) -> io::Result<u32> {
         /// `struct __sk_buff`, to the field `ifindex`; the rest is zero.
         #[repr(C)]
@@ -307,11 +314,33 @@ pub fn programs() -> io::Result<Vec<u32>> {
 /// The numbers of the programs at an interface's tc hook for what comes in, with TCX, in their
 /// order. Fails where the kernel has no TCX (before Linux 6.6).
 pub fn tcx(interface: u32) -> io::Result<Vec<u32>> {
+    programs_at(interface, TCX_INGRESS, 0)
+}
+
+/// The same for what goes out.
+pub fn tcx_of_egress(interface: u32) -> io::Result<Vec<u32>> {
+    programs_at(interface, TCX_EGRESS, 0)
+}
+
+/// The numbers of the programs that judge what comes to the sockets of this cgroup, by its directory.
+pub fn cgroup_incoming(directory: impl AsFd) -> io::Result<Vec<u32>> {
+    let directory = u32::try_from(directory.as_fd().as_raw_fd()).map_err(io::Error::other)?;
+    programs_at(directory, CGROUP_IN, EFFECTIVE)
+}
+
+/// The same for what its sockets send.
+pub fn cgroup_outgoing(directory: impl AsFd) -> io::Result<Vec<u32>> {
+    let directory = u32::try_from(directory.as_fd().as_raw_fd()).map_err(io::Error::other)?;
+    programs_at(directory, CGROUP_OUT, EFFECTIVE)
+}
+
+/// `target` is an interface or an open directory.
+fn programs_at(target: u32, place: u32, flags: u32) -> io::Result<Vec<u32>> {
     let mut numbers = [0_u32; MOST_PROGRAMS];
     let mut query = QueryAttributes {
-        interface,
-        place: TCX_INGRESS,
-        flags: 0,
+        target,
+        place,
+        flags,
         attached_flags: 0,
         numbers: numbers.as_mut_ptr() as u64,
         count: u32::try_from(MOST_PROGRAMS).map_err(io::Error::other)?,

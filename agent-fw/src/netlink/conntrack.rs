@@ -21,6 +21,11 @@ pub(crate) const TUPLE_REPLY: u16 = 2;
 pub(crate) const STATUS: u16 = 3;
 const PROTOCOL_INFO: u16 = 4;
 pub(crate) const TIMEOUT: u16 = 7;
+const MARK: u16 = 8;
+const ZONE: u16 = 18;
+/// `CTA_TUPLE_ZONE`.
+const ZONE_OF_TUPLE: u16 = 3;
+pub(crate) const LABELS: u16 = 22;
 /// `IPS_CONFIRMED`, which every entry is and has to be called; with `IPS_SEEN_REPLY` and
 /// `IPS_ASSURED`, what a connection is that stands; `IPS_FIXED_TIMEOUT`: no packet prolongs it.
 const CONFIRMED: u32 = 1 << 3;
@@ -36,51 +41,92 @@ pub(crate) enum State {
     Established,
 }
 
+/// The zone that rules have given a connection's packets: they are looked for among those of the same
+/// zone alone.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Zones {
+    /// That of packets in the direction of the first one.
+    pub(crate) original: u16,
+    /// That of the answers.
+    pub(crate) reply: u16,
+}
+
+/// What rules have made the first packet's connection remember.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Imprint {
+    /// Whether NAT has changed its destination.
+    pub(crate) is_dnat: bool,
+    /// The port that the first packet was to when it was first seen, and the one that it is answered
+    /// from; none, where they are what they seem.
+    pub(crate) ports: Option<(Port, Port)>,
+    pub(crate) mark: u32,
+    pub(crate) zones: Zones,
+    /// As the kernel has them.
+    pub(crate) labels: [u8; 16],
+}
+
 /// The entry, as long as it is held.
 pub(crate) struct Tracked {
     netfilter: Connection,
     family: u8,
-    tuple: Vec<u8>,
+    /// What it is found by.
+    key: Vec<u8>,
 }
 
 impl Tracked {
-    /// Enters a TCP connection that another host has opened, to `asked`, which NAT has made `own`.
+    /// Enters a TCP connection that another host has opened, to `asked`, and that has arrived at `own`.
     /// Fails with EEXIST where there is such a one.
     pub(crate) fn enter(
         remote: (IpAddr, Port),
         asked: (IpAddr, Port),
         own: (IpAddr, Port),
         state: State,
+        imprint: &Imprint,
     ) -> nix::Result<Self> {
         const ALWAYS: u32 = CONFIRMED | FIXED_TIMEOUT;
+        let Imprint { is_dnat, ports, mark, zones, labels } = imprint;
+        let (asked_port, own_port) = ports.unwrap_or((asked.1, own.1));
+        let (asked, own) = if *is_dnat {
+            ((asked.0, asked_port), (own.0, own_port))
+        } else {
+            // Whatever has changed it, was no NAT: an answer is one from where it is said to be.
+            ((own.0, asked_port), (own.0, asked_port))
+        };
         let mut netfilter = Connection::open().map_err(|_| Errno::EPROTONOSUPPORT)?;
         // AF_INET, AF_INET6
         let family = if own.0.is_ipv4() { 2 } else { 10 };
-        let tuple = tuple(TUPLE_ORIGINAL, TCP, remote, asked);
+        let is_one_zone = zones.original == zones.reply;
+        let of_direction = |zone| if is_one_zone { 0 } else { zone };
+        let of_both = zone(ZONE, if is_one_zone { zones.original } else { 0 });
+        let original = tuple_in(TUPLE_ORIGINAL, of_direction(zones.original), TCP, remote, asked);
+        let key = [original, of_both].concat();
         let status = match state {
             State::Asked => ALWAYS,
             State::Established => ALWAYS | ESTABLISHED,
         };
         let nat = if asked == own { Vec::new() } else { destination_nat(own) };
         let entry = [
-            tuple.clone(),
+            key.clone(),
             // NAT changes it.
-            self::tuple(TUPLE_REPLY, TCP, asked, remote),
+            tuple_in(TUPLE_REPLY, of_direction(zones.reply), TCP, asked, remote),
             nat,
+            // A kernel without marks, zones or labels knows none of their attributes.
+            if *mark == 0 { Vec::new() } else { numbered(MARK, *mark) },
+            if *labels == [0; 16] { Vec::new() } else { attribute(LABELS, labels) },
             numbered(STATUS, status),
             numbered(TIMEOUT, EXPIRY),
             tcp_state(state),
         ];
         let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
         netfilter.order(NEW, flags, family, &entry.concat())?;
-        Ok(Self { netfilter, family, tuple })
+        Ok(Self { netfilter, family, key })
     }
 }
 
 impl Drop for Tracked {
     fn drop(&mut self) {
         // Should that fail, it expires.
-        let _ = self.netfilter.order(DELETE, 0, self.family, &self.tuple);
+        let _ = self.netfilter.order(DELETE, 0, self.family, &self.key);
     }
 }
 
@@ -96,9 +142,20 @@ pub(crate) fn tcp_state(state: State) -> Vec<u8> {
     nested(PROTOCOL_INFO, &[nested(1, &tcp)])
 }
 
+/// A zone, where it is not the usual one.
+fn zone(kind: u16, zone: u16) -> Vec<u8> {
+    if zone == 0 { Vec::new() } else { attribute(kind, &zone.to_be_bytes()) }
+}
+
 /// From where to where.
-pub(crate) fn tuple(
+pub(crate) fn tuple(kind: u16, protocol: u8, from: (IpAddr, Port), to: (IpAddr, Port)) -> Vec<u8> {
+    tuple_in(kind, 0, protocol, from, to)
+}
+
+/// The same, in a zone of this direction alone.
+fn tuple_in(
     kind: u16,
+    zone: u16,
     protocol: u8,
     (source, source_port): (IpAddr, Port),
     (to, port): (IpAddr, Port),
@@ -114,7 +171,7 @@ pub(crate) fn tuple(
         attribute(2, &source_port.0.to_be_bytes()),
         attribute(3, &port.0.to_be_bytes()),
     ];
-    nested(kind, &[nested(1, &addresses), nested(2, &ports)])
+    nested(kind, &[nested(1, &addresses), nested(2, &ports), self::zone(ZONE_OF_TUPLE, zone)])
 }
 
 /// What NAT has made of the destination.

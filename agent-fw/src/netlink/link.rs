@@ -32,6 +32,8 @@ pub struct Interface {
     pub lower: Option<u32>,
     /// What it is: a VLAN, a bridge; nothing for most that have a driver.
     pub kind: Option<String>,
+    /// The tag of the frames that are a VLAN's, as they have it.
+    pub vlan_tag: Option<[u8; 4]>,
 }
 
 /// An XDP program on an interface.
@@ -145,8 +147,9 @@ const XDP_ATTACHED: u16 = 2;
 const XDP_PROG_ID: u16 = 4;
 const XDP_DRV_PROG_ID: u16 = 5;
 const XDP_SKB_PROG_ID: u16 = 6;
-/// `IFLA_INFO_KIND` of linux/if_link.h.
+/// `IFLA_INFO_KIND` and `IFLA_INFO_DATA` of linux/if_link.h.
 const INFO_KIND: u16 = 1;
+const INFO_DATA: u16 = 2;
 /// `IFLA_PROP_LIST`, `IFLA_ALT_IFNAME` and `IFLA_PERM_ADDRESS` of linux/if_link.h (5.5, 5.6).
 const PROPERTIES: u16 = 52;
 const ALTNAME: u16 = 53;
@@ -169,8 +172,12 @@ fn parse(body: &[u8]) -> Option<Interface> {
             libc::IFLA_LINK_NETNSID => is_elsewhere = true,
             libc::IFLA_MASTER => interface.master = number(value),
             libc::IFLA_LINKINFO => {
-                let mut info = attributes(value);
-                interface.kind = info.find(|(kind, _)| *kind == INFO_KIND).map(|(_, v)| text(v));
+                let find = |wanted| {
+                    attributes(value).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+                };
+                interface.kind = find(INFO_KIND).map(text);
+                let is_vlan = interface.kind.as_deref() == Some("vlan");
+                interface.vlan_tag = find(INFO_DATA).filter(|_| is_vlan).and_then(vlan_tag);
             }
             libc::IFLA_XDP => interface.xdp = xdp(value),
             PROPERTIES => {
@@ -183,6 +190,18 @@ fn parse(body: &[u8]) -> Option<Interface> {
     }
     interface.lower = interface.lower.filter(|_| !is_elsewhere);
     Some(interface)
+}
+
+/// The protocol and the number of a VLAN.
+fn vlan_tag(value: &[u8]) -> Option<[u8; 4]> {
+    /// `IFLA_VLAN_ID`, `IFLA_VLAN_PROTOCOL`.
+    const ID: u16 = 1;
+    const PROTOCOL: u16 = 5;
+    let find = |wanted| attributes(value).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let id = u16::from_ne_bytes(*find(ID)?.first_chunk()?).to_be_bytes();
+    let protocol = find(PROTOCOL).and_then(|value| value.first_chunk::<2>().copied());
+    let [a, b] = protocol.unwrap_or([0x81, 0x00]);
+    Some([a, b, id[0], id[1]])
 }
 
 fn xdp(value: &[u8]) -> Option<AttachedXdp> {

@@ -26,11 +26,17 @@ pub(crate) fn get(kind: u16, request: &[u8]) -> nix::Result<Vec<Vec<u8>>> {
     exchange(SockProtocol::NetlinkRoute, kind, libc::NLM_F_ACK, request)
 }
 
+/// `SOCK_DIAG_BY_FAMILY`.
+const SOCKETS: u16 = 20;
+
 /// Every socket that the request for diagnostics is for.
 pub(crate) fn dump_sockets(request: &[u8]) -> nix::Result<Vec<Vec<u8>>> {
-    /// `SOCK_DIAG_BY_FAMILY`.
-    const BY_FAMILY: u16 = 20;
-    exchange(SockProtocol::NetlinkSockDiag, BY_FAMILY, libc::NLM_F_DUMP, request)
+    exchange(SockProtocol::NetlinkSockDiag, SOCKETS, libc::NLM_F_DUMP, request)
+}
+
+/// The one socket that the request for diagnostics is for.
+pub(crate) fn get_socket(request: &[u8]) -> nix::Result<Vec<Vec<u8>>> {
+    exchange(SockProtocol::NetlinkSockDiag, SOCKETS, libc::NLM_F_ACK, request)
 }
 
 /// Asks a family of generic netlink for one object.

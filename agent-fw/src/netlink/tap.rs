@@ -19,6 +19,8 @@ const IFREQ_BYTES: usize = 40;
 const NAME_BYTES: usize = 16;
 /// `IFF_TAP | IFF_NO_PI`: Ethernet frames, without anything before them.
 const FLAGS: u16 = 0x0002 | 0x1000;
+/// `IFF_TUN | IFF_NO_PI`: packets.
+const FLAGS_WITHOUT_ETHERNET: u16 = 0x0001 | 0x1000;
 /// The kernel puts a number in the place of `%d`.
 const NAME: &[u8] = b"agent-fw-%d";
 
@@ -29,8 +31,9 @@ pub(crate) struct Tap {
 }
 
 impl Tap {
-    /// Makes the device with this MAC address: frames to it are then taken for this host's.
-    pub(crate) fn make(mac: MacAddr) -> anyhow::Result<Self> {
+    /// Makes the device with this MAC address: frames to it are then taken for this host's. Without
+    /// one, it is for packets without Ethernet.
+    pub(crate) fn make(mac: Option<MacAddr>) -> anyhow::Result<Self> {
         let path = "/dev/net/tun";
         let file = OpenOptions::new().read(true).write(true).open(path);
         let file = file.with_context(|| {
@@ -38,7 +41,8 @@ impl Tap {
         })?;
         let mut request = [0_u8; IFREQ_BYTES];
         request[..NAME.len()].copy_from_slice(NAME);
-        request[NAME_BYTES..NAME_BYTES + 2].copy_from_slice(&FLAGS.to_ne_bytes());
+        let flags = if mac.is_some() { FLAGS } else { FLAGS_WITHOUT_ETHERNET };
+        request[NAME_BYTES..NAME_BYTES + 2].copy_from_slice(&flags.to_ne_bytes());
         // SAFETY: the kernel reads and writes a `struct ifreq`, for which there is room.
         let result = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, request.as_mut_ptr()) };
         Errno::result(result).context("cannot make a TAP device")?;
@@ -52,7 +56,7 @@ impl Tap {
         Ok(tap)
     }
 
-    fn bring_up(&self, mac: MacAddr) -> nix::Result<()> {
+    fn bring_up(&self, mac: Option<MacAddr>) -> nix::Result<()> {
         /// `IFLA_INET6_ADDR_GEN_MODE` and `IN6_ADDR_GEN_MODE_NONE`: it is to have no addresses.
         const ADDR_GEN_MODE: u16 = 8;
         const MODE_NONE: u8 = 1;
@@ -65,7 +69,7 @@ impl Tap {
         // A kernel without IPv6 has no such mode, and needs none.
         let _ = message::order(libc::RTM_NEWLINK, 0, &quiet);
         let mut up = self.link(IFF_UP | IFF_NOARP, IFF_UP | IFF_NOARP);
-        up.extend(attribute(libc::IFLA_ADDRESS, &mac.0));
+        up.extend(mac.map(|mac| attribute(libc::IFLA_ADDRESS, &mac.0)).unwrap_or_default());
         message::order(libc::RTM_NEWLINK, 0, &up)
     }
 

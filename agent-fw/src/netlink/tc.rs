@@ -37,11 +37,22 @@ pub struct Filter {
     pub name: Option<String>,
     /// The kernel's number of its program.
     pub program: Option<u32>,
+    /// Whether it is certain that it ends no packet, and does not take any elsewhere.
+    pub never_ends: bool,
 }
 
 /// The filters of what comes in by this interface; none where there is no `clsact`.
 pub fn filters(index: u32) -> anyhow::Result<Vec<Filter>> {
-    match message::dump(libc::RTM_GETTFILTER, &place(index, 0, INGRESS, 0)) {
+    filters_at(index, INGRESS)
+}
+
+/// The filters of what goes out by this interface.
+pub fn filters_of_egress(index: u32) -> anyhow::Result<Vec<Filter>> {
+    filters_at(index, EGRESS)
+}
+
+fn filters_at(index: u32, hook: u32) -> anyhow::Result<Vec<Filter>> {
+    match message::dump(libc::RTM_GETTFILTER, &place(index, 0, hook, 0)) {
         Err(Errno::EINVAL | Errno::ENODEV | Errno::EOPNOTSUPP) => Ok(Vec::new()),
         found => Ok(found?.iter().filter_map(|body| parse(body)).collect()),
     }
@@ -95,11 +106,13 @@ fn place(index: u32, handle: u32, parent: u32, info: u32) -> Vec<u8> {
 fn parse(body: &[u8]) -> Option<Filter> {
     let handle = number(body.get(8..)?)?;
     let priority = u16::try_from(number(body.get(16..)?)? >> 16).ok()?;
-    let mut filter = Filter { priority, handle, kind: String::new(), name: None, program: None };
+    let kind = String::new();
+    let mut filter =
+        Filter { priority, handle, kind, name: None, program: None, never_ends: false };
     for (kind, value) in attributes(body.get(TC_BYTES..)?) {
         match kind {
             TCA_KIND => filter.kind = text(value),
-            TCA_OPTIONS => {
+            TCA_OPTIONS if filter.kind == "bpf" => {
                 for (kind, value) in attributes(value) {
                     match kind {
                         TCA_BPF_NAME => filter.name = Some(text(value)),
@@ -111,8 +124,51 @@ fn parse(body: &[u8]) -> Option<Filter> {
             _ => {}
         }
     }
+    let options = find(body.get(TC_BYTES..)?, TCA_OPTIONS);
+    filter.never_ends =
+        options.is_some_and(|options| never_ends(&filter.kind, options).unwrap_or(false));
     // A priority is listed by itself, too.
     (filter.handle != 0).then_some(filter)
+}
+
+fn find(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}
+
+/// Whether none of a filter's actions ends a packet or takes it elsewhere; nothing, where the kind of
+/// filter is none of those whose actions are known here.
+fn never_ends(kind: &str, options: &[u8]) -> Option<bool> {
+    /// `TCA_ACT_KIND`, `TCA_ACT_OPTIONS`.
+    const KIND: u16 = 1;
+    const OPTIONS: u16 = 2;
+    // `TCA_U32_ACT`, `TCA_FLOWER_ACT`, `TCA_MATCHALL_ACT`, `TCA_BASIC_ACT`, `TCA_FW_ACT`.
+    let place = match kind {
+        "u32" => 7,
+        "flower" | "basic" => 3,
+        "matchall" => 2,
+        "fw" => 4,
+        _ => return None,
+    };
+    // Without an action, it names a class.
+    let Some(actions) = find(options, place) else { return Some(true) };
+    let is_harmless = |action: &[u8]| {
+        let kind = find(action, KIND).map(text).unwrap_or_default();
+        let options = find(action, OPTIONS).unwrap_or_default();
+        // `struct tc_gact` and `struct tc_mirred`: index, capabilities, action and others.
+        let parameters = |place| find(options, place).unwrap_or_default();
+        match kind.as_str() {
+            "skbedit" | "csum" | "connmark" | "ctinfo" => true,
+            // `TC_ACT_UNSPEC`, `TC_ACT_OK`, `TC_ACT_RECLASSIFY`, `TC_ACT_PIPE`.
+            "gact" => matches!(
+                parameters(2).get(8..).and_then(number).map(u32::cast_signed),
+                Some(-1 | 0 | 1 | 3)
+            ),
+            // `TCA_EGRESS_MIRROR`, `TCA_INGRESS_MIRROR`.
+            "mirred" => matches!(parameters(2).get(20..).and_then(number), Some(2 | 4)),
+            _ => false,
+        }
+    };
+    Some(attributes(actions).all(|(_, action)| is_harmless(action)))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What an XDP or tc program does with a frame: the kernel runs it once, on the frame alone.
 
 use crate::netlink::bpf::Program;
+use crate::netlink::link::Interface;
 use std::io;
 
 /// What a program can do with a frame.
@@ -14,6 +15,13 @@ pub enum Action {
     SendsAway,
 }
 
+impl Driver {
+    /// Whether the packet certainly goes no further.
+    pub(super) fn ends(&self) -> bool {
+        matches!(self.action, Ok(Action::Drops | Action::SendsAway))
+    }
+}
+
 /// What a tc program can do with a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum TcAction {
@@ -21,6 +29,17 @@ pub(super) enum TcAction {
     Ends,
     /// It leaves it to what comes next.
     Passes,
+}
+
+/// An XDP program, and what it does with the packet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Driver {
+    /// Where it runs.
+    pub place: String,
+    /// Its number.
+    pub program: u32,
+    /// What it does, or why that is not known.
+    pub action: Result<Action, String>,
 }
 
 /// What the XDP program of this number does with a frame that comes in by this interface.
@@ -40,4 +59,15 @@ pub(super) fn ask_classifier(program: u32, frame: &[u8], interface: u32) -> io::
         2 | 4 | 5 | 7 | 8 => TcAction::Ends,
         _ => TcAction::Passes,
     })
+}
+
+/// What the interface's XDP program does with the frame.
+pub(super) fn of_interface(interface: &Interface, frame: &[u8]) -> Option<Driver> {
+    let attached = interface.xdp?;
+    let action = if interface.is_ethernet {
+        ask(attached.program, frame, interface.index).map_err(|error| error.to_string())
+    } else {
+        Err(format!("{} is no Ethernet", interface.name))
+    };
+    Some(Driver { place: attached.place.to_string(), program: attached.program, action })
 }

@@ -3,7 +3,7 @@
 use crate::model::Port;
 use crate::model::firewall::TCP;
 use crate::netlink::conntrack::{
-    ESTABLISHED, NEW, STATUS, State, TIMEOUT, TUPLE_ORIGINAL, TUPLE_REPLY, tcp_state, tuple,
+    ESTABLISHED, LABELS, NEW, STATUS, State, TIMEOUT, TUPLE_ORIGINAL, TUPLE_REPLY, tcp_state, tuple,
 };
 use crate::netlink::nfnetlink::{Connection, find, numbered};
 use crate::nft::OPENED_BY_BYPASS;
@@ -37,8 +37,6 @@ pub struct Tracking(Option<Connection>);
 
 /// `IPCTNL_MSG_CT_GET` of `NFNL_SUBSYS_CTNETLINK`.
 const GET: u16 = 1 << 8 | 1;
-/// `CTA_LABELS`.
-const LABELS: u16 = 22;
 
 impl Tracking {
     /// Opens it. Where nothing is tracked, no module is loaded to ask about it.

@@ -14,6 +14,10 @@ pub(super) struct Event {
     pub(super) header: Option<Vec<u8>>,
     /// IP's header, there, too.
     network: Option<Vec<u8>>,
+    /// Its mark, when that happened.
+    pub(super) mark: u32,
+    /// The interface that it is about to leave by, there.
+    pub(super) out: Option<u32>,
     pub(super) place: Place,
     pub(super) step: Step,
 }
@@ -64,6 +68,8 @@ pub enum Verdict {
     Drop,
     /// It is given to a program.
     Queue,
+    /// A rule keeps it for itself.
+    Stolen,
     /// The next rule.
     Continue,
     /// Another chain.
@@ -81,6 +87,8 @@ const VERDICT: u16 = 5;
 const ID: u16 = 6;
 const NETWORK_HEADER: u16 = 8;
 const TRANSPORT_HEADER: u16 = 9;
+const OUT: u16 = 12;
+const MARK: u16 = 14;
 const POLICY: u16 = 16;
 
 impl Event {
@@ -99,16 +107,32 @@ impl Event {
         };
         let bytes = |kind| message.find(kind).map(<[u8]>::to_vec);
         let (header, network) = (bytes(TRANSPORT_HEADER), bytes(NETWORK_HEADER));
-        Some(Self { packet: message.number(ID)?, header, network, place, step })
+        let (mark, out) = (message.number(MARK).unwrap_or_default(), message.number(OUT));
+        Some(Self { packet: message.number(ID)?, header, network, mark, out, place, step })
+    }
+
+    /// One of which nothing else is known.
+    #[cfg(test)]
+    pub(super) fn at(place: Place, step: Step) -> Self {
+        Self { packet: 0, header: None, network: None, mark: 0, out: None, place, step }
     }
 
     /// The address and the port that the packet goes to there, where the event tells.
     pub(super) fn destination(&self) -> Option<(IpAddr, Port)> {
+        self.end(16, 24, 2)
+    }
+
+    /// The address and the port that it comes from.
+    pub(super) fn source(&self) -> Option<(IpAddr, Port)> {
+        self.end(12, 8, 0)
+    }
+
+    fn end(&self, place_v4: usize, place_v6: usize, port: usize) -> Option<(IpAddr, Port)> {
         let network = self.network.as_ref()?;
-        let v4 = || Some(IpAddr::from(*network.get(16..)?.first_chunk::<4>()?));
-        let v6 = || Some(IpAddr::from(*network.get(24..)?.first_chunk::<16>()?));
+        let v4 = || Some(IpAddr::from(*network.get(place_v4..)?.first_chunk::<4>()?));
+        let v6 = || Some(IpAddr::from(*network.get(place_v6..)?.first_chunk::<16>()?));
         let address = if network.first()? >> 4 == 4 { v4() } else { v6() };
-        let port = self.header.as_ref()?.get(2..)?.first_chunk()?;
+        let port = self.header.as_ref()?.get(port..)?.first_chunk()?;
         Some((address?, Port(u16::from_be_bytes(*port))))
     }
 }
@@ -128,6 +152,7 @@ impl Verdict {
             code => match code & 0xff {
                 libc::NF_DROP => Self::Drop,
                 libc::NF_ACCEPT => Self::Accept,
+                libc::NF_STOLEN => Self::Stolen,
                 _ => Self::Queue,
             },
         }

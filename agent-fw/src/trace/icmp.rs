@@ -33,7 +33,7 @@ impl TooBig {
 
     /// The packet by which a router says so to whoever has sent `sent`.
     pub(super) fn packet(self, router: IpAddr, sent: &Syn, number: u32) -> Option<Vec<u8>> {
-        let quoted = sent.packet()?;
+        let quoted = sent.quoted()?;
         match (router, sent.source) {
             (IpAddr::V4(router), IpAddr::V4(to)) => Some(self.v4(router, to, quoted, number)),
             (IpAddr::V6(router), IpAddr::V6(to)) => Some(self.v6(router, to, quoted, number)),

@@ -3,22 +3,24 @@
 
 use crate::model::Port;
 use crate::netlink::nfnetlink::Connection;
-use crate::netlink::route_lookup;
+use crate::netlink::route_lookup::{self, Flow};
 use crate::trace::events::Event;
+use crate::trace::follow::{Pinned, Token, follow};
 use crate::trace::path::Road;
+use crate::trace::probe_rule::Protocol;
+use crate::trace::stateful::refuse_to_be_remembered;
 use crate::trace::stateful::{Packet, Watched};
 use crate::trace::syn::{Syn, datagram};
-use crate::trace::trace_table::{Protocol, Snare};
-use crate::trace::{
-    Pinned, Token, base_chains, follow, iptables_legacy, path, refuse_to_be_remembered,
-};
+use crate::trace::trace_table::Snare;
+use crate::trace::{base_chains, iptables_legacy, path};
 use anyhow::{Context as _, anyhow, bail};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, sendto,
-    socket,
+    setsockopt, socket, sockopt,
 };
+use std::ffi::OsString;
 use std::hash::{BuildHasher as _, RandomState};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 /// An address for documentation (RFC 5737), which stands for any outside.
@@ -50,7 +52,7 @@ fn ask(
     protocol: Protocol,
     packet: impl Fn(Ipv4Addr, Port, u32) -> Option<Vec<u8>>,
 ) -> anyhow::Result<Road> {
-    let way = route_lookup::back_to(OUTSIDE.into(), None)
+    let way = route_lookup::of_leaving(&Flow::to(OUTSIDE.into()))
         .map_err(|errno| anyhow!("this host has no route to outside ({errno})"))?;
     let Some(IpAddr::V4(source)) = way.own else {
         bail!("this host has no IPv4 address towards outside");
@@ -64,7 +66,9 @@ fn ask(
     let mut listener = Connection::to_hear_traces()?;
     let _snare = Snare::set_outbound(protocol, number)?;
     let token = Token { protocol, first: source_port.0.to_be_bytes(), number };
-    let mut send = || depart(&mut listener, token, (source.into(), OUTSIDE.into()), made);
+    let departure =
+        Departure { from: source.into(), to: OUTSIDE.into(), scope: 0, mark: 0, by: None };
+    let mut send = || depart(&mut listener, token, &departure, made);
     let mut connection = Connection::open()?;
     let bases = base_chains::list(&mut connection)?;
     let mut road = Road::of(path::Observed::leaving(send()?), &bases, &mut connection);
@@ -72,16 +76,40 @@ fn ask(
     Ok(road)
 }
 
+/// How a packet is sent.
+pub(super) struct Departure {
+    pub(super) from: IpAddr,
+    pub(super) to: IpAddr,
+    /// The interface whose addresses of its link alone are meant.
+    pub(super) scope: u32,
+    /// The mark of the socket.
+    pub(super) mark: u32,
+    /// The interface that the socket is bound to.
+    pub(super) by: Option<String>,
+}
+
+impl Departure {
+    /// An address as sockets have it.
+    fn end(&self, address: IpAddr) -> SockaddrStorage {
+        match address {
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+                SockaddrStorage::from(SocketAddrV6::new(v6, 0, 0, self.scope))
+            }
+            address => SockaddrStorage::from(SocketAddr::new(address, 0)),
+        }
+    }
+}
+
 /// Sends the packet with the token's number and the one with the next as a program of this host
 /// would, with headers of our own, and tells what the first one met.
 pub(super) fn depart(
     listener: &mut Connection,
     token: Token,
-    (from, to): (IpAddr, IpAddr),
+    departure: &Departure,
     packet: impl Fn(u32) -> anyhow::Result<Vec<u8>>,
 ) -> anyhow::Result<Vec<Event>> {
-    let socket = raw_socket(from)?;
-    let to = SockaddrStorage::from(SocketAddr::new(to, 0));
+    let socket = raw_socket(departure)?;
+    let to = departure.end(departure.to);
     let _here = Pinned::to_this_cpu();
     let mut sent = Ok(());
     for number in [token.number, token.number.wrapping_add(1)] {
@@ -97,11 +125,19 @@ pub(super) fn depart(
 }
 
 /// A socket whose packets bring their headers along. Bound, since routing may go by the source.
-fn raw_socket(own: IpAddr) -> anyhow::Result<OwnedFd> {
-    let family = if own.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+fn raw_socket(departure: &Departure) -> anyhow::Result<OwnedFd> {
+    let Departure { from, mark, by, .. } = departure;
+    let family = if from.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)
         .context("cannot open a raw socket")?;
-    bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(own, 0)))
-        .with_context(|| format!("{own} is no address of this host"))?;
+    if *mark != 0 {
+        setsockopt(&socket, sockopt::Mark, mark).context("cannot set a packet's mark")?;
+    }
+    if let Some(name) = by {
+        setsockopt(&socket, sockopt::BindToDevice, &OsString::from(name))
+            .with_context(|| format!("cannot send by {name}"))?;
+    }
+    bind(socket.as_raw_fd(), &departure.end(*from))
+        .with_context(|| format!("{from} is no address of this host"))?;
     Ok(socket)
 }

@@ -1,15 +1,16 @@
 //! The road that a packet has taken: each base chain that it met, and what became of it.
 
-use super::driver::Action;
+use super::case::Case;
+use super::driver::Driver;
 use super::rule_text::rule_text;
 use crate::model::Port;
 use crate::netlink::nfnetlink::Connection;
 use crate::trace::base_chains::Base;
 use crate::trace::events::{Event, Place, Step, Verdict};
 use crate::trace::iptables_legacy::LegacyRule;
+use crate::trace::socket::Taker;
 use crate::trace::trace_table::Mark;
-use crate::trace::{iptables_legacy, trace_table};
-use nix::errno::Errno;
+use crate::trace::{full_table, iptables_legacy, routing, trace_table};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -35,17 +36,6 @@ impl Observed {
     pub(super) fn leaving(events: Vec<Event>) -> Self {
         Self { events, driver: None, routing: Ok(()), sees_entrance: true }
     }
-}
-
-/// An XDP program, and what it does with the packet.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Driver {
-    /// Where it runs.
-    pub place: String,
-    /// Its number.
-    pub program: u32,
-    /// What it does, or why that is not known.
-    pub action: Result<Action, String>,
 }
 
 /// A base chain's decision.
@@ -90,10 +80,16 @@ pub enum Conclusion {
     Vanished(String),
     /// It ended by iptables-legacy: by one of these, whose counters grew with it.
     Legacy(Vec<LegacyRule>),
-    /// It ended at the interface's entrance, before nf_tables: by one of these, in words.
+    /// It ended at the entrance of the lowest device, before nf_tables: by one of these, in words.
     AtEntrance(Vec<String>),
+    /// It ended behind that, before IP: by one of these, in words.
+    BelowIp(Vec<String>),
+    /// A BPF program or a filter ended it that nf_tables does not trace; in words, where and which.
+    ByProgram(String),
     /// Routing refuses it; in words, why.
     Unroutable(String),
+    /// That is not known; in words, why.
+    NotKnown(String),
     /// It is for another host.
     Forwarded,
 }
@@ -116,22 +112,52 @@ pub struct Road {
     /// The road of the packet that would answer, where this one reaches the port; or why it is not
     /// known.
     pub answer: Option<Result<Box<Road>, String>>,
+    /// Where it has come to, whatever rules have made of its destination.
+    pub arrived_at: Option<(IpAddr, Port)>,
+    /// Who would take it there, where it reaches the port.
+    pub taker: Option<Taker>,
+    /// The interface by which it has left, where this host sends it.
+    pub leaves_by: Option<String>,
     /// How often the packet was sent, and counted by the rules that it met.
     pub sent: u64,
 }
 
 impl Road {
     /// Whether a connection comes about, as far as this host's rules go: the packet reaches the
-    /// port, and nothing is known to stop the answer.
-    pub fn connects(&self) -> bool {
-        let is_stopped = self.stopped_answer().is_some();
-        self.conclusion == Conclusion::Reaches && !is_stopped
+    /// port, and the answer gets out. Nothing, where that is not known.
+    pub fn connects(&self) -> Option<bool> {
+        match (&self.conclusion, &self.answer) {
+            (Conclusion::NotKnown(_), _) | (Conclusion::Reaches, Some(Err(_))) => None,
+            (Conclusion::Reaches, Some(Ok(answer))) => answer.connects(),
+            (conclusion, _) => Some(*conclusion == Conclusion::Reaches),
+        }
     }
 
-    /// The road of the answer, where it does not get out.
+    /// The road of the answer, where it does not get out, or that is not known.
     pub fn stopped_answer(&self) -> Option<&Self> {
         let answer = self.answer.as_ref()?.as_ref().ok()?;
         (answer.conclusion != Conclusion::Reaches).then_some(answer)
+    }
+
+    /// The interface by which this host would answer, where that is another than the one that the
+    /// packet comes in by.
+    pub fn answer_by(&self, case: &Case) -> Option<String> {
+        let left = self.answer.as_ref().and_then(|answer| answer.as_ref().ok()?.leaves_by.clone());
+        match left {
+            Some(name) => (name != case.interface.name).then_some(name),
+            None => case.back_by.clone(),
+        }
+    }
+
+    /// Goes on where this one has reached its end.
+    pub(super) fn go_on(&mut self, further: Self) {
+        let before = self.decisions.len();
+        self.decisions.extend(further.decisions);
+        self.missing.extend(further.missing);
+        self.conclusion = match further.conclusion {
+            Conclusion::Dropped(index) => Conclusion::Dropped(before + index),
+            conclusion => conclusion,
+        };
     }
 
     pub(super) fn of(
@@ -139,6 +165,7 @@ impl Road {
         bases: &BTreeMap<Place, Base>,
         connection: &mut Connection,
     ) -> Self {
+        let arrived_at = observed.arrived_at();
         let Observed { events, driver, routing, sees_entrance } = observed;
         let mut marks = BTreeSet::new();
         let mut decisions = Vec::new();
@@ -176,7 +203,27 @@ impl Road {
             conclusion,
             missing,
             answer: None,
+            arrived_at,
+            taker: None,
+            leaves_by: None,
             sent: 1,
+        }
+    }
+
+    /// That of a packet which is not sent, since what becomes of it is clear without.
+    pub(super) fn concluded(conclusion: Conclusion) -> Self {
+        Self {
+            driver: None,
+            decisions: Vec::new(),
+            before_routing: 0,
+            is_local: false,
+            conclusion,
+            missing: Vec::new(),
+            answer: None,
+            arrived_at: None,
+            taker: None,
+            leaves_by: None,
+            sent: 0,
         }
     }
 }
@@ -190,7 +237,7 @@ fn is_end(step: &Step) -> bool {
     match step {
         Step::Policy(_) => true,
         Step::Rule(_, verdict) => {
-            matches!(verdict, Verdict::Accept | Verdict::Drop | Verdict::Queue)
+            matches!(verdict, Verdict::Accept | Verdict::Drop | Verdict::Queue | Verdict::Stolen)
         }
         Step::Return => false,
     }
@@ -221,7 +268,7 @@ fn conclusion(
     driver: Option<&Driver>,
     routing: nix::Result<()>,
 ) -> Conclusion {
-    if driver.is_some_and(|driver| matches!(driver.action, Ok(Action::Drops | Action::SendsAway))) {
+    if driver.is_some_and(Driver::ends) {
         return Conclusion::AtDriver;
     }
     if let Some(index) = decisions.iter().position(|d| d.verdict == Verdict::Drop) {
@@ -233,36 +280,42 @@ fn conclusion(
     if marks.contains(&Mark::Away) {
         return Conclusion::Forwarded;
     }
-    if decisions.last().is_some_and(|decision| decision.verdict == Verdict::Queue) {
-        let queue = "it was given to a program (queue), whose answer is not known";
-        return Conclusion::Vanished(queue.to_owned());
+    match decisions.last().map(|decision| &decision.verdict) {
+        Some(Verdict::Queue) => {
+            let queue = "it was given to a program (queue), whose answer is not known";
+            return Conclusion::NotKnown(queue.to_owned());
+        }
+        Some(Verdict::Stolen) => {
+            let proxy = "a rule has taken it, as SYNPROXY does, which answers in the place of the \
+                         socket; what comes of the connection then is not known";
+            return Conclusion::NotKnown(proxy.to_owned());
+        }
+        _ => {}
     }
     if marks.contains(&Mark::Routed) {
         return Conclusion::Vanished(format!("in the hook input, {}", untraced()));
     }
     if marks.contains(&Mark::Unrouted) {
         return Conclusion::Unroutable(match routing {
-            Err(Errno::EXDEV) => "by rp_filter: this host would not answer by the interface that \
-                                  the packet comes in by"
-                .to_owned(),
-            Err(Errno::EINVAL) => "as a martian: its source or destination is none that can come \
-                                   in by this interface, or rp_filter refuses it"
-                .to_owned(),
-            Err(errno) => format!("by routing ({errno})"),
+            Err(errno) => routing::refused(errno),
             Ok(()) => "by routing, or by a rule that nf_tables does not trace".to_owned(),
         });
     }
     if marks.contains(&Mark::Leaving) {
         return Conclusion::Vanished(format!("on its way out, {}", untraced()));
     }
+    if marks.contains(&Mark::Exiting) {
+        return Conclusion::Vanished(
+            "at its exit, by something that nf_tables does not trace".into(),
+        );
+    }
     if marks.contains(&Mark::Arrived) {
-        return Conclusion::Vanished(format!("in the hook prerouting, {}", untraced()));
+        let full = full_table::in_words();
+        let by = full.unwrap_or_else(|| untraced().to_owned());
+        return Conclusion::Vanished(format!("in the hook prerouting, {by}"));
     }
     if marks.contains(&Mark::Entered) {
-        return Conclusion::Vanished(
-            "behind the hook ingress, before IP: is IP of this version on at the interface?"
-                .to_owned(),
-        );
+        return Conclusion::BelowIp(Vec::new());
     }
     Conclusion::AtEntrance(Vec::new())
 }

@@ -2,16 +2,19 @@
 //! in: without it, connections over a link that carries less hang.
 
 use super::icmp::TooBig;
-use super::refuse_to_be_remembered;
-use super::stateful::{Packet, Watched};
+use super::stateful::{Packet, Watched, refuse_to_be_remembered};
 use crate::model::MacAddr;
-use crate::netlink::conntrack::{State, Tracked};
+use crate::netlink::conntrack::{Imprint, State, Tracked};
 use crate::netlink::nfnetlink::Connection;
-use crate::netlink::route_lookup;
+use crate::netlink::route_lookup::{self, Flow};
 use crate::netlink::tap::Tap;
+use crate::trace::case::Case;
+use crate::trace::follow::{Token, send_and_follow};
 use crate::trace::path::Road;
-use crate::trace::trace_table::{Protocol, Quarry, Snare};
-use crate::trace::{Case, Syn, Token, base_chains, driver, path, send_and_follow};
+use crate::trace::probe_rule::Protocol;
+use crate::trace::syn::Syn;
+use crate::trace::trace_table::{Quarry, Snare};
+use crate::trace::{base_chains, driver, path};
 use anyhow::Context as _;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -57,7 +60,11 @@ impl PathMtu {
         };
         let asks = known.packet(router, &sent, known.number).context("two versions of IP")?;
         let asks = Packet::made_by_the_kernel(&asks).framed(case.mac.0, own.0);
-        refuse_to_be_remembered(Watched::open()?.incoming(asks, interface, None)?)?;
+        refuse_to_be_remembered(Watched::open()?.incoming(
+            asks,
+            std::slice::from_ref(interface),
+            None,
+        )?)?;
         let frame = |number| {
             let kind = if is_v4 { [0x08, 0x00] } else { [0x86, 0xdd] };
             let packet = known.packet(router, &sent, number).context("two versions of IP")?;
@@ -67,18 +74,21 @@ impl PathMtu {
         let protocol = if is_v4 { Protocol::Icmp } else { Protocol::IcmpV6 };
         let token = Token { protocol, first: known.first, number: known.number };
         let mut listener = Connection::to_hear_traces()?;
-        let quarry = Quarry { protocol, number: known.number, answer: None };
+        let quarry = Quarry { protocol, number: known.number, answer: None, is_tracked: false };
         let snare = Snare::set(&interface.name, quarry)?;
-        let mut tap = Tap::make(own)?;
+        let mut tap = Tap::make(Some(own))?;
         tap.lead_into(interface.index)?;
         let (remote, here) = ((sent.destination, sent.port), (sent.source, sent.source_port));
-        let tracked = Tracked::enter(remote, here, here, State::Established);
+        let tracked = Tracked::enter(remote, here, here, State::Established, &Imprint::default());
         let events = send_and_follow(&mut tap, &mut listener, token, &frame, &after)?;
         let untracked = tracked.err().map(|errno| errno.to_string());
         let observed = path::Observed {
             events,
-            driver: driver(interface, &frame),
-            routing: route_lookup::of_incoming(router, syn.destination, interface.index),
+            driver: driver::of_interface(interface, &frame),
+            routing: route_lookup::of_incoming(&Flow {
+                from: Some(router),
+                ..Flow::to(syn.destination).by(interface.index)
+            }),
             sees_entrance: snare.sees_entrance,
         };
         let mut connection = Connection::open()?;
@@ -92,8 +102,9 @@ impl PathMtu {
 fn router(source: IpAddr, interface: u32) -> IpAddr {
     let any = ROUTERS.iter().find(|router| router.is_ipv4() == source.is_ipv4());
     let is_there = |router: &&IpAddr| {
-        route_lookup::back_to(**router, None).is_ok_and(|way| way.interface == interface)
+        route_lookup::of_leaving(&Flow::to(**router)).is_ok_and(|way| way.interface == interface)
     };
-    let next = || route_lookup::back_to(source, Some(interface)).map(|way| way.neighbour);
+    let by_it = Flow::to(source).by(interface);
+    let next = || route_lookup::of_leaving(&by_it).map(|way| way.neighbour);
     any.filter(is_there).copied().or_else(|| next().ok()).unwrap_or(source)
 }

@@ -2,15 +2,20 @@
 //!
 //! The kernel removes it when this process ends, however it ends: its owner is our socket.
 
+use super::probe_rule::{
+    DROP, ICMP, ICMP_V6, Protocol, is_of, record, sequence_is, trace, transport_is, verdict,
+};
+use super::records::{Recorded, Records};
 use crate::netlink::message::attribute;
 use crate::netlink::nfnetlink::{Connection, Kind, named, nested, numbered};
 use anyhow::Context as _;
 use nix::errno::Errno;
 
-/// The table, in the family `inet`.
+/// The table, in the family `inet`, and in `netdev` for what leaves.
 pub(super) const TABLE: &str = "agent_fw_probe";
-/// `NFPROTO_INET`.
+/// `NFPROTO_INET`, `NFPROTO_NETDEV`.
 const INET: u8 = 1;
+const NETDEV: u8 = 5;
 
 /// How far the packet came.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -29,28 +34,8 @@ pub(super) enum Mark {
     Away,
     /// The hook `output`: this host sends it.
     Leaving,
-}
-
-/// What a packet is of.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Protocol {
-    Tcp,
-    Udp,
-    Icmp,
-    IcmpV6,
-}
-
-impl Protocol {
-    /// Where in the transport's header, or behind it, is the number that a packet is known by:
-    /// TCP's sequence number, the first bytes that UDP carries, a part of the IP header that ICMP
-    /// quotes.
-    pub(super) fn place_of_number(self) -> u32 {
-        match self {
-            Self::Tcp => 4,
-            Self::Udp | Self::IcmpV6 => 8,
-            Self::Icmp => 10,
-        }
-    }
+    /// The exit of the interface, behind all chains of IP.
+    Exiting,
 }
 
 struct Chain {
@@ -75,17 +60,20 @@ const LEAVING: [Chain; 2] = [
     Chain { mark: Mark::Leaving, name: "leaving", hook: 3, priority: i32::MIN },
     Chain { mark: Mark::Through, name: "left", hook: 4, priority: i32::MAX - 1 },
 ];
+/// The way of a frame by the exits of devices, from the interface's to the lowest one's.
+const EXIT: Chain = Chain { mark: Mark::Exiting, name: "exit", hook: 1, priority: i32::MIN };
+const EXITED: Chain = Chain { mark: Mark::Through, name: "exited", hook: 1, priority: i32::MAX };
 const OUTPUT: Chain = Chain { mark: Mark::Through, name: "answers", hook: 3, priority: i32::MIN };
 
 impl Mark {
     /// Whether the second packet, which follows the probe, ends here.
     pub(super) fn ends_the_second(self) -> bool {
-        matches!(self, Self::Entered | Self::Arrived | Self::Leaving)
+        matches!(self, Self::Entered | Self::Arrived | Self::Leaving | Self::Exiting)
     }
 
     /// The mark of one of the table's chains.
     pub(super) fn of_chain(name: &str) -> Option<Self> {
-        let mut all = CHAINS.iter().chain([&ENTRANCE]).chain(&LEAVING);
+        let mut all = CHAINS.iter().chain([&ENTRANCE, &EXIT, &EXITED]).chain(&LEAVING);
         all.find(|chain| chain.name == name).map(|chain| chain.mark)
     }
 }
@@ -93,8 +81,12 @@ impl Mark {
 /// The table, as long as it is held.
 pub(super) struct Snare {
     connection: Connection,
+    /// The table's.
+    family: u8,
     /// Whether packets are marked at the interface's own hook already.
     pub(super) sees_entrance: bool,
+    /// What it records.
+    pub(super) records: Records,
 }
 
 /// What it is set up for: packets that come in with this number or the next, and those that this
@@ -104,26 +96,37 @@ pub(super) struct Quarry {
     pub(super) protocol: Protocol,
     pub(super) number: u32,
     pub(super) answer: Option<u32>,
+    /// Whether connections are tracked, so that theirs is to be recorded.
+    pub(super) is_tracked: bool,
 }
 
 impl Snare {
     /// Sets it up for packets that come in by this interface, and for what would answer them.
     pub(super) fn set(interface: &str, quarry: Quarry) -> anyhow::Result<Self> {
         let mut connection = Connection::open()?;
+        let records: &[Records] = if quarry.is_tracked {
+            &[Records::Everything, Records::Unavailable]
+        } else {
+            &[Records::Untracked]
+        };
+        let mut refused = Errno::EOPNOTSUPP;
         for is_owned in [true, false] {
             for sees_entrance in [true, false] {
-                match connection.transact(&parts(interface, quarry, is_owned, sees_entrance)) {
-                    Ok(()) => return Ok(Self { connection, sees_entrance }),
-                    Err(Errno::EPERM) => {
-                        return Err(Errno::EPERM).context("cannot add a table to nf_tables");
+                for records in records.iter().copied() {
+                    let parts = parts(interface, quarry, is_owned, sees_entrance, records);
+                    match connection.transact(&parts) {
+                        Ok(()) => {
+                            return Ok(Self { connection, family: INET, sees_entrance, records });
+                        }
+                        Err(errno) => refused = errno,
                     }
-                    Err(_) => {}
+                    if refused == Errno::EPERM {
+                        return Err(refused).context("cannot add a table to nf_tables");
+                    }
                 }
             }
         }
-        let last = connection.transact(&parts(interface, quarry, false, false));
-        last.context("cannot add a table to nf_tables")?;
-        Ok(Self { connection, sees_entrance: false })
+        Err(refused).context("cannot add a table to nf_tables")
     }
 }
 
@@ -137,14 +140,37 @@ impl Snare {
             connection.transact(&parts)
         };
         set(true).or_else(|_| set(false)).context("cannot add a table to nf_tables")?;
-        Ok(Self { connection, sees_entrance: true })
+        Ok(Self { connection, family: INET, sees_entrance: true, records: Records::Untracked })
+    }
+
+    /// Sets it up for frames that leave by an interface, and by the lowest device below it, where they
+    /// are caught.
+    pub(super) fn set_exit(
+        interface: &str,
+        lowest: &str,
+        protocol: Protocol,
+        number: u32,
+    ) -> anyhow::Result<Self> {
+        let mut connection = Connection::open()?;
+        let mut set = |is_owned| {
+            let chains = [(&EXIT, interface), (&EXITED, lowest)];
+            let chains = chains.into_iter().flat_map(|(chain, device)| {
+                trap(chain, Some(device), protocol, number, Records::Untracked)
+            });
+            let parts = [table(is_owned)].into_iter().chain(chains);
+            let parts: Vec<Part> = parts.map(|(kind, _, body)| (kind, NETDEV, body)).collect();
+            connection.transact(&parts)
+        };
+        set(true).or_else(|_| set(false)).context("cannot add a table to nf_tables")?;
+        let (family, records) = (NETDEV, Records::Untracked);
+        Ok(Self { connection, family, sees_entrance: true, records })
     }
 }
 
 impl Drop for Snare {
     fn drop(&mut self) {
         // Should that fail, the kernel does it when the socket is closed.
-        let _ = self.connection.transact(&[(Kind::DeleteTable, INET, named(1, TABLE))]);
+        let _ = self.connection.transact(&[(Kind::DeleteTable, self.family, named(1, TABLE))]);
     }
 }
 
@@ -152,20 +178,31 @@ impl Drop for Snare {
 /// killed.
 pub(super) fn clear() {
     if let Ok(mut connection) = Connection::open() {
-        let _ = connection.transact(&[(Kind::DeleteTable, INET, named(1, TABLE))]);
+        for family in [INET, NETDEV] {
+            let _ = connection.transact(&[(Kind::DeleteTable, family, named(1, TABLE))]);
+        }
     }
 }
 
 /// A part of a transaction.
 type Part = (Kind, u8, Vec<u8>);
 
-fn parts(interface: &str, quarry: Quarry, is_owned: bool, sees_entrance: bool) -> Vec<Part> {
-    let Quarry { protocol, number, answer } = quarry;
+fn parts(
+    interface: &str,
+    quarry: Quarry,
+    is_owned: bool,
+    sees_entrance: bool,
+    records: Records,
+) -> Vec<Part> {
+    let Quarry { protocol, number, answer, .. } = quarry;
     let mut parts = vec![table(is_owned)];
+    if records == Records::Everything {
+        parts.extend(tracking());
+    }
     let entrance = sees_entrance.then_some(&ENTRANCE);
     for chain in CHAINS.iter().chain(entrance) {
         let device = (chain.mark == Mark::Entered).then_some(interface);
-        parts.extend(trap(chain, device, protocol, number));
+        parts.extend(trap(chain, device, protocol, number, records));
     }
     parts.extend(answer.into_iter().flat_map(|number| leaving(protocol, number)));
     if protocol == Protocol::Tcp {
@@ -177,9 +214,20 @@ fn parts(interface: &str, quarry: Quarry, is_owned: bool, sees_entrance: bool) -
     parts
 }
 
+/// A chain that nothing leads to, whose rule has connections tracked before the other chains are
+/// there: IPv6's are confirmed with the priority of the last one, and of those with one priority,
+/// what was there last comes first.
+fn tracking() -> Vec<Part> {
+    const NAME: &str = "tracking";
+    let chain = [named(1, TABLE), named(3, NAME)].concat();
+    let rule = new_rule(NAME, &record(Recorded::Mark));
+    vec![(Kind::NewChain, INET, chain), (Kind::NewRule, INET, rule)]
+}
+
 /// The chains for what this host sends.
 fn leaving(protocol: Protocol, number: u32) -> Vec<Part> {
-    LEAVING.iter().flat_map(|chain| trap(chain, None, protocol, number)).collect()
+    let records = Records::Untracked;
+    LEAVING.iter().flat_map(|chain| trap(chain, None, protocol, number, records)).collect()
 }
 
 fn table(is_owned: bool) -> Part {
@@ -191,18 +239,31 @@ fn table(is_owned: bool) -> Part {
 }
 
 /// A chain that traces the probe and the packet behind it, and catches what may go no further.
-fn trap(chain: &Chain, device: Option<&str>, protocol: Protocol, number: u32) -> Vec<Part> {
+fn trap(
+    chain: &Chain,
+    device: Option<&str>,
+    protocol: Protocol,
+    number: u32,
+    records: Records,
+) -> Vec<Part> {
     let mut parts = vec![(Kind::NewChain, INET, new_chain(chain, device))];
     let end = matches!(chain.mark, Mark::Through | Mark::Away);
-    for (is_probe, number) in [(true, number), (false, number.wrapping_add(1))] {
+    let mut add = |number: u32, what: Vec<Vec<u8>>| {
         let is_it = sequence_is(protocol.place_of_number(), number);
-        let mut rule = vec![is_of(protocol), is_it, trace()];
-        // The second packet only tells that the first has come to its end.
-        if end || !is_probe {
-            rule.push(vec![verdict(DROP)]);
+        let rule = [is_of(protocol), is_it, what].concat();
+        parts.push((Kind::NewRule, INET, new_rule(chain.name, &rule)));
+    };
+    add(number, trace());
+    if chain.mark == Mark::Through && records == Records::Everything {
+        for what in Recorded::ALL {
+            add(number, record(what));
         }
-        parts.push((Kind::NewRule, INET, new_rule(chain.name, &rule.concat())));
     }
+    if end {
+        add(number, vec![verdict(DROP)]);
+    }
+    // The second packet only tells that the first has come to its end.
+    add(number.wrapping_add(1), [trace(), vec![verdict(DROP)]].concat());
     parts
 }
 
@@ -237,64 +298,4 @@ fn new_rule(chain: &str, expressions: &[Vec<u8>]) -> Vec<u8> {
     let list: Vec<Vec<u8>> =
         expressions.iter().map(|inside| nested(1, std::slice::from_ref(inside))).collect();
     [named(1, TABLE), named(2, chain), nested(4, &list)].concat()
-}
-
-const REGISTER: u32 = 1;
-const VERDICT_REGISTER: u32 = 0;
-const DROP: u32 = 0;
-
-fn expression(name: &str, data: &[Vec<u8>]) -> Vec<u8> {
-    [named(1, name), nested(2, data)].concat()
-}
-
-/// Protocol numbers.
-const ICMP: u8 = 1;
-const ICMP_V6: u8 = 58;
-
-fn is_of(protocol: Protocol) -> Vec<Vec<u8>> {
-    transport_is(match protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-        Protocol::Icmp => ICMP,
-        Protocol::IcmpV6 => ICMP_V6,
-    })
-}
-
-fn transport_is(number: u8) -> Vec<Vec<u8>> {
-    /// `NFT_META_L4PROTO`.
-    const PROTOCOL: u32 = 16;
-    let load = expression("meta", &[numbered(2, PROTOCOL), numbered(1, REGISTER)]);
-    vec![load, equals(&[number])]
-}
-
-/// Four bytes of the transport header are this.
-fn sequence_is(offset: u32, value: u32) -> Vec<Vec<u8>> {
-    /// `NFT_PAYLOAD_TRANSPORT_HEADER`.
-    const TRANSPORT: u32 = 2;
-    let place =
-        [numbered(1, REGISTER), numbered(2, TRANSPORT), numbered(3, offset), numbered(4, 4)];
-    vec![expression("payload", &place), equals(&value.to_be_bytes())]
-}
-
-fn equals(data: &[u8]) -> Vec<u8> {
-    /// `NFT_CMP_EQ`.
-    const EQUAL: u32 = 0;
-    let data = nested(3, &[attribute(1, data)]);
-    expression("cmp", &[numbered(1, REGISTER), numbered(2, EQUAL), data])
-}
-
-/// The kernel is to tell every step of the packet from here on.
-fn trace() -> Vec<Vec<u8>> {
-    /// `NFT_META_NFTRACE`.
-    const TRACE: u32 = 12;
-    let one = nested(2, &[attribute(1, &[1])]);
-    vec![
-        expression("immediate", &[numbered(1, REGISTER), one]),
-        expression("meta", &[numbered(2, TRACE), numbered(3, REGISTER)]),
-    ]
-}
-
-fn verdict(code: u32) -> Vec<u8> {
-    let verdict = nested(2, &[nested(2, &[numbered(1, code)])]);
-    expression("immediate", &[numbered(1, VERDICT_REGISTER), verdict])
 }

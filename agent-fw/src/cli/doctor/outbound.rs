@@ -36,6 +36,9 @@ fn gets_out(
         Ok(road) if road.conclusion == Conclusion::Reaches => {
             Check::new(name, why, Health::Good, "this host's own rules let it out")
         }
+        Ok(road) if matches!(road.conclusion, Conclusion::NotKnown(_)) => {
+            Check::new(name, why, Health::Note, road::conclusion(&road))
+        }
         Ok(road) => Check::new(name, why, Health::Bad, road::conclusion(&road))
             .advise("let it out in that firewall, to every address"),
     }

@@ -72,8 +72,8 @@ fn check(case: &Case, sent: &mut PacketsSent) -> Check {
     );
     let health = match (&found.road.conclusion, &found.untracked) {
         (Conclusion::Reaches, _) => Health::Good,
+        (Conclusion::NotKnown(_), _) | (_, Some(_)) => Health::Note,
         (_, None) => Health::Bad,
-        (_, Some(_)) => Health::Note,
     };
     let check = Check::new(name, why, health, seen);
     if health == Health::Good {

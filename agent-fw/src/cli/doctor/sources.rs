@@ -80,6 +80,7 @@ impl Group {
         let is_admitted = answer.due == Verdict::Accept;
         let health = match answer.found {
             Err(_) => Health::Note,
+            Ok(_) if answer.is_open_question() => Health::Note,
             Ok(_) if answer.is_as_promised() => Health::Good,
             Ok(_) => Health::Bad,
         };

@@ -105,6 +105,11 @@ impl fmt::Display for NotAsked {
 
 impl std::error::Error for NotAsked {}
 
+/// Fails where there is such a rule.
+pub(super) fn refuse_to_be_remembered(by: Vec<StatefulRule>) -> anyhow::Result<()> {
+    if by.is_empty() { Ok(()) } else { Err(NotAsked(by).into()) }
+}
+
 /// What the host's rules are, read anew when they have changed.
 pub(super) struct Watched {
     nftables: Nftables,
@@ -115,16 +120,17 @@ pub(super) struct Watched {
 
 /// What is around an interface, and does not change while it is asked about.
 struct Surroundings {
-    interface: u32,
+    devices: Vec<u32>,
     own: BTreeSet<IpAddr>,
     /// Something that is no rule may change packets.
     is_rewritten: bool,
 }
 
 impl Surroundings {
-    fn of(interface: u32) -> Self {
-        let is_rewritten = !tc::tc_programs(interface).is_empty() || has_balancer();
-        Self { interface, own: rewriting::addresses(), is_rewritten }
+    fn of(devices: Vec<u32>) -> Self {
+        let has_programs = |device: &u32| !tc::tc_programs(*device).is_empty();
+        let is_rewritten = devices.iter().any(has_programs) || has_balancer();
+        Self { devices, own: rewriting::addresses(), is_rewritten }
     }
 }
 
@@ -144,21 +150,23 @@ impl Watched {
         Ok((ruleset, &mut self.sets))
     }
 
-    /// The rules that remember a packet which comes in, or the one that answers it, where it asks
-    /// for a connection.
+    /// The rules that remember a packet which comes in through these devices, the lowest first, or
+    /// the one that answers it, where it asks for a connection.
     pub(super) fn incoming(
         &mut self,
         mut packet: Packet,
-        interface: &Interface,
+        devices: &[Interface],
         answer: Option<Packet>,
     ) -> anyhow::Result<Vec<StatefulRule>> {
-        let index = interface.index;
-        let known = self.surroundings.take().filter(|around| around.interface == index);
-        let around = known.unwrap_or_else(|| Surroundings::of(index));
+        let indices: Vec<u32> = devices.iter().map(|device| device.index).collect();
+        let known = self.surroundings.take().filter(|around| around.devices == indices);
+        let around = known.unwrap_or_else(|| Surroundings::of(indices));
+        // Through several, it may meet the chains at any device.
+        let alone = if let [interface] = devices { Some(interface) } else { None };
         let (port, address) = (packet.port(false), packet.address(false));
         // What is a port of another comes in by that one, too.
-        if interface.master.is_none() {
-            packet.by = Some((index, interface.name.clone()));
+        if let Some(interface) = alone.filter(|interface| interface.master.is_none()) {
+            packet.by = Some((interface.index, interface.name.clone()));
             packet.is_to_here = address.is_some_and(|address| around.own.contains(&address));
         }
         if around.is_rewritten {
@@ -168,7 +176,7 @@ impl Watched {
         let (ruleset, sets) = self.now()?;
         let states = if answer.is_some() { ASKING } else { ANY };
         let mut walk = Walk::new(ruleset, sets, packet, states);
-        walk.go(Direction::In, Some(interface));
+        walk.go(Direction::In, alone);
         let behind = (walk.packet.port(false), walk.packet.address(false));
         let mut found = walk.found();
         if let Some(mut answer) = answer {

@@ -20,6 +20,9 @@ pub(super) enum Hook {
     Forward,
     Output,
     Postrouting,
+    BridgeOutput,
+    BridgePostrouting,
+    Egress,
 }
 
 /// What hangs there.
@@ -115,7 +118,9 @@ fn base_chain(message: &Message) -> Option<BaseChain> {
         (BRIDGE, 0) => Hook::BridgePrerouting,
         (BRIDGE, 1) => Hook::BridgeInput,
         (BRIDGE, 2) => Hook::BridgeForward,
-        // At egress, and where a bridge sends, the packet has been caught.
+        (BRIDGE, 3) => Hook::BridgeOutput,
+        (BRIDGE, 4) => Hook::BridgePostrouting,
+        (NETDEV, 1) => Hook::Egress,
         (NETDEV | ARP | BRIDGE, _) => return None,
         (_, 0) => Hook::Prerouting,
         (_, 1) => Hook::Input,

@@ -248,7 +248,12 @@ fn meets(base: &BaseChain, direction: Direction, interface: Option<&Interface>) 
         (Hook::BridgePrerouting | Hook::BridgeInput | Hook::BridgeForward, Direction::In) => {
             is_port
         }
-        (Hook::Prerouting, Direction::In) | (Hook::Output, Direction::Out) => true,
+        // By which interface it leaves is not known yet.
+        (Hook::Prerouting, Direction::In)
+        | (
+            Hook::Output | Hook::BridgeOutput | Hook::BridgePostrouting | Hook::Egress,
+            Direction::Out,
+        ) => true,
         // It is caught before the last.
         (Hook::Input, Direction::In) | (Hook::Postrouting, Direction::Out) => !is_last,
         // It is caught by the first.
