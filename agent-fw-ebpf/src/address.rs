@@ -1,6 +1,6 @@
 //! IP addresses as numbers, and the tables that each version of IP is looked up in.
 
-use crate::Undecided;
+use crate::PassReason;
 use crate::config::{Config, Known};
 use crate::label::Label;
 use crate::table::Tables;
@@ -21,7 +21,7 @@ pub struct V6 {
 /// What the decision needs of an address, whichever its version.
 pub trait Address: Copy {
     /// The label of the list that the address is on.
-    fn label(self, config: &Config, tables: &impl Tables) -> Result<Option<Label>, Undecided>;
+    fn label(self, config: &Config, tables: &impl Tables) -> Result<Option<Label>, PassReason>;
     /// The address as one of IPv6, IPv4's mapped below `::ffff:0:0/96`.
     fn to_v6(self) -> V6;
     /// Whether it is one of IPv4.
@@ -32,7 +32,7 @@ impl Address for V4 {
     const IS_V4: bool = true;
 
     #[inline(always)]
-    fn label(self, config: &Config, tables: &impl Tables) -> Result<Option<Label>, Undecided> {
+    fn label(self, config: &Config, tables: &impl Tables) -> Result<Option<Label>, PassReason> {
         match config.v4().known() {
             Known::None => Ok(None),
             Known::All(label) => Ok(label),
@@ -51,7 +51,7 @@ impl Address for V6 {
     const IS_V4: bool = false;
 
     #[inline(always)]
-    fn label(self, config: &Config, tables: &impl Tables) -> Result<Option<Label>, Undecided> {
+    fn label(self, config: &Config, tables: &impl Tables) -> Result<Option<Label>, PassReason> {
         match config.v6().known() {
             // IPv6 has no blocks.
             Known::None | Known::Blocks(..) => Ok(None),

@@ -9,7 +9,7 @@ mod program {
     use agent_fw_ebpf::kernel::maps::Maps;
     use agent_fw_ebpf::kernel::{AtDriver, passes, passes_by};
     use agent_fw_ebpf::table::{Shape, Tables};
-    use agent_fw_ebpf::{Label, Undecided, V4, V6};
+    use agent_fw_ebpf::{Label, PassReason, V4, V6};
     use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
     use aya_ebpf::macros::{map, xdp};
     use aya_ebpf::maps::Array;
@@ -164,7 +164,7 @@ mod program {
 
     impl Tables for Tries {
         #[inline(always)]
-        fn find_v4(&self, _shape: Shape, address: V4) -> Result<Option<Label>, Undecided> {
+        fn find_v4(&self, _shape: Shape, address: V4) -> Result<Option<Label>, PassReason> {
             let found = LPM_V4.get(&Key::new(32, address.0.to_be_bytes()));
             Ok(found.and_then(|label| Label::new(*label as u16)))
         }
@@ -175,7 +175,7 @@ mod program {
             shape: Shape,
             _label: Option<Label>,
             address: V4,
-        ) -> Result<Option<Label>, Undecided> {
+        ) -> Result<Option<Label>, PassReason> {
             self.find_v4(shape, address)
         }
 
@@ -185,7 +185,7 @@ mod program {
             _shape: Shape,
             _deep: bool,
             address: V6,
-        ) -> Result<Option<Label>, Undecided> {
+        ) -> Result<Option<Label>, PassReason> {
             let found = LPM_V6.get(trie_key(&mut [0; 5], address));
             Ok(found.and_then(|label| Label::new(*label as u16)))
         }

@@ -1,7 +1,7 @@
 //! What both versions of IP come down to: two addresses and a TCP port.
 
 use crate::packet::Wire;
-use crate::{Undecided, tcp};
+use crate::{PassReason, tcp};
 
 /// An IP datagram that carries TCP, or may.
 #[derive(Clone, Copy)]
@@ -9,7 +9,7 @@ pub(crate) struct Datagram<A> {
     pub(crate) source: A,
     pub(crate) destination: A,
     /// The TCP port that it is for, or why that could not be read.
-    pub(crate) port: Result<Port, Undecided>,
+    pub(crate) port: Result<Port, PassReason>,
 }
 
 /// A TCP port, as the frame's bytes have it.
@@ -39,8 +39,8 @@ impl Payload {
     #[inline(always)]
     pub(crate) fn header<T: Wire>(
         &self,
-        load: impl FnOnce(usize) -> Result<T, Undecided>,
-    ) -> Result<T, Undecided> {
+        load: impl FnOnce(usize) -> Result<T, PassReason>,
+    ) -> Result<T, PassReason> {
         if self.at + size_of::<T>() > self.end {
             return Err(self.missing());
         }
@@ -51,11 +51,11 @@ impl Payload {
     #[inline(always)]
     pub(crate) fn port(
         &self,
-        load: impl FnOnce(usize) -> Result<tcp::Ports, Undecided>,
-    ) -> Result<Port, Undecided> {
+        load: impl FnOnce(usize) -> Result<tcp::Ports, PassReason>,
+    ) -> Result<Port, PassReason> {
         let is_inside = self.at + size_of::<tcp::Ports>() <= self.end;
         if self.first_fragment && !is_inside {
-            return Err(Undecided::ShortFirstFragment);
+            return Err(PassReason::ShortFirstFragment);
         }
         let ports = load(self.at).map_err(|_| self.missing())?;
         Ok(Port { number: ports.destination(), is_inside })
@@ -63,7 +63,7 @@ impl Payload {
 
     /// Why a header cannot be read that the frame or the datagram ends before.
     #[inline(always)]
-    fn missing(&self) -> Undecided {
-        if self.first_fragment { Undecided::ShortFirstFragment } else { Undecided::Truncated }
+    fn missing(&self) -> PassReason {
+        if self.first_fragment { PassReason::ShortFirstFragment } else { PassReason::Truncated }
     }
 }

@@ -6,7 +6,7 @@ use crate::address::{Address, V4, V6};
 use crate::config::Config;
 use crate::datagram::{Datagram, Port};
 use crate::ethernet::{self, Mac};
-use crate::glance::{Glance, glance};
+use crate::fast_path::{Glance, glance};
 use crate::label::Label;
 use crate::packet::Packet;
 use crate::table::Tables;
@@ -29,7 +29,7 @@ pub enum Verdict {
 /// Why a frame was not decided on. It passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub enum Undecided {
+pub enum PassReason {
     /// It carries neither IPv4 nor IPv6.
     NotIp,
     /// It carries no TCP.
@@ -56,7 +56,7 @@ pub enum Undecided {
     TableFault,
 }
 
-impl Undecided {
+impl PassReason {
     /// Every reason, in the order of their numbers.
     pub const ALL: [Self; 12] = [
         Self::NotIp,
@@ -81,7 +81,7 @@ impl Undecided {
     }
 }
 
-impl fmt::Display for Undecided {
+impl fmt::Display for PassReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotIp => "not IP",
@@ -122,7 +122,7 @@ pub trait Host {
         &self,
         recipient: &Recipient<A>,
         verdict: Verdict,
-    ) -> Result<(), Undecided>;
+    ) -> Result<(), PassReason>;
 
     /// Asks that a frame be dropped whose headers cannot be read; only where there is no gate.
     fn refuse_unread(&self);
@@ -139,7 +139,7 @@ pub fn decide_at_a_glance(
     config: &Config,
     tables: &impl Tables,
     host: &impl Host,
-) -> Option<Result<Verdict, Undecided>> {
+) -> Option<Result<Verdict, PassReason>> {
     match glance(packet, config) {
         Glance::V4 => decide_plain::<V4>(packet, config, tables, host),
         Glance::V6 => decide_plain::<V6>(packet, config, tables, host),
@@ -170,10 +170,10 @@ pub fn try_decide(
     config: &Config,
     tables: &impl Tables,
     host: &impl Host,
-) -> Result<Verdict, Undecided> {
+) -> Result<Verdict, PassReason> {
     let ethernet::Payload { kind, at, is_virtual } = match ethernet::payload(packet) {
         // The kernel strips them all. Only who wants to slip past sends so many.
-        Err(Undecided::TooManyTags) if !config.gate() && !config.otherwise_continue() => {
+        Err(PassReason::TooManyTags) if !config.gate() && !config.otherwise_continue() => {
             host.refuse_unread();
             return Ok(Verdict::RefusedHiddenPort);
         }
@@ -183,7 +183,7 @@ pub fn try_decide(
     match kind {
         ethernet::IPV4 => decide_datagram(&frame, config, tables, host, ipv4::parse(packet, at)?),
         ethernet::IPV6 => decide_datagram(&frame, config, tables, host, ipv6::parse(packet, at)?),
-        _ => Err(Undecided::NotIp),
+        _ => Err(PassReason::NotIp),
     }
 }
 
@@ -200,12 +200,12 @@ pub(crate) fn decide_plain<A: Plain>(
     config: &Config,
     tables: &impl Tables,
     host: &impl Host,
-) -> Option<Result<Verdict, Undecided>> {
+) -> Option<Result<Verdict, PassReason>> {
     if !config.plain() {
         return None;
     }
     if config.port_map() && !is_on_map(config, tables, A::port(packet)?).ok()? {
-        return Some(Err(Undecided::OtherPort));
+        return Some(Err(PassReason::OtherPort));
     }
     let [source, _] = A::addresses(packet)?;
     match source.label(config, tables).ok()? {
@@ -224,7 +224,7 @@ fn decide_datagram<A: Address, P: Packet + ?Sized>(
     tables: &impl Tables,
     host: &impl Host,
     datagram: Datagram<A>,
-) -> Result<Verdict, Undecided> {
+) -> Result<Verdict, PassReason> {
     let Datagram { source, destination, port } = datagram;
     let refusal = concern(config, tables, port)?;
     decide_source(frame, config, tables, host, [source, destination], refusal)
@@ -239,7 +239,7 @@ fn decide_source<A: Address, P: Packet + ?Sized>(
     host: &impl Host,
     [source, destination]: [A; 2],
     refusal: Verdict,
-) -> Result<Verdict, Undecided> {
+) -> Result<Verdict, PassReason> {
     if let Some(label) = source.label(config, tables)?
         && admits_mac(packet, config, tables, label)?
     {
@@ -251,7 +251,7 @@ fn decide_source<A: Address, P: Packet + ?Sized>(
     }
     // Another interface is to receive it, whose routes and neighbours are not asked here.
     if is_virtual && config.gate() {
-        return Err(Undecided::NotForThisHost);
+        return Err(PassReason::NotForThisHost);
     }
     let recipient = Recipient { mac: ethernet::destination(packet)?, source, destination };
     host.refuse(&recipient, refusal)?;
@@ -263,20 +263,20 @@ fn decide_source<A: Address, P: Packet + ?Sized>(
 fn concern(
     config: &Config,
     tables: &impl Tables,
-    port: Result<Port, Undecided>,
-) -> Result<Verdict, Undecided> {
+    port: Result<Port, PassReason>,
+) -> Result<Verdict, PassReason> {
     match port {
         Ok(port) if is_agents(config, tables, port.number)? => {
             if port.is_inside {
                 Ok(Verdict::Refused)
             } else {
-                Err(Undecided::Truncated)
+                Err(PassReason::Truncated)
             }
         }
-        Ok(_) => Err(Undecided::OtherPort),
+        Ok(_) => Err(PassReason::OtherPort),
         // The kernel will find a port here. Only who wants to slip past hides it so: nobody's
         // mistake looks like this.
-        Err(Undecided::ShortFirstFragment | Undecided::TooManyExtensions) if !config.gate() => {
+        Err(PassReason::ShortFirstFragment | PassReason::TooManyExtensions) if !config.gate() => {
             Ok(Verdict::RefusedHiddenPort)
         }
         Err(reason) => Err(reason),
@@ -288,17 +288,17 @@ pub(crate) fn is_agents(
     config: &Config,
     tables: &impl Tables,
     port: u16,
-) -> Result<bool, Undecided> {
+) -> Result<bool, PassReason> {
     if config.span().has(port) { is_on_map(config, tables, port) } else { Ok(false) }
 }
 
 /// Whether a port between the agent's lowest and highest is one of the agent's.
 #[inline(always)]
-fn is_on_map(config: &Config, tables: &impl Tables, port: u16) -> Result<bool, Undecided> {
+fn is_on_map(config: &Config, tables: &impl Tables, port: u16) -> Result<bool, PassReason> {
     if !config.port_map() {
         return Ok(true);
     }
-    let ports = tables.ports(u32::from(port / 64)).ok_or(Undecided::TableFault)?;
+    let ports = tables.ports(u32::from(port / 64)).ok_or(PassReason::TableFault)?;
     Ok(ports >> (port % 64) & 1 == 1)
 }
 
@@ -309,11 +309,11 @@ fn admits_mac(
     config: &Config,
     tables: &impl Tables,
     label: Label,
-) -> Result<bool, Undecided> {
+) -> Result<bool, PassReason> {
     if !config.macs() {
         return Ok(true);
     }
-    let set = tables.mac_set(label).ok_or(Undecided::TableFault)?;
+    let set = tables.mac_set(label).ok_or(PassReason::TableFault)?;
     Ok(set == 0 || tables.has_mac(mac_key(set, ethernet::source(packet)?)))
 }
 

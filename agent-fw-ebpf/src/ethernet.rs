@@ -1,7 +1,7 @@
 //! Ethernet, with up to 16 VLAN tags (802.1Q, 802.1ad) before the network's header.
 
 use crate::config::forgotten;
-use crate::{Packet, Undecided};
+use crate::{Packet, PassReason};
 
 /// The type of a frame that carries IPv4.
 pub const IPV4: u16 = 0x0800;
@@ -59,7 +59,7 @@ impl Mac {
     }
 
     #[inline(always)]
-    fn load<P: Packet + ?Sized>(packet: &P, at: usize) -> Result<Self, Undecided> {
+    fn load<P: Packet + ?Sized>(packet: &P, at: usize) -> Result<Self, PassReason> {
         // With the two bytes behind it, which the shortest frame has.
         Ok(Self(u64::from_be(packet.load(at)?) >> 16))
     }
@@ -76,13 +76,13 @@ impl core::fmt::Display for Mac {
 
 /// The MAC address that the frame is sent to.
 #[inline(always)]
-pub fn destination<P: Packet + ?Sized>(packet: &P) -> Result<Mac, Undecided> {
+pub fn destination<P: Packet + ?Sized>(packet: &P) -> Result<Mac, PassReason> {
     Mac::load(packet, 0)
 }
 
 /// The MAC address that the frame says it comes from.
 #[inline(always)]
-pub fn source<P: Packet + ?Sized>(packet: &P) -> Result<Mac, Undecided> {
+pub fn source<P: Packet + ?Sized>(packet: &P) -> Result<Mac, PassReason> {
     Mac::load(packet, 6)
 }
 
@@ -99,7 +99,7 @@ pub(crate) struct Payload {
 
 /// What the frame carries.
 #[inline(always)]
-pub(crate) fn payload<P: Packet + ?Sized>(packet: &P) -> Result<Payload, Undecided> {
+pub(crate) fn payload<P: Packet + ?Sized>(packet: &P) -> Result<Payload, PassReason> {
     let mut tags = Tags { at: TYPE_AT, kind: u16::from_be(packet.load(TYPE_AT)?), vlans: 0 };
     for _ in 0..HONEST_TAGS {
         if !is_tag(tags.kind) {
@@ -118,11 +118,11 @@ pub(crate) fn payload<P: Packet + ?Sized>(packet: &P) -> Result<Payload, Undecid
             return if tags.at <= MOST_AT {
                 Ok(tags.payload(packet))
             } else {
-                Err(Undecided::TooManyTags)
+                Err(PassReason::TooManyTags)
             };
         }
     }
-    Err(Undecided::TooManyTags)
+    Err(PassReason::TooManyTags)
 }
 
 /// The tags up to some place in a frame.

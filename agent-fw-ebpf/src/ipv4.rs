@@ -6,7 +6,7 @@ use crate::address::V4;
 use crate::datagram::{Datagram, Payload, UNBOUNDED};
 use crate::decision::Plain;
 use crate::packet::Wire;
-use crate::{Packet, Undecided, ethernet, tcp};
+use crate::{Packet, PassReason, ethernet, tcp};
 
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
@@ -61,18 +61,18 @@ impl Plain for V4 {
 }
 
 #[inline(always)]
-pub(crate) fn parse<P: Packet + ?Sized>(packet: &P, at: usize) -> Result<Datagram<V4>, Undecided> {
+pub(crate) fn parse<P: Packet + ?Sized>(packet: &P, at: usize) -> Result<Datagram<V4>, PassReason> {
     let header: Header = packet.load(at)?;
     let words = header.version_and_words & 0xf;
     if header.version_and_words >> 4 != 4 || words < MIN_WORDS {
-        return Err(Undecided::MalformedIp);
+        return Err(PassReason::MalformedIp);
     }
     if header.protocol != tcp::PROTOCOL {
-        return Err(Undecided::NotTcp);
+        return Err(PassReason::NotTcp);
     }
     let fragment = u16::from_be(header.fragment);
     if fragment & FRAGMENT_OFFSET != 0 {
-        return Err(Undecided::LaterFragment);
+        return Err(PassReason::LaterFragment);
     }
     // Zero: larger than the field can say, as the kernel's own receive offload makes them.
     let total_len = usize::from(u16::from_be(header.total_len));

@@ -6,7 +6,7 @@ use crate::address::V6;
 use crate::datagram::{Datagram, Payload, Port, UNBOUNDED};
 use crate::decision::Plain;
 use crate::packet::Wire;
-use crate::{Packet, Undecided, ethernet, tcp};
+use crate::{Packet, PassReason, ethernet, tcp};
 
 const MAX_EXTENSIONS: usize = 8;
 
@@ -66,10 +66,10 @@ impl Plain for V6 {
 }
 
 #[inline(always)]
-pub(crate) fn parse<P: Packet + ?Sized>(packet: &P, at: usize) -> Result<Datagram<V6>, Undecided> {
+pub(crate) fn parse<P: Packet + ?Sized>(packet: &P, at: usize) -> Result<Datagram<V6>, PassReason> {
     let header: Header = packet.load(at)?;
     if u32::from_be(header.version_class_flow) >> 28 != 6 {
-        return Err(Undecided::MalformedIp);
+        return Err(PassReason::MalformedIp);
     }
     let [source, destination] = header.addresses.in_order();
     let start = at + size_of::<Header>();
@@ -112,7 +112,7 @@ fn port_behind_extensions<P: Packet + ?Sized>(
     packet: &P,
     mut kind: u8,
     mut payload: Payload,
-) -> Result<Port, Undecided> {
+) -> Result<Port, PassReason> {
     for _ in 0..MAX_EXTENSIONS {
         if !is_extension(kind) {
             break;
@@ -121,7 +121,7 @@ fn port_behind_extensions<P: Packet + ?Sized>(
         if kind == FRAGMENT {
             let fragment = u16::from_be(extension.fragment);
             if fragment & FRAGMENT_OFFSET != 0 {
-                return Err(Undecided::LaterFragment);
+                return Err(PassReason::LaterFragment);
             }
             payload.first_fragment |= fragment & MORE_FRAGMENTS != 0;
         }
@@ -130,8 +130,8 @@ fn port_behind_extensions<P: Packet + ?Sized>(
     }
     match kind {
         tcp::PROTOCOL => payload.port(|at| packet.load_far(at)),
-        kind if is_extension(kind) => Err(Undecided::TooManyExtensions),
-        _ => Err(Undecided::NotTcp),
+        kind if is_extension(kind) => Err(PassReason::TooManyExtensions),
+        _ => Err(PassReason::NotTcp),
     }
 }
 

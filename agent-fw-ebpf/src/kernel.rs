@@ -11,8 +11,8 @@ use receiver::Receiver;
 
 use crate::address::{V4, V6};
 use crate::config::{Config, constant};
-use crate::decision::{Plain, Undecided, Verdict, decide_plain, try_decide};
-use crate::glance::{Glance, glance};
+use crate::decision::{PassReason, Plain, Verdict, decide_plain, try_decide};
+use crate::fast_path::{Glance, glance};
 use crate::label::Label;
 use crate::table::Tables;
 use crate::tally::Tally;
@@ -58,11 +58,11 @@ fn passes_plain<A: Plain, C: Context>(
     frame: &C::Frame,
     tables: &impl Tables,
 ) -> Result<bool, C> {
-    let context = Parked(context);
+    let context = StackSlot(context);
     match decide_plain::<A>(frame, &CONFIG, tables, &Receiver::new(&context)) {
         Some(Ok(Verdict::Admitted(_))) => Ok(true),
         Some(Ok(Verdict::Refused)) => Ok(false),
-        Some(Err(Undecided::OtherPort)) if !CONFIG.count_unconcerned() => Ok(true),
+        Some(Err(PassReason::OtherPort)) if !CONFIG.count_unconcerned() => Ok(true),
         _ => Err(context.get()),
     }
 }
@@ -88,23 +88,23 @@ fn passes_closer_look<C: Context>(context: C, tables: &impl Tables) -> bool {
 
 /// A function of its own, so that nothing is left of the call where it is not made.
 #[inline(never)]
-fn count_unconcerned<C: Context>(context: C, reason: Undecided) {
+fn count_unconcerned<C: Context>(context: C, reason: PassReason) {
     count_reason(&context, reason);
 }
 
 /// A value that is kept on the stack. A register that is to outlive a call is saved whenever the
 /// program runs, whether it comes to the call or not.
 #[derive(Clone, Copy)]
-struct Parked<T>(T);
+struct StackSlot<T>(T);
 
-impl<T: Copy> Parked<T> {
+impl<T: Copy> StackSlot<T> {
     #[inline(always)]
     fn get(&self) -> T {
         constant(&self.0)
     }
 }
 
-impl<C: Context> Context for Parked<C> {
+impl<C: Context> Context for StackSlot<C> {
     type Frame = C::Frame;
 
     #[inline(always)]
@@ -138,7 +138,7 @@ fn count(tally: &mut Tally, verdict: Verdict) {
 }
 
 #[inline(always)]
-fn count_reason(context: &impl Context, reason: Undecided) {
+fn count_reason(context: &impl Context, reason: PassReason) {
     if reason.is_unconcerned() && !CONFIG.count_unconcerned() {
         return;
     }
@@ -154,7 +154,7 @@ fn count_reason(context: &impl Context, reason: Undecided) {
 
 #[inline(always)]
 fn count_label(label: Label) {
-    let tick = Parked(receiver::tick());
+    let tick = StackSlot(receiver::tick());
     let Some(tally) = maps::label_tally(label) else { return };
     tally.packets += 1;
     let tick = tick.get();

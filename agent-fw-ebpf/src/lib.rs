@@ -26,7 +26,7 @@ mod contents;
 mod datagram;
 mod decision;
 pub mod ethernet;
-mod glance;
+mod fast_path;
 #[cfg(not(target_arch = "bpf"))]
 mod image;
 mod ipv4;
@@ -48,7 +48,7 @@ pub use config::{Config, Lengths, Sources, Span};
 #[cfg(not(target_arch = "bpf"))]
 pub use contents::{Contents, Decisions};
 pub use decision::{
-    Host, Plain, Recipient, Undecided, Verdict, decide_at_a_glance, mac_key, try_decide,
+    Host, PassReason, Plain, Recipient, Verdict, decide_at_a_glance, mac_key, try_decide,
 };
 pub use ethernet::Mac;
 #[cfg(not(target_arch = "bpf"))]
@@ -59,4 +59,4 @@ pub use load::{LoadError, freeze, load, load_program, read_table};
 pub use packet::{Packet, Wire};
 #[cfg(not(target_arch = "bpf"))]
 pub use sections::{SECTIONS, Section, SectionError, with_sections};
-pub use tally::{Here, LabelTally, OwnFrames, Sample, Tally};
+pub use tally::{LabelTally, LocalDestinationCache, OwnFrames, Sample, Tally};

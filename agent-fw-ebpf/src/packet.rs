@@ -1,6 +1,6 @@
 //! A frame as bytes that may end anywhere: on the host a slice, in the kernel `data..data_end`.
 
-use crate::Undecided;
+use crate::PassReason;
 use crate::config::constant;
 
 /// A type that any bytes off the wire are a valid value of.
@@ -49,8 +49,8 @@ pub(crate) fn prefix<T: Wire, U: Wire>(bytes: &U) -> &T {
 
 /// A frame from its Ethernet header on.
 pub trait Packet {
-    /// The bytes at `at`, or [`Undecided::Truncated`] where the frame ends before them.
-    fn load<T: Wire>(&self, at: usize) -> Result<T, Undecided>;
+    /// The bytes at `at`, or [`PassReason::Truncated`] where the frame ends before them.
+    fn load<T: Wire>(&self, at: usize) -> Result<T, PassReason>;
 
     /// The bytes at `at` where they are, if they are at hand; nothing where it takes a call to get at
     /// them. What is not looked at is not read.
@@ -71,7 +71,7 @@ pub trait Packet {
 
     /// As `load`, where many paths lead to `at`. In the kernel this is slower, and the verifier,
     /// which need not know how far `at` can be, does not follow every path.
-    fn load_far<T: Wire>(&self, at: usize) -> Result<T, Undecided> {
+    fn load_far<T: Wire>(&self, at: usize) -> Result<T, PassReason> {
         self.load(at)
     }
 }
@@ -91,9 +91,9 @@ impl Packet for [u8] {
     }
 
     #[expect(unsafe_code, reason = "bytes become a header")]
-    fn load<T: Wire>(&self, at: usize) -> Result<T, Undecided> {
-        let end = at.checked_add(size_of::<T>()).ok_or(Undecided::Truncated)?;
-        let bytes = self.get(at..end).ok_or(Undecided::Truncated)?;
+    fn load<T: Wire>(&self, at: usize) -> Result<T, PassReason> {
+        let end = at.checked_add(size_of::<T>()).ok_or(PassReason::Truncated)?;
+        let bytes = self.get(at..end).ok_or(PassReason::Truncated)?;
         // SAFETY: `bytes` is as long as `T`, which holds any bits and is read unaligned.
         Ok(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
     }

@@ -25,7 +25,7 @@
 //! Each array is one read-only piece of the kernel's memory, as long as the policy needs it. Its
 //! length is a constant of the policy's, so that the verifier sees every index checked against it.
 
-use crate::Undecided;
+use crate::PassReason;
 use crate::address::{V4, V6};
 use crate::label::Label;
 
@@ -122,10 +122,10 @@ pub trait Tables {
 
     /// The label of an IPv4 address, in tables of this shape.
     #[inline(always)]
-    fn find_v4(&self, shape: Shape, address: V4) -> Result<Option<Label>, Undecided> {
+    fn find_v4(&self, shape: Shape, address: V4) -> Result<Option<Label>, PassReason> {
         if shape.filter_bits != 0 {
             let bits = bits_v4(address.0, shape.filter_bits);
-            let word = self.v4_filter(bits[0] / 64).ok_or(Undecided::TableFault)?;
+            let word = self.v4_filter(bits[0] / 64).ok_or(PassReason::TableFault)?;
             if !has(word, bits) {
                 return Ok(None);
             }
@@ -143,9 +143,9 @@ pub trait Tables {
         shape: Shape,
         label: Option<Label>,
         address: V4,
-    ) -> Result<Option<Label>, Undecided> {
+    ) -> Result<Option<Label>, PassReason> {
         let block = address.0.bits(0, shape.filter_bits);
-        let word = self.v4_filter(block / Block::PER_WORD).ok_or(Undecided::TableFault)?;
+        let word = self.v4_filter(block / Block::PER_WORD).ok_or(PassReason::TableFault)?;
         match Block::of(word, block) {
             Block::NONE => Ok(None),
             Block::ALL => Ok(label),
@@ -155,11 +155,11 @@ pub trait Tables {
 
     /// The label of an IPv6 address likewise. `deep`: some /64 has addresses that differ.
     #[inline(always)]
-    fn find_v6(&self, shape: Shape, deep: bool, address: V6) -> Result<Option<Label>, Undecided> {
+    fn find_v6(&self, shape: Shape, deep: bool, address: V6) -> Result<Option<Label>, PassReason> {
         if shape.filter_bits != 0 {
             let prefix = address.high >> (64 - shape.filter_len);
             let bit = hash(prefix, shape.filter_bits);
-            let word = self.v6_filter(bit / 64).ok_or(Undecided::TableFault)?;
+            let word = self.v6_filter(bit / 64).ok_or(PassReason::TableFault)?;
             if !has(word, [bit]) {
                 return Ok(None);
             }
@@ -168,7 +168,7 @@ pub trait Tables {
         let words = |index| self.v6_word(index);
         let found = search(nodes, words, shape.root_bits, address.high)?;
         if deep && found.answer == DEEPER {
-            let run = self.v6_deep(found.at).ok_or(Undecided::TableFault)?;
+            let run = self.v6_deep(found.at).ok_or(PassReason::TableFault)?;
             return find_low(|index| self.v6_low(index), Node::from_bits(run), address.low);
         }
         Ok(label(found.answer))
@@ -232,9 +232,9 @@ fn search<W: Word>(
     words: impl Fn(u32) -> Option<W>,
     root_bits: u32,
     address: W,
-) -> Result<Found, Undecided> {
-    let node = |index| nodes(index).map(Node::from_bits).ok_or(Undecided::TableFault);
-    let word = |index| words(index).ok_or(Undecided::TableFault);
+) -> Result<Found, PassReason> {
+    let node = |index| nodes(index).map(Node::from_bits).ok_or(PassReason::TableFault);
+    let word = |index| words(index).ok_or(PassReason::TableFault);
     let mut bucket = node(address.bits(0, root_bits))?;
     if bucket.shape & Node::ARRAY != 0 {
         let slot = address.bits(root_bits, bucket.shape & 31);
@@ -260,7 +260,7 @@ fn find_low(
     numbers: impl Fn(u32) -> Option<u64>,
     run: Node,
     address: u64,
-) -> Result<Option<Label>, Undecided> {
+) -> Result<Option<Label>, PassReason> {
     let mut at = run.first;
     let mut len = run.shape & Node::LEN;
     while len > 1 {
@@ -277,9 +277,9 @@ fn find_low(
 }
 
 #[inline(always)]
-fn low(numbers: impl Fn(u32) -> Option<u64>, index: u32) -> Result<Low, Undecided> {
+fn low(numbers: impl Fn(u32) -> Option<u64>, index: u32) -> Result<Low, PassReason> {
     let at = index.wrapping_mul(Low::NUMBERS);
-    let number = |place| numbers(at.wrapping_add(place)).ok_or(Undecided::TableFault);
+    let number = |place| numbers(at.wrapping_add(place)).ok_or(PassReason::TableFault);
     Ok(Low { first: number(0)?, last: number(1)?, label: number(2)? })
 }
 

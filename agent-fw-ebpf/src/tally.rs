@@ -1,7 +1,7 @@
 //! What each CPU counts and remembers, and what it tells about refused packets.
 
 use crate::address::{Address, V6};
-use crate::decision::{Undecided, Verdict};
+use crate::decision::{PassReason, Verdict};
 use crate::ethernet::Mac;
 
 /// One CPU's counters of one interface, which outlive updates, and its memory, which may be lost at
@@ -14,7 +14,7 @@ pub struct Tally {
     /// Packets by outcome; [`Tally::of_verdict`] and [`Tally::of_reason`] read them.
     pub counts: [u64; 16],
     /// The last destination that turned out to be this host.
-    pub here: Here,
+    pub here: LocalDestinationCache,
     /// When the next refused packet may be sampled, in nanoseconds of `CLOCK_MONOTONIC`.
     pub next_sample_ns: u64,
     /// The tick in which that was last compared with the clock.
@@ -28,7 +28,7 @@ pub struct Tally {
 /// Ticks, not nanoseconds: a program reads them from memory, where a clock takes a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Here {
+pub struct LocalDestinationCache {
     /// The tick from which on the routing table is asked again.
     pub until_tick: u64,
     /// The MAC address, with one more bit for IPv6.
@@ -105,11 +105,14 @@ const _: () = {
     use core::mem::offset_of;
     assert!(size_of::<Tally>() == 192 && align_of::<Tally>() == 8);
     assert!(offset_of!(Tally, here) == 128 && offset_of!(Tally, next_sample_ns) == 168);
-    assert!(size_of::<Here>() == 40 && offset_of!(Here, ifindex) == 32);
+    assert!(
+        size_of::<LocalDestinationCache>() == 40
+            && offset_of!(LocalDestinationCache, ifindex) == 32
+    );
     assert!(size_of::<OwnFrames>() == 16 && offset_of!(OwnFrames, receiver) == 8);
     assert!(size_of::<LabelTally>() == 24 && offset_of!(LabelTally, last_ns) == 8);
     assert!(size_of::<Sample>() == 56 && offset_of!(Sample, ifindex) == 48);
-    assert!(FIRST_REASON + Undecided::ALL.len() <= 16);
+    assert!(FIRST_REASON + PassReason::ALL.len() <= 16);
 };
 
 impl Sample {
@@ -154,12 +157,12 @@ impl Tally {
     /// The count that this reason adds to.
     #[inline(always)]
     #[must_use]
-    pub const fn of_reason(reason: Undecided) -> usize {
+    pub const fn of_reason(reason: PassReason) -> usize {
         FIRST_REASON + reason as usize
     }
 }
 
-impl Here {
+impl LocalDestinationCache {
     /// This destination, until that tick.
     #[inline(always)]
     #[must_use]

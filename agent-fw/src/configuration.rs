@@ -9,12 +9,12 @@ pub use file::is_edited;
 use crate::input::options::{Backend, Mode, XdpMode};
 use crate::input::outbound::{Destination, Outbound};
 use crate::input::rule_file::{Written, read_rules};
-use crate::input::{Catalogue, ListFile, Lists, MacSource, Notice, Source, resolve, resolve_macs};
+use crate::input::{Catalogue, ListFile, Lists, MacSource, Source, Warning, resolve, resolve_macs};
 use crate::model::firewall::Firewall;
 use crate::model::rule::{
-    Addresses, Endpoint, Lowered, Match, Meaning, Rule, closed, hidden_rule, lower,
+    Addresses, AgentPolicy, Endpoint, HiddenRuleMatch, Match, Rule, closed, hidden_rule, lower,
 };
-use crate::model::{Label, Others, Policy, Port};
+use crate::model::{DefaultAction, Origin, Policy, Port};
 use crate::nft::{Extras, Image, Ruleset};
 use crate::system::file::Trust;
 use anyhow::{Context as _, bail};
@@ -54,7 +54,7 @@ pub struct Configuration {
     /// Who opens the connections.
     pub direction: Mode,
     /// What becomes of other sources.
-    pub otherwise: Others,
+    pub otherwise: DefaultAction,
     /// Whether refused packets are dropped before routing already.
     pub early_drop: bool,
     /// Whether refused packets are logged.
@@ -92,7 +92,7 @@ impl Default for Configuration {
             outbound_to: Vec::new(),
             port: Port::AGENT.0,
             direction: Mode::default(),
-            otherwise: Others::default(),
+            otherwise: DefaultAction::default(),
             early_drop: false,
             log: false,
             backend: Backend::default(),
@@ -110,7 +110,7 @@ impl Default for Configuration {
 #[derive(Clone, PartialEq, Debug)]
 pub struct Compiled {
     /// The policy, and by which words it admits whom.
-    pub lowered: Lowered,
+    pub lowered: AgentPolicy,
     /// The nftables ruleset that enforces it.
     pub ruleset: Ruleset,
     /// Who reaches the relay's port, where that is restricted: by --relay, and by rules of a whole
@@ -124,9 +124,9 @@ pub struct Compiled {
     /// The nftables rulesets that enforce that one.
     pub firewall_tables: Vec<Ruleset>,
     /// Where the addresses of each label come from.
-    pub provenance: BTreeMap<Label, String>,
+    pub provenance: BTreeMap<Origin, String>,
     /// What the user should know.
-    pub notices: Vec<Notice>,
+    pub notices: Vec<Warning>,
 }
 
 impl Compiled {
@@ -160,10 +160,10 @@ impl Configuration {
                  --policy or leave them out, too, or choose another --direction"
             );
         }
-        if self.otherwise == Others::Continue && self.direction == Mode::AgentInitiated {
+        if self.otherwise == DefaultAction::Continue && self.direction == Mode::AgentInitiated {
             bail!("in agent-initiated mode the port is closed to all: --otherwise must be drop");
         }
-        if self.otherwise == Others::Continue && self.early_drop {
+        if self.otherwise == DefaultAction::Continue && self.early_drop {
             bail!("--early-drop drops, --otherwise continue does not: choose one of them");
         }
         if self.backend == Backend::Nft
@@ -202,7 +202,7 @@ impl Configuration {
         let limited = self.limits(&rules);
         notices.extend(firewall.iter().flat_map(beyond::remarks));
         if self.policy && self.engine_rules.is_none() {
-            notices.push(Notice::NoEngineRules);
+            notices.push(Warning::NoEngineRules);
         }
         let lowered = if closes { closed(port) } else { lower(rules, port, self.otherwise)? };
         let relay = firewall.as_ref().and_then(|firewall| self.relay_policy(firewall));
@@ -212,12 +212,12 @@ impl Configuration {
             self.check_breadth(relay, self.relay.contains(&Source::Any), &mut notices)?;
         }
         notices.extend(self.unconfirmed_lists(lists));
-        notices.extend(self.lacks_end.then_some(Notice::LacksEnd));
+        notices.extend(self.lacks_end.then_some(Warning::LacksEnd));
         let extras = Extras { early_drop: self.early_drop, log: self.log };
         let ruleset = Ruleset::compile(&lowered, extras);
         let firewall_tables =
             firewall.as_ref().map(|firewall| firewall.tables(self.log)).unwrap_or_default();
-        let label = |label: &Label| (label.clone(), provenance(label, catalogue));
+        let label = |label: &Origin| (label.clone(), provenance(label, catalogue));
         let provenance = lowered.ledger.labels().iter().map(label).collect();
         Ok(Compiled {
             lowered,
@@ -236,7 +236,7 @@ impl Configuration {
         &self,
         policy: &Policy,
         is_said: bool,
-        notices: &mut Vec<Notice>,
+        notices: &mut Vec<Warning>,
     ) -> anyhow::Result<()> {
         let wide = policy.wide_ranges().join(", ");
         if self.allow_wide || is_said || wide.is_empty() {
@@ -244,7 +244,7 @@ impl Configuration {
         }
         let wide = format!("{wide}, which may reach TCP port {},", policy.ports());
         if self.is_legacy {
-            notices.push(Notice::Unconfirmed { what: wide, key: "allow_wide" });
+            notices.push(Warning::Unconfirmed { what: wide, key: "allow_wide" });
             return Ok(());
         }
         bail!(
@@ -254,12 +254,12 @@ impl Configuration {
     }
 
     /// The lists of an older version's policy that others can change, to which nobody has consented.
-    fn unconfirmed_lists(&self, lists: &Lists) -> Option<Notice> {
+    fn unconfirmed_lists(&self, lists: &Lists) -> Option<Warning> {
         let asked = self.asks_who_can_change_lists();
         let read = self.lists().filter(|list| asked && lists.is_others(list));
         let names: Vec<String> = read.map(ToString::to_string).collect();
         let what = format!("{}, which others than root can change,", names.join(", "));
-        (!names.is_empty()).then_some(Notice::Unconfirmed { what, key: "trust_file_modes" })
+        (!names.is_empty()).then_some(Warning::Unconfirmed { what, key: "trust_file_modes" })
     }
 
     /// Whether it is an older version's, which took lists whoever can change them.
@@ -303,7 +303,7 @@ impl Configuration {
         &self,
         catalogue: &Catalogue,
         lists: &Lists,
-        notices: &mut Vec<Notice>,
+        notices: &mut Vec<Warning>,
     ) -> anyhow::Result<Vec<Rule>> {
         let mut source = Endpoint::ANY;
         if !self.allow_from.is_empty() {
@@ -331,7 +331,7 @@ impl Configuration {
         &self,
         alone: bool,
         lists: &Lists,
-        notices: &mut Vec<Notice>,
+        notices: &mut Vec<Warning>,
     ) -> anyhow::Result<Vec<Rule>> {
         let port = Port(self.port);
         let mut rules = Vec::new();
@@ -341,10 +341,10 @@ impl Configuration {
             let label = file.label();
             let read = read_rules(&file.to_string(), &text, &label, self.lenient)?;
             let ignored = read.ignored.iter().map(ToString::to_string);
-            notices.extend(ignored.map(|place| Notice::IgnoredField { place }));
+            notices.extend(ignored.map(|place| Warning::IgnoredField { place }));
             for Written { rule, line } in read.rules {
-                let meaning = Meaning::of(&rule, port);
-                if meaning != Meaning::Replaces {
+                let meaning = HiddenRuleMatch::of(&rule, port);
+                if meaning != HiddenRuleMatch::Replaces {
                     meanings.push(format!("{file}:{line}: rule `{}` {meaning}", rule.name));
                 }
                 rules.push(rule);
@@ -358,7 +358,7 @@ impl Configuration {
             );
         }
         if !self.policy {
-            notices.extend(meanings.into_iter().map(|meaning| Notice::OtherRule { meaning }));
+            notices.extend(meanings.into_iter().map(|meaning| Warning::OtherRule { meaning }));
         }
         Ok(rules)
     }
@@ -372,9 +372,9 @@ fn is_interface_name(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && name.len() <= LONGEST && name.chars().all(is_plain)
 }
 
-fn provenance(label: &Label, catalogue: &Catalogue) -> String {
+fn provenance(label: &Origin, catalogue: &Catalogue) -> String {
     match label {
-        Label::Region(name) => catalogue.get(name).map_or_else(
+        Origin::Region(name) => catalogue.get(name).map_or_else(
             |_| label.to_string(),
             |region| {
                 let (place, source, date) = (&region.place, &region.source, &region.as_of);
@@ -399,7 +399,7 @@ mod tests {
     fn contradictions_are_refused() {
         let agent = Configuration { direction: Mode::AgentInitiated, ..restricted() };
         assert!(agent.check().is_err());
-        let others = Others::Continue;
+        let others = DefaultAction::Continue;
         let early = Configuration { early_drop: true, otherwise: others, ..restricted() };
         assert!(early.check().is_err());
     }

@@ -7,7 +7,7 @@ use crate::scene::{AGENT, PATIENCE, address, connect_from, install};
 use crate::tests;
 use agent_fw::model::Port;
 use agent_fw::trace;
-use agent_fw::trace::{Case, Question, SideEffects};
+use agent_fw::trace::{ProbeRequest, ResolvedProbe, SideEffects};
 use agent_fw_lab::{
     Finished, Lab, Listener, Outcome, Peer, Wire, agent_fw, connect, feed, is_emulated,
     kill_agent_fw_after, rounds, run,
@@ -350,14 +350,14 @@ fn explain_says_of_random_host_rulesets_what_real_connections_meet() -> Result<(
             feed(["nft", "-f", "-"], &ruleset).with_context(|| ruleset.clone())?;
             let met = connect_all(&peer, &sources)?;
             for (source, outcome) in sources.iter().zip(met) {
-                let question = Question {
+                let question = ProbeRequest {
                     source: *source,
                     mac: None,
                     destination: Some(peer.host_address(*source, AGENT).ip()),
                     port: Port(AGENT),
                     interface: Some(peer.interface()),
                 };
-                let road = trace::ask(&Case::of(&question)?, SideEffects::Refused)?;
+                let road = trace::ask(&ResolvedProbe::of(&question)?, SideEffects::Refused)?;
                 let connects = road.connects().context("that is known")?;
                 let is_answer_stopped = road.stopped_answer().is_some();
                 // The handshake is what is asked about; an echo can be late on a busy machine.

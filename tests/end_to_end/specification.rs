@@ -4,14 +4,14 @@ use crate::scene::AGENT;
 use crate::tests;
 use agent_fw::configuration::Configuration;
 use agent_fw::input::{Catalogue, Lists};
-use agent_fw::model::rule::Lowered;
+use agent_fw::model::rule::AgentPolicy;
 use agent_fw::model::{
-    AddressRange, AddressSet, Admission, Label, Ledger, MacMatch, Notation, Others, Packet, Policy,
-    Port, Range, Transport, Verdict,
+    AddressRange, AddressSet, Admission, DefaultAction, MacMatch, Notation, Origin, OriginMap,
+    Packet, Policy, Port, Range, Transport, Verdict,
 };
 use agent_fw::nft::{Extras, Nftables, Ruleset};
 use agent_fw::verify;
-use agent_fw::verify::{Kernel, Reach};
+use agent_fw::verify::{Kernel, Scope};
 use agent_fw_lab::packet::{Ethernet, Ipv4, Ipv6, Segment, Tcp};
 use agent_fw_lab::{Lab, Listener, MacAddr, Peer, Wire, run};
 use anyhow::{Context as _, Result, ensure};
@@ -89,14 +89,14 @@ impl Random {
         Ipv4Net::new_assert(Ipv4Addr::new(172, high, low, low), length).trunc().into()
     }
 
-    fn lowered(&mut self) -> Lowered {
+    fn lowered(&mut self) -> AgentPolicy {
         let mut admissions = Vec::new();
         let mut sources = Vec::new();
         for _ in 0..self.below(4) {
             let label = match self.below(3) {
-                0 => Label::Address,
-                1 => Label::Region("us-1".to_owned()),
-                _ => Label::File("/a".into()),
+                0 => Origin::Address,
+                1 => Origin::Region("us-1".to_owned()),
+                _ => Origin::File("/a".into()),
             };
             let addresses = self.addresses();
             let macs = if self.chance(2) {
@@ -108,7 +108,7 @@ impl Random {
             sources.push((label, addresses.clone()));
             admissions.push(Admission { macs, addresses });
         }
-        let others = if self.chance(6) { Others::Continue } else { Others::Drop };
+        let others = if self.chance(6) { DefaultAction::Continue } else { DefaultAction::Drop };
         let ports = if self.chance(4) {
             [(4100, 4110), (4118, 4118)]
                 .into_iter()
@@ -117,7 +117,10 @@ impl Random {
         } else {
             Range::single(Port(AGENT)).into()
         };
-        Lowered { policy: Policy::new(ports, others, admissions), ledger: Ledger::new(sources) }
+        AgentPolicy {
+            policy: Policy::new(ports, others, admissions),
+            ledger: OriginMap::new(sources),
+        }
     }
 
     fn extras(&mut self) -> Extras {
@@ -138,7 +141,7 @@ fn mac(last: u8) -> MacAddr {
     MacAddr([2, 0x41, 0x18, 0, 0, last])
 }
 
-fn enforce(lowered: &Lowered, extras: Extras) -> Result<()> {
+fn enforce(lowered: &AgentPolicy, extras: Extras) -> Result<()> {
     let image = Ruleset::compile(lowered, extras).into_image();
     Nftables::open()?.replace(std::slice::from_ref(&image)).context("the kernel refuses a policy")
 }
@@ -239,7 +242,7 @@ fn what_was_installed_is_read_back_without_a_difference_for_random_policies() ->
             // Nor is there one in what the rules do.
             let table = live.as_ref().map(verify::effect);
             let kernel = Kernel { table, ..Kernel::default() };
-            let found = verify::counterexample(&lowered.policy, &Reach::Everywhere, &kernel);
+            let found = verify::counterexample(&lowered.policy, &Scope::Everywhere, &kernel);
             ensure!(found.is_none(), "{lowered:?}: {found:?}");
         }
         // Words, too: what a configuration compiles to is what its text compiles to.

@@ -69,14 +69,14 @@ pub(crate) fn has_tcx() -> bool {
 
 /// How the program gets to the tc hook.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Road {
+pub(crate) enum PacketTrace {
     /// As on this kernel.
     Tcx,
     /// As on one without TCX.
     Clsact,
 }
 
-impl Road {
+impl PacketTrace {
     /// Those that this kernel has: TCX came with 6.6.
     fn all() -> impl Iterator<Item = Self> {
         [Self::Tcx, Self::Clsact].into_iter().filter(|road| *road == Self::Clsact || has_tcx())
@@ -126,16 +126,19 @@ fn behind_anothers_xdp_program_the_tc_hook_admits_listed_sources_and_no_others()
         for (mode, word) in [(XdpMode::Driver, "native"), (XdpMode::Skb, "generic")] {
             let theirs = foreign::at_xdp("manager0", mode)?;
             let before = attached("manager0")?;
-            for (road, backend) in [(Road::Tcx, "xdp"), (Road::Clsact, "xdp"), (Road::Tcx, "both")]
-            {
-                let road = if has_tcx() { road } else { Road::Clsact };
+            for (road, backend) in [
+                (PacketTrace::Tcx, "xdp"),
+                (PacketTrace::Clsact, "xdp"),
+                (PacketTrace::Tcx, "both"),
+            ] {
+                let road = if has_tcx() { road } else { PacketTrace::Clsact };
                 let said = road.install(backend, &["--allow-from", "2001:db8:1::/64"])?;
                 let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
                 let seen = status()?;
                 let hook = &seen.0["xdp"]["interfaces"][0];
                 ensure!(hook["hook"] == road.name() && hook["mode"].is_null(), "{hook:#}");
                 ensure!(seen.1 == Some(0), "{:#}", seen.0);
-                if road == Road::Tcx {
+                if road == PacketTrace::Tcx {
                     let which = format!("somebody else's {word} XDP program");
                     ensure!(said.contains("the tc hook (TCX) on manager0"), "{said}");
                     ensure!(said.contains(&which) && said.contains("`others_drive`"), "{said}");
@@ -167,7 +170,7 @@ fn a_vlan_tag_gets_nobody_past_the_tc_hook() -> Result<()> {
         for (source, _) in sources {
             peer.add_address(source.into())?;
         }
-        for road in Road::all() {
+        for road in PacketTrace::all() {
             road.install("xdp", &[])?;
             for (source, listed) in sources {
                 let answered = peer.enter(|| tagged_syn(&peer, source))??;
@@ -185,7 +188,7 @@ fn no_number_of_priority_tags_gets_an_unlisted_source_past_the_tc_hook() -> Resu
         let _agent = Listener::bind(AGENT)?;
         xdp_tags::prepare(&peer)?;
         let _theirs = foreign::at_xdp("manager0", XdpMode::Driver)?;
-        for road in Road::all() {
+        for road in PacketTrace::all() {
             for backend in ["xdp", "both"] {
                 road.install(backend, &xdp_tags::LISTED_V6)?;
                 xdp_tags::expect_tags_to_hide_nothing(&peer)
@@ -198,7 +201,7 @@ fn no_number_of_priority_tags_gets_an_unlisted_source_past_the_tc_hook() -> Resu
 }
 
 fn updates_at_the_tc_hook_lose_nothing_and_let_nobody_in() -> Result<()> {
-    for road in Road::all() {
+    for road in PacketTrace::all() {
         Lab::run(|lab| {
             let peer = lab.peer("manager")?;
             let _theirs = foreign::at_xdp("manager0", XdpMode::Driver)?;
@@ -227,7 +230,7 @@ fn updates_at_the_tc_hook_lose_nothing_and_let_nobody_in() -> Result<()> {
 }
 
 fn when_the_other_program_goes_the_next_update_moves_ours_to_xdp_without_a_gap() -> Result<()> {
-    for road in Road::all() {
+    for road in PacketTrace::all() {
         Lab::run(|lab| {
             let peer = lab.peer("manager")?;
             let theirs = foreign::at_xdp("manager0", XdpMode::Driver)?;
@@ -286,14 +289,14 @@ fn anothers_clsact_and_its_filters_stay() -> Result<()> {
         run(filter.split_whitespace())?;
         let shown = || run("tc filter show dev manager0 ingress".split(' '));
         let before = shown()?;
-        Road::Clsact.install("xdp", &[])?;
+        PacketTrace::Clsact.install("xdp", &[])?;
         ensure!(shown()?.contains("agent_fw_tc"), "{}", shown()?);
         expect(&manager, Outcome::Silent, &UNLISTED[..1])?;
         agent_fw(["uninstall"])?.success()?;
         ensure!(shown()? == before, "{before} became {}", shown()?);
         // One that is there and empty is somebody's, too.
         run(["tc", "filter", "del", "dev", "manager0", "ingress"])?;
-        Road::Clsact.install("xdp", &[])?;
+        PacketTrace::Clsact.install("xdp", &[])?;
         agent_fw(["uninstall"])?.success()?;
         let disciplines = run(["tc", "qdisc", "show", "dev", "manager0"])?;
         ensure!(disciplines.contains("clsact"), "{disciplines}");
@@ -302,7 +305,7 @@ fn anothers_clsact_and_its_filters_stay() -> Result<()> {
 }
 
 fn explain_names_the_tc_program_that_drops_and_no_other() -> Result<()> {
-    for road in Road::all() {
+    for road in PacketTrace::all() {
         Lab::run(|lab| {
             let manager = lab.peer("manager")?;
             for source in [LISTED[0], UNLISTED[0]] {
@@ -320,8 +323,10 @@ fn explain_names_the_tc_program_that_drops_and_no_other() -> Result<()> {
             let dropped = explain(UNLISTED[0])?;
             let words = dropped.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
             let named = match road {
-                Road::Tcx => "before nf_tables: by tc program agent_fw_tc (number",
-                Road::Clsact => "before nf_tables: by tc filter bpf agent_fw_tc of priority 1",
+                PacketTrace::Tcx => "before nf_tables: by tc program agent_fw_tc (number",
+                PacketTrace::Clsact => {
+                    "before nf_tables: by tc filter bpf agent_fw_tc of priority 1"
+                }
             };
             ensure!(dropped.code == Some(1) && words.contains(named), "{dropped}");
             ensure!(!words.contains("u32"), "{dropped}");
@@ -350,7 +355,7 @@ fn when_a_later_step_fails_nothing_is_left_at_the_tc_hook() -> Result<()> {
         let tried = try_install(&flags("xdp", "manager0", &["--interface", "lo"]))?;
         ensure!(tried.code == Some(3), "{tried}");
         is_clean("manager0")?;
-        for road in Road::all() {
+        for road in PacketTrace::all() {
             road.install("xdp", &[])?;
             let tried = try_install(&flags("xdp", "manager0", &["--interface", "lo"]))?;
             ensure!(tried.code == Some(3), "{tried}");

@@ -1,7 +1,7 @@
 //! agent-fw's own programs whose pins cannot be seen: they are found by asking the kernel.
 
 use crate::scene::{AGENT, LISTED, UNLISTED, expect, install, status};
-use crate::tc::{Road, has_tcx};
+use crate::tc::{PacketTrace, has_tcx};
 use crate::xdp::{attached, flags, pins};
 use crate::{foreign, tests};
 use agent_fw_lab::{Lab, Listener, Outcome, agent_fw, agent_fw_path, output, run};
@@ -65,8 +65,8 @@ fn a_program_whose_pins_are_covered_is_named_taken_over_and_taken_off() -> Resul
 }
 
 fn a_program_at_the_tc_hook_whose_pins_are_covered_is_taken_over_and_taken_off() -> Result<()> {
-    for road in [Road::Tcx, Road::Clsact] {
-        let road = if has_tcx() { road } else { Road::Clsact };
+    for road in [PacketTrace::Tcx, PacketTrace::Clsact] {
+        let road = if has_tcx() { road } else { PacketTrace::Clsact };
         Lab::run(|lab| {
             let manager = lab.peer("manager")?;
             let _agent = Listener::bind(AGENT)?;

@@ -3,10 +3,10 @@
 //! `AGENT_FW_PACKETS` sets how many packets are tried, `AGENT_FW_SEED` which.
 
 use crate::tests;
-use agent_fw::model::rule::Lowered;
+use agent_fw::model::rule::AgentPolicy;
 use agent_fw::model::{
-    AddressRange, AddressSet, Admission, Label, Ledger, MacAddr, MacMatch, Others, Packet, Policy,
-    Port, Range, RangeSet, Transport, Verdict,
+    AddressRange, AddressSet, Admission, DefaultAction, MacAddr, MacMatch, Origin, OriginMap,
+    Packet, Policy, Port, Range, RangeSet, Transport, Verdict,
 };
 use agent_fw::xdp::{Numbering, OBJECT, plan};
 use agent_fw_ebpf::{Image, Mac, OwnFrames, load};
@@ -66,7 +66,7 @@ const LOOPBACK: u32 = 1;
 struct Program(Ebpf);
 
 impl Program {
-    fn load(lowered: &Lowered, gate: bool) -> Result<Self> {
+    fn load(lowered: &AgentPolicy, gate: bool) -> Result<Self> {
         let image = Image::new(&plan(lowered, gate, &mut Numbering::default())?)?;
         let mut ebpf = load(&image, OBJECT, EbpfLoader::new())?;
         let program = ebpf.program_mut("agent_fw_xdp").context("no program")?;
@@ -121,10 +121,10 @@ impl Random {
     }
 
     /// Some sources, some of them with MAC addresses, by several names.
-    fn policy(&mut self) -> Lowered {
-        let sources: Vec<(Label, AddressSet, MacMatch)> =
+    fn policy(&mut self) -> AgentPolicy {
+        let sources: Vec<(Origin, AddressSet, MacMatch)> =
             (0..self.below(5)).map(|_| (self.label(), self.addresses(), self.macs())).collect();
-        let others = if self.below(4) == 0 { Others::Continue } else { Others::Drop };
+        let others = if self.below(4) == 0 { DefaultAction::Continue } else { DefaultAction::Drop };
         let admissions = sources.iter().map(|(_, addresses, macs)| Admission {
             macs: macs.clone(),
             addresses: addresses.clone(),
@@ -132,14 +132,14 @@ impl Random {
         let ports: RangeSet<Port> = (0..=self.below(2)).map(|_| self.ports()).collect();
         let policy = Policy::new(ports, others, admissions);
         let ledger =
-            Ledger::new(sources.into_iter().map(|(label, addresses, _)| (label, addresses)));
-        Lowered { policy, ledger }
+            OriginMap::new(sources.into_iter().map(|(label, addresses, _)| (label, addresses)));
+        AgentPolicy { policy, ledger }
     }
 
-    fn label(&mut self) -> Label {
+    fn label(&mut self) -> Origin {
         match self.below(4) {
-            0 => Label::Address,
-            n => Label::Region(format!("region-{n}")),
+            0 => Origin::Address,
+            n => Origin::Region(format!("region-{n}")),
         }
     }
 

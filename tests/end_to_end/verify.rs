@@ -10,7 +10,7 @@ use agent_fw::model::packet_set::Connection;
 use agent_fw::model::{MacAddr, Packet, Policy, Port, Transport, Verdict};
 use agent_fw::nft::{Nftables, differences};
 use agent_fw::verify;
-use agent_fw::verify::{Counterexample, Deed, Kernel, Reach, Sample, Sender, Way};
+use agent_fw::verify::{Actual, Counterexample, Kernel, PacketDirection, Sample, Scope, Sender};
 use agent_fw_lab::packet::{Ethernet, Ipv4, Ipv6, Tcp, Udp};
 use agent_fw_lab::{Finished, Lab, Peer, Wire, agent_fw, run};
 use anyhow::{Context as _, Result, ensure};
@@ -42,7 +42,7 @@ impl Probe {
             && !sample.is_by_vrf
             && sample.source_type.is_none()
             && sample.sender == Sender::Other
-            && sample.way != Way::Outgoing
+            && sample.way != PacketDirection::Outgoing
             && sample.interface != Some(1)
             // Every packet has a source port of its own, and is a SYN.
             && sample.source_port.is_none()
@@ -178,13 +178,13 @@ fn agree(
         return Ok(Claim::None);
     };
     let said = match found.deed {
-        Deed::Unknown(_) => return Ok(Claim::Unknown),
+        Actual::Unknown(_) => return Ok(Claim::Unknown),
         // No rule here gives packets another port.
-        Deed::PassesRewritten | Deed::PassesUnlabelled | Deed::PassesLabelled => {
+        Actual::PassesRewritten | Actual::PassesUnlabelled | Actual::PassesLabelled => {
             return Ok(Claim::None);
         }
-        Deed::Passes => true,
-        Deed::Drops => false,
+        Actual::Passes => true,
+        Actual::Drops => false,
     };
     let Some(probe) = Probe::of(&found.packet) else {
         println!("DBG {found:?}");
@@ -238,7 +238,7 @@ fn every_mutation_of_the_table_is_reported_with_a_packet_that_behaves_so() -> Re
                 let differing = differences(&image, live.as_ref());
                 let kernel =
                     Kernel { table: live.as_ref().map(verify::effect), ..Kernel::default() };
-                Ok((verify::counterexample(policy, &Reach::Everywhere, &kernel), differing))
+                Ok((verify::counterexample(policy, &Scope::Everywhere, &kernel), differing))
             };
             let (before, differing) = judge(&mut nftables)?;
             ensure!(

@@ -9,7 +9,7 @@ use agent_fw::configuration::Configuration;
 use agent_fw::input::{Catalogue, Lists};
 use agent_fw::model::{MacAddr, Packet, Port, Transport, Verdict};
 use agent_fw::verify;
-use agent_fw::verify::{Counterexample, Deed, Kernel, Reach};
+use agent_fw::verify::{Actual, Counterexample, Kernel, Scope};
 use agent_fw::xdp::OBJECT;
 use agent_fw_ebpf::{Config, Contents, OwnFrames, freeze, load_program, read_table, with_sections};
 use agent_fw_lab::packet::{Ethernet, Ipv4, Ipv6, Tcp};
@@ -235,13 +235,13 @@ fn every_flipped_bit_of_a_programs_tables_is_reported_if_it_changes_a_decision()
                 damaged.program_mut("agent_fw_xdp").context("a program")?.try_into()?;
             let attached = program.attach_to_link(held)?;
             let kernel = Kernel { programs: verify::programs()?, ..Kernel::default() };
-            let found = verify::counterexample(policy, &Reach::Interfaces(vec![index]), &kernel);
+            let found = verify::counterexample(policy, &Scope::Interfaces(vec![index]), &kernel);
             match &found {
-                Some(Counterexample { deed: Deed::Unknown(_), .. }) => unknown += 1,
+                Some(Counterexample { deed: Actual::Unknown(_), .. }) => unknown += 1,
                 Some(found) => {
                     let probe = Probe::of(&found.packet).context("a packet that can be sent")?;
                     let did = passes(program, &probe)?;
-                    ensure!((found.deed == Deed::Passes) == did, "{words}: {found:?}: {did}");
+                    ensure!((found.deed == Actual::Passes) == did, "{words}: {found:?}: {did}");
                     changed += 1;
                 }
                 None => {

@@ -3,8 +3,8 @@
 
 use crate::scene::{AGENT, expect, install, status};
 use crate::tests;
-use agent_fw::model::rule::Lowered;
-use agent_fw::model::{Ledger, Others, Policy, Port, Range};
+use agent_fw::model::rule::AgentPolicy;
+use agent_fw::model::{DefaultAction, OriginMap, Policy, Port, Range};
 use agent_fw::nft::{Extras, Image, NetlinkError, Nftables, Rest, Ruleset};
 use agent_fw_lab::{Finished, Lab, Listener, Outcome, agent_fw, command, run};
 use anyhow::{Context as _, Result, ensure};
@@ -182,8 +182,8 @@ fn a_lock_that_cannot_be_made_does_not_keep_the_policy_out_at_boot() -> Result<(
 /// A table that closes these ports to everybody.
 fn closing(ports: impl IntoIterator<Item = u16>) -> Image {
     let ports = ports.into_iter().map(|port| Range::single(Port(port))).collect();
-    let policy = Policy::new(ports, Others::Drop, []);
-    let nobody = Lowered { policy, ledger: Ledger::default() };
+    let policy = Policy::new(ports, DefaultAction::Drop, []);
+    let nobody = AgentPolicy { policy, ledger: OriginMap::default() };
     Ruleset::compile(&nobody, Extras::default()).into_image()
 }
 

@@ -7,7 +7,7 @@ use aya_ebpf::bindings::{__sk_buff, bpf_hdr_start_off as Start, xdp_md};
 use aya_ebpf::helpers::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_xdp_load_bytes};
 use aya_ebpf::programs::{TcContext, XdpContext};
 
-use crate::Undecided;
+use crate::PassReason;
 use crate::config::constant;
 use crate::packet::{Packet, Wire, assert_unaligned};
 
@@ -91,7 +91,7 @@ impl Packet for XdpFrame {
     }
 
     #[inline(always)]
-    fn load<T: Wire>(&self, at: usize) -> Result<T, Undecided> {
+    fn load<T: Wire>(&self, at: usize) -> Result<T, PassReason> {
         match self.load_near(at) {
             Some(loaded) => Ok(loaded),
             None => self.load_far(at),
@@ -102,14 +102,14 @@ impl Packet for XdpFrame {
     /// frames in parts.
     #[inline(always)]
     #[expect(unsafe_code, reason = "bytes become a header")]
-    fn load_far<T: Wire>(&self, at: usize) -> Result<T, Undecided> {
+    fn load_far<T: Wire>(&self, at: usize) -> Result<T, PassReason> {
         let mut copied = Aligned(MaybeUninit::<T>::uninit());
         let to = copied.0.as_mut_ptr().cast();
         // SAFETY: the helper writes as many bytes as there is room for, or fails.
         match unsafe { bpf_xdp_load_bytes(self.context, at as u32, to, size_of::<T>() as u32) } {
             // SAFETY: the helper wrote it all.
             0 => Ok(unsafe { copied.0.assume_init() }),
-            _ => Err(Undecided::Truncated),
+            _ => Err(PassReason::Truncated),
         }
     }
 }
@@ -180,14 +180,14 @@ impl TcFrame {
 
     /// The header of Ethernet, wherever it lies.
     #[inline(always)]
-    fn load_link<T: Wire>(&self, at: usize) -> Result<T, Undecided> {
+    fn load_link<T: Wire>(&self, at: usize) -> Result<T, PassReason> {
         let mut copied = Aligned(MaybeUninit::<T>::uninit());
         if relative(self.skb, at as u32, &mut copied.0, Start::BPF_HDR_START_MAC) {
             #[expect(unsafe_code, reason = "bytes become a header")]
             // SAFETY: the helper wrote it all.
             Ok(unsafe { copied.0.assume_init() })
         } else {
-            Err(Undecided::Truncated)
+            Err(PassReason::Truncated)
         }
     }
 }
@@ -204,7 +204,7 @@ fn relative<T>(skb: *mut __sk_buff, at: u32, to: &mut T, start: u32) -> bool {
 impl Packet for TcFrame {
     #[inline(always)]
     #[expect(unsafe_code, reason = "the context's fields, and bytes that become a header")]
-    fn load<T: Wire>(&self, at: usize) -> Result<T, Undecided> {
+    fn load<T: Wire>(&self, at: usize) -> Result<T, PassReason> {
         if at == TYPE_AT && size_of::<T>() == size_of::<u16>() {
             // The stack has taken the first VLAN tag off, and knows what is behind it.
             // SAFETY: the context that the kernel gave.
@@ -241,14 +241,14 @@ impl Packet for TcFrame {
     /// Headers may lie beyond the linear part, where the stack has not looked at them yet.
     #[inline(always)]
     #[expect(unsafe_code, reason = "bytes become a header")]
-    fn load_far<T: Wire>(&self, at: usize) -> Result<T, Undecided> {
+    fn load_far<T: Wire>(&self, at: usize) -> Result<T, PassReason> {
         let mut copied = Aligned(MaybeUninit::<T>::uninit());
         let (to, at) = (copied.0.as_mut_ptr().cast(), (at - self.missing) as u32);
         // SAFETY: the helper writes as many bytes as there is room for, or fails.
         match unsafe { bpf_skb_load_bytes(self.skb.cast(), at, to, size_of::<T>() as u32) } {
             // SAFETY: the helper wrote it all.
             0 => Ok(unsafe { copied.0.assume_init() }),
-            _ => Err(Undecided::Truncated),
+            _ => Err(PassReason::Truncated),
         }
     }
 }

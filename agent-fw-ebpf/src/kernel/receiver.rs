@@ -5,11 +5,11 @@ use core::mem;
 use aya_ebpf::bindings::bpf_fib_lookup as Route;
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_jiffies64, bpf_ktime_get_coarse_ns};
 
-use super::{CONFIG, Context, Parked, maps};
+use super::{CONFIG, Context, StackSlot, maps};
 use crate::address::{Address, V6};
-use crate::decision::{Host, Plain, Recipient, Undecided, Verdict};
+use crate::decision::{Host, PassReason, Plain, Recipient, Verdict};
 use crate::label::Label;
-use crate::tally::{Here, OwnFrames, Sample, Tally};
+use crate::tally::{LocalDestinationCache, OwnFrames, Sample, Tally};
 use crate::{ethernet, tcp};
 
 /// How long a destination is known to be this host without asking again, in ticks: between 25 and
@@ -45,7 +45,7 @@ impl<'a, C: Context> Receiver<'a, C> {
 impl<C: Context> Host for Receiver<'_, C> {
     #[inline(always)]
     fn admit(&self, label: Label) {
-        let label = Parked(label);
+        let label = StackSlot(label);
         super::count_verdict(self.context, Verdict::Admitted(label.get()));
         super::count_label(label.get());
     }
@@ -55,8 +55,8 @@ impl<C: Context> Host for Receiver<'_, C> {
         &self,
         recipient: &Recipient<A>,
         verdict: Verdict,
-    ) -> Result<(), Undecided> {
-        let tally = maps::tally(&CONFIG, self.context).ok_or(Undecided::TableFault)?;
+    ) -> Result<(), PassReason> {
+        let tally = maps::tally(&CONFIG, self.context).ok_or(PassReason::TableFault)?;
         let tick = tick();
         // Alone, the program has nobody behind it who could decide later what is in doubt now.
         if CONFIG.gate() {
@@ -77,7 +77,7 @@ impl<C: Context> Host for Receiver<'_, C> {
 
     #[inline(always)]
     fn refuse_known<A: Plain>(&self) -> bool {
-        let tick = Parked(tick());
+        let tick = StackSlot(tick());
         let Some(tally) = maps::tally(&CONFIG, self.context) else { return false };
         let tick = tick.get();
         if CONFIG.sample_interval_ns() != 0 && tally.sample_tick != tick {
@@ -104,16 +104,16 @@ impl<C: Context> Receiver<'_, C> {
     fn check_here<A: Address>(
         &self,
         recipient: &Recipient<A>,
-        here: &mut Here,
+        here: &mut LocalDestinationCache,
         tick: u64,
-    ) -> Result<(), Undecided> {
+    ) -> Result<(), PassReason> {
         let (ifindex, mac) = (self.context.ifindex(), recipient.mac);
         if here.is(ifindex, mac, recipient.destination, tick) {
             return Ok(());
         }
-        let own = maps::own_frames(ifindex).ok_or(Undecided::NotForThisHost)?;
+        let own = maps::own_frames(ifindex).ok_or(PassReason::NotForThisHost)?;
         if mac.bits() != own.mac {
-            return Err(Undecided::OtherHost);
+            return Err(PassReason::OtherHost);
         }
         let destination = recipient.destination;
         let is_here = match route(self.context, own.receiver, destination, BY_RULES) {
@@ -127,9 +127,9 @@ impl<C: Context> Receiver<'_, C> {
             _ => false,
         };
         if !is_here {
-            return Err(Undecided::NotForThisHost);
+            return Err(PassReason::NotForThisHost);
         }
-        *here = Here::new(ifindex, mac, destination, tick + KNOWN_FOR_TICKS);
+        *here = LocalDestinationCache::new(ifindex, mac, destination, tick + KNOWN_FOR_TICKS);
         Ok(())
     }
 

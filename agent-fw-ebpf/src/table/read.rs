@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 
 use super::{Block, DEEPER, Low, Node, Range, Shape, Tables, Word};
 use super::{bits_v4, find_low, has, hash, label, low, search};
-use crate::Undecided;
+use crate::PassReason;
 use crate::address::V4;
 use crate::label::Label;
 
@@ -45,7 +45,7 @@ pub(crate) fn listed_v4(tables: &impl Tables, shape: Shape, words: usize) -> Lis
         let last = starts.get(index + 1).map_or(u32::MAX, |next| next - 1);
         let is_answered = !unanswered.contains(&first);
         let found = || tables.find_v4(unfiltered, V4(first));
-        match is_answered.then(found).unwrap_or(Err(Undecided::TableFault)) {
+        match is_answered.then(found).unwrap_or(Err(PassReason::TableFault)) {
             Ok(found) => extend(&mut ranges, first, last, found, |last| last.checked_add(1)),
             Err(reason) => {
                 faults.insert(format!("{reason} at IPv4 {first:#010x}"));
@@ -88,7 +88,7 @@ pub(crate) fn listed_by_blocks(
         let shift = u32::BITS - shape.filter_bits;
         let (first, last) = (block << shift, block << shift | ((1 << shift) - 1));
         let Some(word) = tables.v4_filter(block / Block::PER_WORD) else {
-            listed.faults.insert(format!("{} in the blocks of IPv4", Undecided::TableFault));
+            listed.faults.insert(format!("{} in the blocks of IPv4", PassReason::TableFault));
             listed.undecided.push((first, last));
             continue;
         };
@@ -130,7 +130,7 @@ pub(crate) fn listed_v6(
         let (whole, end) = (u128::from(first) << 64, u128::from(last) << 64 | u128::from(u64::MAX));
         let is_answered = !unanswered.contains(&first);
         let found = || search(nodes, word, shape.root_bits, first);
-        let found = match is_answered.then(found).unwrap_or(Err(Undecided::TableFault)) {
+        let found = match is_answered.then(found).unwrap_or(Err(PassReason::TableFault)) {
             Ok(found) => found,
             Err(reason) => {
                 faults.insert(format!("{reason} at IPv6 {first:#018x}"));
@@ -150,7 +150,7 @@ pub(crate) fn listed_v6(
         if let Some(run) = tables.v6_deep(found.at).map(Node::from_bits) {
             lower_halves(tables, run, lows, whole, &mut ranges, &mut faults);
         } else {
-            faults.insert(format!("{} at IPv6 {first:#018x}", Undecided::TableFault));
+            faults.insert(format!("{} at IPv6 {first:#018x}", PassReason::TableFault));
             undecided.push((whole, end));
         }
     }

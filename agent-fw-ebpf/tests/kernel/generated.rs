@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::env;
 
 use agent_fw_ebpf::table::Range;
-use agent_fw_ebpf::{Label, Mac, Plan, Tally, Undecided, Verdict};
+use agent_fw_ebpf::{Label, Mac, PassReason, Plan, Tally, Verdict};
 
 use crate::frame::{Frame, OURS, PEER};
 use crate::program::{Hook, Outcome, Program, enter_network, passes};
@@ -31,7 +31,7 @@ fn compare(plan: &Plan, random: &mut Random) {
     let program = Program::new(plan);
     let (mut counts, mut admitted) = ([0; 16], 0);
     let mut count = |expected: Outcome| {
-        let is_unconcerned = expected.is_err_and(Undecided::is_unconcerned);
+        let is_unconcerned = expected.is_err_and(PassReason::is_unconcerned);
         admitted += u64::from(matches!(expected, Ok(Verdict::Admitted(_))));
         counts[expected.map_or_else(Tally::of_reason, Tally::of_verdict)] +=
             u64::from(plan.count_unconcerned || !is_unconcerned);

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Instant;
 
 use agent_fw_ebpf::table::Range;
-use agent_fw_ebpf::{Label, Mac, OwnFrames, Plan, Sample, Undecided, Verdict};
+use agent_fw_ebpf::{Label, Mac, OwnFrames, PassReason, Plan, Sample, Verdict};
 use aya::maps::RingBuf;
 use nix::sys::pthread::{pthread_kill, pthread_self};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
@@ -80,11 +80,11 @@ fn listed_sources_pass_and_others_are_dropped() {
         ("unlisted", v4(UNLISTED).tcp(PORT), REFUSED),
         ("listed, IPv6", v6(LISTED_V6).tcp(PORT), Ok(Verdict::Admitted(label(1)))),
         ("unlisted, IPv6", v6(UNLISTED_V6).tcp(PORT), REFUSED),
-        ("another port", v4(UNLISTED).tcp(443), Err(Undecided::OtherPort)),
-        ("another port, IPv6", v6(UNLISTED_V6).tcp(443), Err(Undecided::OtherPort)),
-        ("UDP", v4(UNLISTED).payload(17, &[0x10, 0x16, 0x10, 0x16]), Err(Undecided::NotTcp)),
-        ("ICMPv6", v6(UNLISTED_V6).payload(58, &[135; 24]), Err(Undecided::NotTcp)),
-        ("ARP", Frame::new().ether_type(0x0806).payload(0, &[0; 28]), Err(Undecided::NotIp)),
+        ("another port", v4(UNLISTED).tcp(443), Err(PassReason::OtherPort)),
+        ("another port, IPv6", v6(UNLISTED_V6).tcp(443), Err(PassReason::OtherPort)),
+        ("UDP", v4(UNLISTED).payload(17, &[0x10, 0x16, 0x10, 0x16]), Err(PassReason::NotTcp)),
+        ("ICMPv6", v6(UNLISTED_V6).payload(58, &[135; 24]), Err(PassReason::NotTcp)),
+        ("ARP", Frame::new().ether_type(0x0806).payload(0, &[0; 28]), Err(PassReason::NotIp)),
     ];
     check(&plan(), &cases);
 }
@@ -132,7 +132,7 @@ fn no_number_of_tags_hides_a_frame_from_a_program_that_stands_alone() {
             let is_read = count <= 16;
             let hidden = Ok(Verdict::RefusedHiddenPort);
             let due = |outcome| if is_read { outcome } else { hidden };
-            let other = due(Err(Undecided::OtherPort));
+            let other = due(Err(PassReason::OtherPort));
             [
                 ("IPv4", tagged(count, 0).ipv4(UNLISTED, HERE).tcp(PORT), due(REFUSED)),
                 ("IPv6", tagged(count, 7).ipv6(UNLISTED_V6, HERE_V6).tcp(PORT), due(REFUSED)),
@@ -151,11 +151,11 @@ fn no_number_of_tags_hides_a_frame_from_a_program_that_stands_alone() {
 #[test]
 fn behind_a_program_the_gate_decides_on_virtual_networks_and_on_more_tags_than_16() {
     let here = |frame: Frame| frame.ipv4(UNLISTED, HERE).tcp(PORT);
-    let elsewhere = Err(Undecided::NotForThisHost);
+    let elsewhere = Err(PassReason::NotForThisHost);
     let cases = [
         ("priority", here(tagged(1, 0)), REFUSED),
         ("16 of priority", here(tagged(16, 0)), REFUSED),
-        ("17", here(tagged(17, 0)), Err(Undecided::TooManyTags)),
+        ("17", here(tagged(17, 0)), Err(PassReason::TooManyTags)),
         ("of network 7", here(tagged(1, 7)), elsewhere),
         ("of network 7, behind priority", here(tagged(3, 0).tag_with(0x8100, 7)), elsewhere),
         ("of network 7, before priority", here(tagged(1, 7).tag_with(0x8100, 0)), elsewhere),
@@ -191,8 +191,8 @@ fn ipv6_extension_headers_hide_nothing() {
     let many = |count| (0..count).fold(v6(UNLISTED_V6), |frame, _| frame.extension(60, 0));
     cases.push(("eight", many(8).tcp(PORT), REFUSED));
     cases.push(("nine", many(9).tcp(PORT), Ok(Verdict::RefusedHiddenPort)));
-    cases.push(("other port behind", many(3).tcp(443), Err(Undecided::OtherPort)));
-    cases.push(("UDP behind", many(3).payload(17, &[0; 8]), Err(Undecided::NotTcp)));
+    cases.push(("other port behind", many(3).tcp(443), Err(PassReason::OtherPort)));
+    cases.push(("UDP behind", many(3).payload(17, &[0; 8]), Err(PassReason::NotTcp)));
     cases.push((
         "all kinds",
         v6(UNLISTED_V6)
@@ -215,14 +215,14 @@ fn first_fragments_are_decided_on_and_later_ones_pass() {
     };
     let cases = [
         ("first", fragment(0, true).tcp(PORT), REFUSED),
-        ("first, other port", fragment(0, true).tcp(443), Err(Undecided::OtherPort)),
-        ("later", fragment(3, true).tcp(PORT), Err(Undecided::LaterFragment)),
-        ("last", fragment(3, false).tcp(PORT), Err(Undecided::LaterFragment)),
+        ("first, other port", fragment(0, true).tcp(443), Err(PassReason::OtherPort)),
+        ("later", fragment(3, true).tcp(PORT), Err(PassReason::LaterFragment)),
+        ("last", fragment(3, false).tcp(PORT), Err(PassReason::LaterFragment)),
         ("first, IPv6", v6(UNLISTED_V6).fragment_header(0, true).tcp(PORT), REFUSED),
         (
             "later, IPv6",
             v6(UNLISTED_V6).fragment_header(3, true).tcp(PORT),
-            Err(Undecided::LaterFragment),
+            Err(PassReason::LaterFragment),
         ),
         ("too short", fragment(0, true).payload(6, &[0, 80, 16]), Ok(Verdict::RefusedHiddenPort)),
         (
@@ -235,7 +235,7 @@ fn first_fragments_are_decided_on_and_later_ones_pass() {
             v6(UNLISTED_V6).fragment_header(0, true).extension(60, 0).payload(6, &[]),
             Ok(Verdict::RefusedHiddenPort),
         ),
-        ("too short, whole", v4(UNLISTED).payload(6, &[0, 80, 16]), Err(Undecided::Truncated)),
+        ("too short, whole", v4(UNLISTED).payload(6, &[0, 80, 16]), Err(PassReason::Truncated)),
     ];
     check(&plan(), &cases);
 }
@@ -254,12 +254,12 @@ fn padding_is_not_mistaken_for_a_port() {
     let cases = [
         ("a first fragment with padding", padded, Ok(Verdict::RefusedHiddenPort)),
         // The kernel drops them: what they carry of TCP is too short.
-        ("padding that spells the port", whole(PORT, 60), Err(Undecided::Truncated)),
-        ("the same, short", whole(PORT, 38), Err(Undecided::Truncated)),
-        ("padding that spells another", whole(443, 60), Err(Undecided::OtherPort)),
-        ("the same, short", whole(443, 38), Err(Undecided::OtherPort)),
-        ("the port, behind IPv6", whole_v6(PORT, 58), Err(Undecided::Truncated)),
-        ("another, behind IPv6", whole_v6(443, 58), Err(Undecided::OtherPort)),
+        ("padding that spells the port", whole(PORT, 60), Err(PassReason::Truncated)),
+        ("the same, short", whole(PORT, 38), Err(PassReason::Truncated)),
+        ("padding that spells another", whole(443, 60), Err(PassReason::OtherPort)),
+        ("the same, short", whole(443, 38), Err(PassReason::OtherPort)),
+        ("the port, behind IPv6", whole_v6(PORT, 58), Err(PassReason::Truncated)),
+        ("another, behind IPv6", whole_v6(443, 58), Err(PassReason::OtherPort)),
     ];
     check(&plan(), &cases);
 }
@@ -271,12 +271,12 @@ fn behind_it_the_gate_decides_on_hidden_ports() {
         (
             "too short",
             Frame::new().ipv4_with(UNLISTED, HERE, 0, 1 << 13).payload(6, &[0, 80, 16]),
-            Err(Undecided::ShortFirstFragment),
+            Err(PassReason::ShortFirstFragment),
         ),
         (
             "nine extensions",
             (0..9).fold(v6(UNLISTED_V6), |frame, _| frame.extension(60, 0)).tcp(PORT),
-            Err(Undecided::TooManyExtensions),
+            Err(PassReason::TooManyExtensions),
         ),
         ("unlisted", v4(UNLISTED).tcp(PORT), REFUSED),
     ];
@@ -286,13 +286,13 @@ fn behind_it_the_gate_decides_on_hidden_ports() {
 /// Frames to the agent's port from nobody who is listed, and what a program with a gate behind it
 /// makes of them.
 fn for_others_or_not() -> Vec<(&'static str, Vec<u8>, Outcome)> {
-    let elsewhere = Err(Undecided::NotForThisHost);
+    let elsewhere = Err(PassReason::NotForThisHost);
     let to = |mac| Frame::between(PEER, mac).ipv4(UNLISTED, HERE).tcp(PORT);
     let mut cases = vec![
         ("here", v4(UNLISTED).tcp(PORT), REFUSED),
         ("here, IPv6", v6(UNLISTED_V6).tcp(PORT), REFUSED),
-        ("another host's MAC", to([2, 0, 0, 0, 0, 9]), Err(Undecided::OtherHost)),
-        ("broadcast MAC", to([255; 6]), Err(Undecided::OtherHost)),
+        ("another host's MAC", to([2, 0, 0, 0, 0, 9]), Err(PassReason::OtherHost)),
+        ("broadcast MAC", to([255; 6]), Err(PassReason::OtherHost)),
         ("forwarded", Frame::new().ipv4(UNLISTED, ELSEWHERE).tcp(PORT), elsewhere),
         ("forwarded, IPv6", Frame::new().ipv6(UNLISTED_V6, ELSEWHERE_V6).tcp(PORT), elsewhere),
         ("without a route", Frame::new().ipv4(UNLISTED, [8, 8, 8, 8]).tcp(PORT), REFUSED),
@@ -450,7 +450,7 @@ fn ports_may_be_any_set() {
         ("first", v4(UNLISTED).tcp(63), REFUSED),
         ("middle", v4(UNLISTED).tcp(PORT), REFUSED),
         ("last", v4(UNLISTED).tcp(4122), REFUSED),
-        ("between", v4(UNLISTED).tcp(4120), Err(Undecided::OtherPort)),
+        ("between", v4(UNLISTED).tcp(4120), Err(PassReason::OtherPort)),
     ];
     check(&plan, &cases);
 }

@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use agent_fw_ebpf::{
-    Address, Host, Image, Label, LabelTally, Mac, OwnFrames, Plain, Plan, Recipient, Tally,
-    Undecided, V6, Verdict, decide_at_a_glance, ethernet, load, load_program, try_decide,
+    Address, Host, Image, Label, LabelTally, Mac, OwnFrames, PassReason, Plain, Plan, Recipient,
+    Tally, V6, Verdict, decide_at_a_glance, ethernet, load, load_program, try_decide,
 };
 use aya::maps::{HashMap, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRunOptions, Xdp};
@@ -30,7 +30,7 @@ fn object() -> PathBuf {
 /// The interface that a test run comes in by.
 const LOOPBACK: u32 = 1;
 
-pub(crate) type Outcome = Result<Verdict, Undecided>;
+pub(crate) type Outcome = Result<Verdict, PassReason>;
 
 /// The hook that a program is tested at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,12 +212,12 @@ struct Model<'a> {
 impl Host for Model<'_> {
     fn admit(&self, _: Label) {}
 
-    fn refuse<A: Address>(&self, recipient: &Recipient<A>, _: Verdict) -> Result<(), Undecided> {
+    fn refuse<A: Address>(&self, recipient: &Recipient<A>, _: Verdict) -> Result<(), PassReason> {
         if !self.gate {
             return Ok(());
         }
         if recipient.mac != Mac::new(OURS) {
-            return Err(Undecided::OtherHost);
+            return Err(PassReason::OtherHost);
         }
         let V6 { high, low } = recipient.destination.to_v6();
         // Without a route, the stack drops it.
@@ -227,7 +227,7 @@ impl Host for Model<'_> {
             !matches!(high >> 16, 0x2001_0db8_ffff | 0x2001_0db8_cccc)
                 || u128::from(high) << 64 | u128::from(low) == HERE_V6
         };
-        if is_here { Ok(()) } else { Err(Undecided::NotForThisHost) }
+        if is_here { Ok(()) } else { Err(PassReason::NotForThisHost) }
     }
 
     fn refuse_unread(&self) {

@@ -1,7 +1,7 @@
 //! Lists of sources, and what they are held against: a search from end to end.
 
 use agent_fw_ebpf::table::Range;
-use agent_fw_ebpf::{Address as _, Contents, Image, Label, Plan, Undecided, V4, V6};
+use agent_fw_ebpf::{Address as _, Contents, Image, Label, PassReason, Plan, V4, V6};
 
 pub(crate) const LABELS: u16 = 5;
 
@@ -35,12 +35,12 @@ pub(crate) fn image(v4: &[Range<u32>], v6: &[Range<u128>]) -> Image {
 }
 
 /// The label of an address, by the tables.
-pub(crate) fn find_v4(contents: &Contents, address: u32) -> Result<Option<Label>, Undecided> {
+pub(crate) fn find_v4(contents: &Contents, address: u32) -> Result<Option<Label>, PassReason> {
     V4(address).label(&contents.config, contents)
 }
 
 /// The label of an address, by the tables.
-pub(crate) fn find_v6(contents: &Contents, address: u128) -> Result<Option<Label>, Undecided> {
+pub(crate) fn find_v6(contents: &Contents, address: u128) -> Result<Option<Label>, PassReason> {
     let halves = V6 { high: (address >> 64) as u64, low: address as u64 };
     halves.label(&contents.config, contents)
 }

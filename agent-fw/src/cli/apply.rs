@@ -1,7 +1,7 @@
 //! `agent-fw apply`: what the boot unit runs.
 
 use super::outcome::{Outcome, Result};
-use super::{Patience, exceptions, report};
+use super::{LockWait, exceptions, report};
 use crate::engine::apply::{self, Applied, AtBoot, Read};
 use crate::engine::judge::{Beyond, NotClosed, judge, judge_beyond};
 use crate::engine::kernel_state::KernelState;
@@ -34,7 +34,7 @@ pub(super) struct Apply {
     #[arg(long, conflicts_with = "boot")]
     accept_opening: bool,
     #[command(flatten)]
-    patience: Patience,
+    patience: LockWait,
 }
 
 impl Apply {

@@ -1,7 +1,7 @@
 //! What asking the kernel costs: the packets that were sent, and the rules that would remember them.
 
 use super::report::{self, say};
-use crate::trace::{NotAsked, Road, StatefulRule};
+use crate::trace::{NotAsked, PacketTrace, StatefulRule};
 use serde_json::{Value, json};
 use std::fmt;
 
@@ -16,7 +16,7 @@ pub(super) struct PacketsSent {
 
 impl PacketsSent {
     /// Takes in the road of a packet that came in, and of its answer.
-    pub(super) fn add_incoming(&mut self, road: &Road) {
+    pub(super) fn add_incoming(&mut self, road: &PacketTrace) {
         self.incoming += road.sent;
         if let Some(Ok(answer)) = &road.answer {
             self.outgoing += answer.sent;
@@ -24,12 +24,12 @@ impl PacketsSent {
     }
 
     /// Takes in the road of a packet that this host has sent.
-    pub(super) fn add_outgoing(&mut self, road: &Road) {
+    pub(super) fn add_outgoing(&mut self, road: &PacketTrace) {
         self.outgoing += road.sent;
     }
 
     /// Those of one question.
-    pub(super) fn of(road: &Road) -> Self {
+    pub(super) fn of(road: &PacketTrace) -> Self {
         let mut sent = Self::default();
         sent.add_incoming(road);
         sent

@@ -1,11 +1,11 @@
 //! `agent-fw compile`: the ruleset for a reviewer, without root and without a kernel.
 
 use super::outcome::{Outcome, Result};
+use super::policy_args::{PolicyArgs, compile};
 use super::report;
-use super::words::{Words, compile};
 use crate::configuration::{Compiled, Configuration};
 use crate::input::Lists;
-use crate::model::firewall::{Firewall, Idle};
+use crate::model::firewall::{Firewall, ShadowedRule};
 use crate::model::rule::Direction;
 use crate::model::{AddressSet, MacMatch, Notation, Ordinal, Range, RangeSet};
 use crate::nft::{Choice, Document, Form, LookupCost, Ruleset, counter_name};
@@ -18,7 +18,7 @@ use std::io::{BufWriter, Write as _};
 #[derive(clap::Args, Debug)]
 pub(super) struct Compile {
     #[command(flatten)]
-    words: Words,
+    words: PolicyArgs,
     /// nft: a file for `nft -f`, with comments; json: the policy as data
     #[arg(long, value_enum, default_value_t = Format::Nft)]
     format: Format,
@@ -145,7 +145,7 @@ fn firewall_as_json(firewall: &Firewall, has_engine_rules: bool) -> Value {
             "priority": rule.priority.to_string(),
             "direction": rule.direction.to_string(),
             "decides": idle.is_none(),
-            "shadowed_by": idle.map(Idle::names),
+            "shadowed_by": idle.map(ShadowedRule::names),
         })
     });
     let restrictive = |direction| firewall.restricts(direction);

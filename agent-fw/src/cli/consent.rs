@@ -3,7 +3,7 @@
 use super::outcome::{Failure, Result};
 use super::report;
 use crate::configuration::{Compiled, Configuration};
-use crate::engine::live::Live;
+use crate::engine::live::LiveSessions;
 use crate::engine::opening::Known;
 use crate::engine::risk::{Name, Risk, is_asked_about, risks};
 use crate::engine::{last_good, policy};
@@ -48,7 +48,11 @@ impl fmt::Display for AtRisk {
 impl Consent {
     /// Refuses a policy that cuts off what is in use and not accepted. What is accepted is told; what
     /// there is, is returned.
-    pub(super) fn check(&self, configuration: &Configuration, compiled: &Compiled) -> Result<Live> {
+    pub(super) fn check(
+        &self,
+        configuration: &Configuration,
+        compiled: &Compiled,
+    ) -> Result<LiveSessions> {
         let (live, found) = found(configuration, compiled)?;
         let is_accepted = |risk: &&Risk| self.accept_risk.contains(&risk.name);
         let (accepted, refused): (Vec<&Risk>, Vec<&Risk>) = found.iter().partition(is_accepted);
@@ -72,15 +76,18 @@ impl Consent {
 }
 
 /// What would be cut off, SSH first.
-fn found(configuration: &Configuration, compiled: &Compiled) -> anyhow::Result<(Live, Vec<Risk>)> {
+fn found(
+    configuration: &Configuration,
+    compiled: &Compiled,
+) -> anyhow::Result<(LiveSessions, Vec<Risk>)> {
     if !is_asked_about(configuration) {
-        return Ok((Live::default(), Vec::new()));
+        return Ok((LiveSessions::default(), Vec::new()));
     }
     // The policy in force is the last that was put there; before that was kept, the installed one.
     let before = last_good::compiled().ok().flatten().filter(|_| policy::is_installed());
     let before = before.or_else(|| policy::compiled().ok().flatten());
     let after: Known = (configuration.clone(), compiled.clone());
-    let mut live = Live::read()?;
+    let mut live = LiveSessions::read()?;
     let mut found = risks(&live, before.as_ref(), &after);
     if found.iter().any(|risk| risk.is_service && risk.name.protocol == Protocol::Udp) {
         live.forget_passing_clients()?;

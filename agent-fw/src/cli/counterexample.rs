@@ -4,7 +4,7 @@ use crate::model::Verdict;
 use crate::model::firewall::{self, ICMP, ICMPV6, TCP, UDP};
 use crate::model::packet_set::{Connection, State};
 use crate::netlink::link;
-use crate::verify::{Counterexample, Deed, Due, Sample, Sender, Way};
+use crate::verify::{Actual, Counterexample, Expected, PacketDirection, Sample, Sender};
 use serde_json::{Value, json};
 
 /// The packet in words.
@@ -22,7 +22,7 @@ pub(super) fn describe(packet: &Sample, interfaces: &[link::Interface]) -> Strin
     let mac_to = packet.mac_to.map_or_else(String::new, |mac| format!(", MAC address {mac}"));
     let Some(ends) = packet.addresses else {
         return match packet.way {
-            Way::Outgoing => format!("ARP, by interface {interface}"),
+            PacketDirection::Outgoing => format!("ARP, by interface {interface}"),
             _ => format!("ARP{mac}, to this host{mac_to}, by interface {interface}"),
         };
     };
@@ -30,12 +30,12 @@ pub(super) fn describe(packet: &Sample, interfaces: &[link::Interface]) -> Strin
     let from_port = packet.source_port.filter(|_| has_ports);
     let from_port = from_port.map_or_else(String::new, |port| format!(" port {port}"));
     let from = match packet.way {
-        Way::Outgoing if ends.is_any_source => format!("this host{from_port}"),
+        PacketDirection::Outgoing if ends.is_any_source => format!("this host{from_port}"),
         _ => format!("{}{from_port}{mac}", ends.source),
     };
     let to = match packet.way {
-        Way::Incoming if ends.is_any_destination => "this host".to_owned(),
-        Way::Forwarded if ends.is_any_destination => "another host".to_owned(),
+        PacketDirection::Incoming if ends.is_any_destination => "this host".to_owned(),
+        PacketDirection::Forwarded if ends.is_any_destination => "another host".to_owned(),
         _ => ends.destination.to_string(),
     };
     let port = packet.port;
@@ -99,9 +99,9 @@ pub(super) fn to_json(found: &Counterexample, interfaces: &[link::Interface]) ->
     let message = packet.source_port.filter(|_| is_icmp).map(u16::to_be_bytes);
     json!({
         "direction": match packet.way {
-            Way::Incoming => "incoming",
-            Way::Outgoing => "outgoing",
-            Way::Forwarded => "forwarded",
+            PacketDirection::Incoming => "incoming",
+            PacketDirection::Outgoing => "outgoing",
+            PacketDirection::Forwarded => "forwarded",
         },
         "interface": packet.interface.map(|_| interface(packet, interfaces)),
         "to_this_host": packet.is_local(),
@@ -134,39 +134,39 @@ pub(super) fn to_json(found: &Counterexample, interfaces: &[link::Interface]) ->
         "policy": due_in_words(*due),
         "kernel": deed_in_words(deed),
         "kernel_drops": match deed {
-            Deed::Drops => Some(true),
-            Deed::Unknown(_) => None,
+            Actual::Drops => Some(true),
+            Actual::Unknown(_) => None,
             _ => Some(false),
         },
     })
 }
 
 /// What the policy says, in words.
-pub(super) fn due_in_words(due: Due) -> &'static str {
+pub(super) fn due_in_words(due: Expected) -> &'static str {
     match due {
-        Due::Port(Verdict::Untouched) | Due::Nothing => "leaves it alone",
-        Due::Port(Verdict::Accept) => "admits it",
-        Due::Port(Verdict::Drop) | Due::Firewall(firewall::Verdict::Drop) => "drops it",
-        Due::Port(Verdict::Continue) => "leaves it to other rules",
-        Due::Firewall(firewall::Verdict::Pass) => "lets it pass",
-        Due::Firewall(firewall::Verdict::Bypass) => "lets it pass, by a Bypass",
+        Expected::Port(Verdict::Untouched) | Expected::Nothing => "leaves it alone",
+        Expected::Port(Verdict::Accept) => "admits it",
+        Expected::Port(Verdict::Drop) | Expected::Firewall(firewall::Verdict::Drop) => "drops it",
+        Expected::Port(Verdict::Continue) => "leaves it to other rules",
+        Expected::Firewall(firewall::Verdict::Pass) => "lets it pass",
+        Expected::Firewall(firewall::Verdict::Bypass) => "lets it pass, by a Bypass",
     }
 }
 
 /// What the kernel does, in words.
-pub(super) fn deed_in_words(deed: &Deed) -> String {
+pub(super) fn deed_in_words(deed: &Actual) -> String {
     match deed {
-        Deed::Drops => "drops it".to_owned(),
-        Deed::Passes => "lets it pass".to_owned(),
-        Deed::PassesRewritten => {
+        Actual::Drops => "drops it".to_owned(),
+        Actual::Passes => "lets it pass".to_owned(),
+        Actual::PassesRewritten => {
             "lets it pass, where another rule at `input` has given it this port".to_owned()
         }
-        Deed::PassesUnlabelled => {
+        Actual::PassesUnlabelled => {
             "lets it pass, and does not note that a Bypass did, so that answers pass".to_owned()
         }
-        Deed::PassesLabelled => {
+        Actual::PassesLabelled => {
             "lets it pass, and notes that a Bypass did, so that answers are dropped".to_owned()
         }
-        Deed::Unknown(what) => format!("not known: it comes to {what}"),
+        Actual::Unknown(what) => format!("not known: it comes to {what}"),
     }
 }

@@ -3,21 +3,21 @@
 use super::asking::{self, PacketsSent};
 use super::outcome::{Failure, Outcome, Result};
 use super::own_packets::OwnPackets;
+use super::probe_runner::{Answer, ProbeRunner};
 use super::report::{self, say};
 use super::sample::{self, Sample};
-use super::trial::{Answer, Trial};
-use super::{Patience, road};
+use super::{LockWait, path_report};
 use crate::engine::apply::Read;
 use crate::engine::opening::Known;
 use crate::engine::policy::catalogue;
 use crate::input::Catalogue;
-use crate::model::rule::Lowered;
+use crate::model::rule::AgentPolicy;
 use crate::model::{MacAddr, Port, Verdict};
 use crate::netlink::link;
 use crate::netlink::link::Interface;
 use crate::system::{ds_agent, privilege};
 use crate::trace;
-use crate::trace::{Case, NoWayIn, NotAsked, Question, Routes, SideEffects};
+use crate::trace::{NoWayIn, NotAsked, ProbeRequest, ResolvedProbe, Routes, SideEffects};
 use anyhow::anyhow;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -62,7 +62,7 @@ pub(super) struct Explain {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    patience: Patience,
+    patience: LockWait,
 }
 
 impl Explain {
@@ -87,15 +87,15 @@ impl Explain {
         }
     }
 
-    fn question(&self, source: IpAddr, port: Port) -> Question {
+    fn question(&self, source: IpAddr, port: Port) -> ProbeRequest {
         let Self { mac, to, interface, .. } = self;
-        Question { source, mac: *mac, destination: *to, port, interface: interface.clone() }
+        ProbeRequest { source, mac: *mac, destination: *to, port, interface: interface.clone() }
     }
 
     fn one(&self, source: IpAddr, installed: Option<Known>) -> Result<Outcome> {
         let listening = installed.as_ref().map(|(configuration, _)| configuration.port);
         let port = Port(self.port.or(listening).unwrap_or(Port::AGENT.0));
-        let case = match Case::of(&self.question(source, port)) {
+        let case = match ResolvedProbe::of(&self.question(source, port)) {
             Err(error) if error.is::<NoWayIn>() => {
                 self.tell_no_way_in(source, port, &error.to_string());
                 return Ok(Outcome::False);
@@ -119,7 +119,7 @@ impl Explain {
         if self.json {
             let own_rules = ds_agent::own_rules(port).into_iter();
             let own_rules: Vec<String> = own_rules.map(|(_, rule)| rule).collect();
-            let mut json = road::to_json(&case, &road);
+            let mut json = path_report::to_json(&case, &road);
             json["own_rules"] = json!(own_rules);
             if hinges_on_mac {
                 json["reaches"] = Value::Null;
@@ -129,7 +129,7 @@ impl Explain {
             json["stateful_rules"] = asking::rules_to_json(&rules);
             say!("{json:#}");
         } else {
-            road::print(&case, &road);
+            path_report::print(&case, &road);
             if hinges_on_mac {
                 report::caution("not known:", BY_MAC);
             }
@@ -170,7 +170,7 @@ impl Explain {
     }
 
     /// Says which rules would remember the packet, instead of sending it.
-    fn refuse(&self, case: &Case, why: &NotAsked) {
+    fn refuse(&self, case: &ResolvedProbe, why: &NotAsked) {
         let NotAsked(rules) = why;
         if self.json {
             let json = json!({
@@ -188,7 +188,7 @@ impl Explain {
             });
             return say!("{json:#}");
         }
-        report::remark(&road::packet(case));
+        report::remark(&path_report::packet(case));
         report::bad("not asked:", "rules of this host would remember the packet. What each does:");
         asking::print_rules(rules);
         report::remark(
@@ -208,7 +208,7 @@ impl Explain {
         let samples: Vec<Sample> = sample::admitted(&lowered.policy, &lowered.ledger, catalogue)
             .chain(sample::stranger(&lowered.policy))
             .collect();
-        let mut trial = Trial::of(lowered, self.side_effects())?;
+        let mut trial = ProbeRunner::of(lowered, self.side_effects())?;
         let (mut is_good, mut not_asked, mut answers) = (true, 0_u64, Vec::new());
         if !self.json {
             Answer::print_heading();
@@ -216,7 +216,7 @@ impl Explain {
         for (interface, samples) in self.by_interface(&samples)? {
             for Sample { source, mac } in samples {
                 let question = self.question(source, port);
-                let answer = trial.ask(&Question {
+                let answer = trial.ask(&ProbeRequest {
                     mac: self.mac.or(mac),
                     interface: question.interface.clone().or(interface.clone()),
                     ..question
@@ -311,7 +311,7 @@ const BY_MAC: &str = "the policy admits this source by the MAC addresses of some
                       this host does not know which one it comes through; --mac names it";
 
 /// Whether the policy admits the source from some MAC addresses, of which an invented one is none.
-fn hinges_on_mac(case: &Case, lowered: &Lowered) -> bool {
+fn hinges_on_mac(case: &ResolvedProbe, lowered: &AgentPolicy) -> bool {
     let source = case.syn.source;
     let mut all = lowered.policy.admissions().iter();
     let is_admitted = all.any(|admission| admission.addresses.contains(source));

@@ -5,7 +5,7 @@ use super::outcome::{Outcome, Result};
 use super::report;
 use crate::engine::apply::AtBoot;
 use crate::engine::guard::{self, Event};
-use crate::nft::{Cover, Hold};
+use crate::nft::{Cover, HeldTables};
 use crate::system::privilege;
 use sd_notify::NotifyState;
 
@@ -38,9 +38,9 @@ fn tell(event: Event) {
     match event {
         Event::Standing(hold) => {
             let status = match hold {
-                Hold::Tables => "on guard, owns the table",
-                Hold::Twin => "on guard, owns a twin of the table",
-                Hold::Nothing => "on guard",
+                HeldTables::Tables => "on guard, owns the table",
+                HeldTables::Twin => "on guard, owns a twin of the table",
+                HeldTables::Nothing => "on guard",
             };
             report::remark(status);
             drop(sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(status)]));

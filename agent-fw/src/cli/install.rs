@@ -2,9 +2,9 @@
 
 use super::consent::Consent;
 use super::outcome::{Failure, Outcome, Result};
+use super::policy_args::{PolicyArgs, compile};
 use super::units::Units;
-use super::words::{Words, compile};
-use super::{Patience, exceptions, openness, report};
+use super::{LockWait, exceptions, openness, report};
 use crate::configuration::{Compiled, Configuration, is_edited};
 use crate::engine::apply;
 use crate::engine::enforce::{EnforceError, enforce};
@@ -12,7 +12,7 @@ use crate::engine::host::ThisHost;
 use crate::engine::interfaces::{self, Found};
 use crate::engine::judge::{judge, judge_beyond};
 use crate::engine::kernel_state::KernelState;
-use crate::engine::live::Live;
+use crate::engine::live::LiveSessions;
 use crate::engine::plan::{Missing, plan};
 use crate::engine::policy::installed;
 use crate::engine::sources::SourceTexts;
@@ -34,7 +34,7 @@ use std::path::{Path, PathBuf};
 #[derive(clap::Args, Debug)]
 pub(super) struct Install {
     #[command(flatten)]
-    words: Words,
+    words: PolicyArgs,
     #[command(flatten)]
     consent: Consent,
     /// Print what would change, and change nothing (exit code 1 if anything would)
@@ -52,7 +52,7 @@ pub(super) struct Install {
     #[arg(long, conflicts_with_all = ["untested", "dry_run"])]
     open_host_firewall: bool,
     #[command(flatten)]
-    patience: Patience,
+    patience: LockWait,
 }
 
 impl Install {
@@ -125,7 +125,7 @@ impl Install {
 
 /// Where rules let answers pass, the sessions that stand are to be known for what they are. That they
 /// cannot be made known is no reason to do without the policy.
-fn keep_sessions(live: &Live, compiled: &Compiled) {
+fn keep_sessions(live: &LiveSessions, compiled: &Compiled) {
     let directions = [Direction::Incoming, Direction::Outgoing];
     let asks = |firewall: &Firewall| directions.iter().any(|way| firewall.restricts(*way));
     if compiled.firewall.as_ref().is_some_and(asks)
@@ -190,7 +190,7 @@ fn promises(
     configuration: &Configuration,
     compiled: &Compiled,
     test: Test,
-    patience: &Patience,
+    patience: &LockWait,
 ) -> Result<Outcome> {
     let _lock = lock::acquire("install", patience.duration())?;
     let state = KernelState::outline(&mut Nftables::open()?)?;

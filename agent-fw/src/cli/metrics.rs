@@ -1,12 +1,12 @@
 //! `agent-fw metrics`: the status for Prometheus.
 
-use super::Patience;
+use super::LockWait;
 use super::openness::{self, Tried};
 use super::outcome::{Failure, Outcome, Result};
 use super::report::{self, say};
 use super::status::Findings;
 use crate::model::firewall::Rule;
-use crate::nft::{Count, LEFT, Live, REFUSED, REFUSED_EARLY};
+use crate::nft::{Count, LEFT, LiveTable, REFUSED, REFUSED_EARLY};
 use crate::system;
 use crate::system::{file, lock, privilege};
 use anyhow::{Context as _, anyhow};
@@ -35,7 +35,7 @@ pub(super) struct Metrics {
     #[arg(long, conflicts_with_all = ["output", "probe"])]
     dashboard: bool,
     #[command(flatten)]
-    patience: Patience,
+    patience: LockWait,
 }
 
 /// The dashboard, as Grafana imports it.
@@ -232,7 +232,7 @@ fn packets(findings: &Findings, registry: &Registry) -> anyhow::Result<()> {
 fn rules(findings: &Findings, registry: &Registry) -> anyhow::Result<()> {
     let labels = ["table", "counter", "rule", "direction", "action"];
     let met = Counted::new(registry, "rule", "that a rule beyond the agent's port met", &labels)?;
-    for Live { image, .. } in &findings.held.firewall {
+    for LiveTable { image, .. } in &findings.held.firewall {
         let table = image.name.to_string();
         for counter in &image.counters {
             let rule = findings.rule_of(counter);

@@ -15,23 +15,23 @@ mod metrics;
 mod openness;
 mod outcome;
 mod own_packets;
+mod path_report;
+mod policy_args;
 mod ports;
+mod probe_runner;
 mod read_files;
 mod regions;
 mod report;
-mod road;
 mod rules;
 mod sample;
 mod security_group;
 mod status;
 mod terminal;
-mod trial;
 mod uninstall;
 mod units;
 mod verify;
 mod version;
 mod watch;
-mod words;
 
 use crate::system::reader;
 use clap::builder::styling::{AnsiColor, Styles};
@@ -99,13 +99,13 @@ enum Command {
 
 /// Waiting for another agent-fw that is at work.
 #[derive(clap::Args, Debug)]
-struct Patience {
+struct LockWait {
     /// Wait so many seconds for another agent-fw that is at work
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(..=86_400))]
     wait: u64,
 }
 
-impl Patience {
+impl LockWait {
     fn duration(&self) -> Duration {
         Duration::from_secs(self.wait)
     }

@@ -1,18 +1,18 @@
 //! The promise "open", which depends on every other rule of the host: it is tried, not assumed.
 
 use super::asking::PacketsSent;
+use super::path_report::{self, OWN_RULES};
+use super::probe_runner::{Answer, ProbeRunner};
 use super::report::{self, say};
-use super::road::{self, OWN_RULES};
 use super::sample::{self, Sample};
 use super::status::Findings;
-use super::trial::{Answer, Trial};
 use crate::configuration::{Compiled, Configuration};
 use crate::host_firewall::{Firewall, Plan, Sources};
-use crate::model::rule::Lowered;
+use crate::model::rule::AgentPolicy;
 use crate::model::{Policy, Port, Verdict};
 use crate::nft::comment;
 use crate::system::ds_agent;
-use crate::trace::{NotAsked, Question, SideEffects};
+use crate::trace::{NotAsked, ProbeRequest, SideEffects};
 use crate::{host_firewall, trace};
 use anyhow::Context as _;
 use std::net::IpAddr;
@@ -56,13 +56,13 @@ pub(super) fn test(configuration: &Configuration, compiled: &Compiled) {
 }
 
 /// What the kernel says of a few sources, admitted and not, one after the other.
-fn ask(lowered: &Lowered, port: Port) -> anyhow::Result<impl Iterator<Item = Answer>> {
+fn ask(lowered: &AgentPolicy, port: Port) -> anyhow::Result<impl Iterator<Item = Answer>> {
     trace::clear();
     let policy = &lowered.policy;
-    let mut trial = Trial::of(lowered, SideEffects::Refused)?;
+    let mut trial = ProbeRunner::of(lowered, SideEffects::Refused)?;
     let samples = sample::few(policy, MOST).into_iter().chain(sample::stranger(policy));
     Ok(samples.map(move |Sample { source, mac }| {
-        trial.ask(&Question { source, mac, destination: None, port, interface: None })
+        trial.ask(&ProbeRequest { source, mac, destination: None, port, interface: None })
     }))
 }
 
@@ -98,7 +98,7 @@ pub(super) fn tried(findings: &Findings) -> anyhow::Result<Vec<Tried>> {
 
 /// The firewall that stops one of the sources that are admitted, if any is stopped.
 pub(super) fn firewall_in_the_way(
-    lowered: &Lowered,
+    lowered: &AgentPolicy,
     port: Port,
 ) -> anyhow::Result<Option<Firewall>> {
     for answer in ask(lowered, port)? {
@@ -108,7 +108,7 @@ pub(super) fn firewall_in_the_way(
         if let Ok((case, road)) = &answer.found {
             let firewall = Firewall::that_stopped(road, answer.source.is_ipv4())?;
             let firewall = firewall.with_context(|| {
-                let became = road::conclusion(road);
+                let became = path_report::conclusion(road);
                 format!("{} is {became}: no exception in a firewall helps", answer.source)
             })?;
             return host_firewall::settle(firewall, &case.interface.name).map(Some);
@@ -177,7 +177,7 @@ fn not_known(what: &str) {
 fn stops(answer: &Answer) {
     if let Ok((_, road)) = &answer.found {
         let is = if answer.reaches() == Some(true) { "" } else { "is " };
-        let what = format!("{} {is}{}", answer.source, road::conclusion(road));
+        let what = format!("{} {is}{}", answer.source, path_report::conclusion(road));
         report::bad("not open:", what);
     }
 }

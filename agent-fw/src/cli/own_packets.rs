@@ -5,7 +5,7 @@ use super::sample::decide;
 use crate::engine::kernel_state::KernelState;
 use crate::engine::last_seen::{Contact, Counted, Moment};
 use crate::engine::own_counts::{OwnCounts, Readings, readings};
-use crate::model::rule::Lowered;
+use crate::model::rule::AgentPolicy;
 use crate::model::{MacAddr, Verdict};
 use crate::nft::{Nftables, comment};
 use crate::xdp;
@@ -34,7 +34,12 @@ impl OwnPackets {
     }
 
     /// So many were sent as from this source.
-    pub(super) fn sent(&mut self, lowered: &Lowered, from: (IpAddr, Option<MacAddr>), times: u64) {
+    pub(super) fn sent(
+        &mut self,
+        lowered: &AgentPolicy,
+        from: (IpAddr, Option<MacAddr>),
+        times: u64,
+    ) {
         let (source, mac) = from;
         let times = times + u64::from(self.has_programs);
         self.total += times;

@@ -1,6 +1,6 @@
 //! `agent-fw regions`: the catalogue.
 
-use super::Patience;
+use super::LockWait;
 use super::outcome::{Failure, Outcome, Result};
 use super::report::{self, say, wrapped};
 use crate::engine::policy::catalogue;
@@ -42,7 +42,7 @@ pub(super) enum Regions {
         #[command(flatten)]
         file: FileOfRegions,
         #[command(flatten)]
-        patience: Patience,
+        patience: LockWait,
     },
     /// Shows one region, with where its values come from
     Show {
@@ -155,7 +155,7 @@ fn print_change(change: &Change) {
     }
 }
 
-fn import(from: &FileOfRegions, patience: &Patience, catalogue: &Catalogue) -> Result<()> {
+fn import(from: &FileOfRegions, patience: &LockWait, catalogue: &Catalogue) -> Result<()> {
     let regions = from.read(catalogue)?;
     let _lock = lock::acquire("regions import", patience.duration())?;
     let path = Path::new(OVERRIDES);

@@ -6,10 +6,11 @@ use crate::engine::judge::{Beyond, NotClosed};
 use crate::engine::kernel_state::Remedy;
 use crate::input::options::Backend;
 use crate::input::outbound::Outbound;
-use crate::input::{Notice, Source};
-use crate::model::rule::{Addresses, Lowered, Match};
+use crate::input::{Source, Warning};
+use crate::model::rule::{Addresses, AgentPolicy, Match};
 use crate::model::{
-    AddressSet, Admission, Ledger, MacMatch, Notation, Ordinal, Others, Policy, Port, Range,
+    AddressSet, Admission, DefaultAction, MacMatch, Notation, Ordinal, OriginMap, Policy, Port,
+    Range,
 };
 use crate::nft::Count;
 use crate::system::systemd::Persistence;
@@ -89,7 +90,7 @@ pub(super) fn command(command: &str) {
 }
 
 /// Something that the user should know.
-pub(super) fn notice(notice: &Notice) {
+pub(super) fn notice(notice: &Warning) {
     aside(&notice.to_string());
 }
 
@@ -168,7 +169,7 @@ pub(super) fn programs(
 
 /// What is promised, in a line, where the kernel enforces the policy.
 pub(super) fn promise(compiled: &Compiled) -> String {
-    let Lowered { policy, ledger } = &compiled.lowered;
+    let AgentPolicy { policy, ledger } = &compiled.lowered;
     let port = policy.ports();
     if policy.admits_everyone() && compiled.limited {
         format!("not closed: every source may reach TCP port {port}, within the rules' limits")
@@ -176,7 +177,7 @@ pub(super) fn promise(compiled: &Compiled) -> String {
         format!("not closed: every source may reach TCP port {port}")
     } else if policy.admits_most() {
         format!("not closed: most addresses may reach TCP port {port}")
-    } else if policy.others() == Others::Continue {
+    } else if policy.others() == DefaultAction::Continue {
         format!("not closed: other sources of TCP port {port} are left to other rules")
     } else if policy.admissions().is_empty() {
         format!("closed: TCP port {port} is closed to every source")
@@ -262,7 +263,7 @@ pub(super) fn persistence() {
 }
 
 /// The other promise, where it is not tested.
-pub(super) fn open_is_not_tested(lowered: &Lowered) {
+pub(super) fn open_is_not_tested(lowered: &AgentPolicy) {
     if !lowered.policy.admissions().is_empty() {
         caution("open:", "not tested here; `agent-fw explain --all` asks the kernel, whose other");
         say!("  rules may still drop packets of admitted sources");
@@ -270,7 +271,7 @@ pub(super) fn open_is_not_tested(lowered: &Lowered) {
 }
 
 /// The admitted sources, by the words that admitted them.
-fn sources(lowered: &Lowered) {
+fn sources(lowered: &AgentPolicy) {
     for admission in lowered.policy.admissions() {
         if let MacMatch::Only(macs) = &admission.macs {
             let ranges = macs.ranges().iter().map(ToString::to_string);
@@ -284,7 +285,7 @@ fn sources(lowered: &Lowered) {
     }
 }
 
-fn addresses(ledger: &Ledger, admission: &Admission) {
+fn addresses(ledger: &OriginMap, admission: &Admission) {
     let v4 = ledger.v4().restrict(&admission.addresses.v4);
     let v6 = ledger.v6().restrict(&admission.addresses.v6);
     for (index, label) in ledger.labels().iter().enumerate() {
@@ -390,8 +391,8 @@ fn program_count(what: &str, packets: u64, last: &str) {
 pub(super) fn others(policy: &Policy) -> &'static str {
     match policy.others() {
         _ if policy.admits_everyone() => "everyone is admitted",
-        Others::Drop => "others are dropped",
-        Others::Continue => "others are left to other rules",
+        DefaultAction::Drop => "others are dropped",
+        DefaultAction::Continue => "others are left to other rules",
     }
 }
 

@@ -2,10 +2,12 @@
 
 use super::outcome::{Failure, Outcome, Result};
 use super::report::{self, say, wrapped};
-use crate::input::rule_file::{Place, RuleFile, SchemaForm, Written, read_rules, rule_file_schema};
-use crate::input::{ListFile, Notice};
-use crate::model::firewall::{Firewall, Idle};
-use crate::model::rule::{Meaning, Rule, engine_rules};
+use crate::input::rule_file::{
+    FieldPath, RuleFile, SchemaForm, Written, read_rules, rule_file_schema,
+};
+use crate::input::{ListFile, Warning};
+use crate::model::firewall::{Firewall, ShadowedRule};
+use crate::model::rule::{HiddenRuleMatch, Rule, engine_rules};
 use crate::model::{Port, firewall};
 use serde_json::{Value, json};
 
@@ -51,7 +53,7 @@ pub(super) struct Check {
 struct Judged {
     line: usize,
     rule: Rule,
-    meaning: Meaning,
+    meaning: HiddenRuleMatch,
 }
 
 impl Rules {
@@ -77,7 +79,7 @@ impl Check {
         let judged: Vec<Judged> = rules
             .into_iter()
             .map(|Written { rule, line }| {
-                let meaning = Meaning::of(&rule, port);
+                let meaning = HiddenRuleMatch::of(&rule, port);
                 Judged { line, rule, meaning }
             })
             .collect();
@@ -89,11 +91,11 @@ impl Check {
             say!("{:#}", as_json(port, &judged, &ignored, &idle));
         } else {
             for place in &ignored {
-                report::notice(&Notice::IgnoredField { place: place.to_string() });
+                report::notice(&Warning::IgnoredField { place: place.to_string() });
             }
             print(&judged);
             for idle in &idle {
-                report::notice(&Notice::FirewallRule { said: format!("with --policy, {idle}") });
+                report::notice(&Warning::FirewallRule { said: format!("with --policy, {idle}") });
             }
             let engine = engine_rules().map(|rule| format!("`{}`", rule.name)).join(", ");
             report::remark(&format!(
@@ -129,7 +131,7 @@ fn print(judged: &[Judged]) {
         let name = &rule.name;
         say!("{line:>5}  {action:<11} {priority:>8}  {name}");
         match meaning {
-            Meaning::Differs(misses) => {
+            HiddenRuleMatch::Differs(misses) => {
                 say!("{}", wrapped("       ", "         ", "does not replace the hidden rule:"));
                 for miss in misses {
                     say!("{}", wrapped("         ", "           ", &miss.to_string()));
@@ -137,7 +139,7 @@ fn print(judged: &[Judged]) {
             }
             meaning => say!("{}", wrapped("       ", "         ", &meaning.to_string())),
         }
-        if *meaning == Meaning::Replaces {
+        if *meaning == HiddenRuleMatch::Replaces {
             let from = format!("admits: {}", sources(rule));
             say!("{}", wrapped("         ", "           ", &from));
         }
@@ -188,14 +190,19 @@ fn shortened(list: &str) -> String {
     }
 }
 
-fn as_json(port: Port, judged: &[Judged], ignored: &[Place], idle: &[Idle<'_>]) -> Value {
+fn as_json(
+    port: Port,
+    judged: &[Judged],
+    ignored: &[FieldPath],
+    idle: &[ShadowedRule<'_>],
+) -> Value {
     let idle =
         idle.iter().map(|idle| json!({ "name": idle.rule.name, "shadowed_by": idle.names() }));
     let rules: Vec<Value> = judged
         .iter()
         .map(|Judged { line, rule, meaning }| {
             let reasons: Vec<Value> = match meaning {
-                Meaning::Differs(misses) => misses
+                HiddenRuleMatch::Differs(misses) => misses
                     .iter()
                     .map(|miss| {
                         json!({

@@ -2,8 +2,8 @@
 
 use crate::input::Catalogue;
 use crate::model::{
-    Admission, Label, Ledger, MacAddr, MacMatch, Ordinal, Packet, Policy, Port, Range, RangeSet,
-    Transport, Verdict,
+    Admission, MacAddr, MacMatch, Ordinal, Origin, OriginMap, Packet, Policy, Port, Range,
+    RangeSet, Transport, Verdict,
 };
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use std::collections::BTreeSet;
@@ -21,11 +21,11 @@ pub(super) struct Sample {
 /// a region publishes are tried one by one, also where they touch.
 pub(super) fn admitted<'a>(
     policy: &'a Policy,
-    ledger: &Ledger,
+    ledger: &OriginMap,
     catalogue: &Catalogue,
 ) -> impl Iterator<Item = Sample> + 'a {
     let regions = ledger.labels().iter().filter_map(|label| match label {
-        Label::Region(name) => catalogue.get(name).ok(),
+        Origin::Region(name) => catalogue.get(name).ok(),
         _ => None,
     });
     let subnets: Vec<IpNet> = regions.flat_map(|region| region.subnets.clone()).collect();
@@ -152,7 +152,7 @@ fn own_addresses() -> BTreeSet<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{AddressRange, AddressSet, Others};
+    use crate::model::{AddressRange, AddressSet, DefaultAction};
 
     fn policy(prefixes: &[&str]) -> Policy {
         let range = |text: &&str| match text.parse().expect("a prefix") {
@@ -161,17 +161,17 @@ mod tests {
         };
         let addresses: AddressSet = prefixes.iter().map(range).collect();
         let admission = Admission { macs: MacMatch::Any, addresses };
-        Policy::new(Range::single(Port::AGENT).into(), Others::Drop, [admission])
+        Policy::new(Range::single(Port::AGENT).into(), DefaultAction::Drop, [admission])
     }
 
-    fn tried(policy: &Policy, ledger: &Ledger) -> Vec<String> {
+    fn tried(policy: &Policy, ledger: &OriginMap) -> Vec<String> {
         let catalogue = Catalogue::published().expect("the catalogue is good");
         admitted(policy, ledger, &catalogue).map(|sample| sample.source.to_string()).collect()
     }
 
     #[test]
     fn each_prefix_of_a_range_is_tried_and_no_address_that_nobody_can_have() {
-        let of = |prefixes: &[&str]| tried(&policy(prefixes), &Ledger::default());
+        let of = |prefixes: &[&str]| tried(&policy(prefixes), &OriginMap::default());
         assert_eq!(of(&["192.0.2.0/24", "9.9.9.9/32"]), ["9.9.9.9", "192.0.2.1"]);
         // 10.0.0.0-10.0.2.255 is two prefixes.
         assert_eq!(of(&["10.0.0.0/23", "10.0.2.0/24"]), ["10.0.0.1", "10.0.2.1"]);
@@ -188,7 +188,7 @@ mod tests {
                     domain = \"x\"\nas_of = \"2026-01-01\"\nsource = \"x\"\n";
         catalogue.override_with("a file", text).expect("a region");
         let region = catalogue.get("test-1").expect("there").addresses();
-        let ledger = Ledger::new([(Label::Region("test-1".to_owned()), region)]);
+        let ledger = OriginMap::new([(Origin::Region("test-1".to_owned()), region)]);
         let policy = policy(&["10.0.0.0/24"]);
         let all: Vec<_> = admitted(&policy, &ledger, &catalogue).map(|s| s.source).collect();
         assert_eq!(

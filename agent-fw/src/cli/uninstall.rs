@@ -1,7 +1,7 @@
 //! `agent-fw uninstall`: leaves nothing in the kernel, and nothing on disk that is agent-fw's own.
 
 use super::outcome::{Failure, Outcome, Result};
-use super::{Patience, exceptions, report};
+use super::{LockWait, exceptions, report};
 use crate::configuration::is_edited;
 use crate::engine::host::{Host as _, ThisHost};
 use crate::engine::last_seen::Contact;
@@ -26,7 +26,7 @@ pub(super) struct Uninstall {
     #[arg(long, conflicts_with = "yes")]
     keep_policy: bool,
     #[command(flatten)]
-    patience: Patience,
+    patience: LockWait,
 }
 
 impl Uninstall {

@@ -1,6 +1,6 @@
 //! `agent-fw verify`: whether the kernel enforces the installed policy on every packet.
 
-use super::Patience;
+use super::LockWait;
 use super::counterexample;
 use super::outcome::{Outcome, Result};
 use super::report::{self, grouped, say};
@@ -14,7 +14,7 @@ use crate::netlink::{address, link};
 use crate::nft::Nftables;
 use crate::system::privilege;
 use crate::verify;
-use crate::verify::{Counterexample, Kernel, Reach};
+use crate::verify::{Counterexample, Kernel, Scope};
 use serde_json::{Value, json};
 
 /// Proves that the kernel enforces the policy on every packet, or shows one that it decides otherwise
@@ -28,7 +28,7 @@ pub(super) struct Verify {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    patience: Patience,
+    patience: LockWait,
 }
 
 /// What was found.
@@ -95,10 +95,10 @@ fn counterexample(
     kernel: &Kernel,
 ) -> anyhow::Result<Option<Counterexample>> {
     let reach = if configuration.backend.has_table() {
-        Reach::Everywhere
+        Scope::Everywhere
     } else {
         let found = interfaces_of(configuration)?.interfaces();
-        Reach::Interfaces(found.into_iter().map(|interface| interface.index).collect())
+        Scope::Interfaces(found.into_iter().map(|interface| interface.index).collect())
     };
     Ok(verify::counterexample(policy, &reach, kernel))
 }

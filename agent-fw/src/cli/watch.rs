@@ -3,7 +3,7 @@
 use super::outcome::{Failure, Outcome, Result};
 use super::report;
 use crate::system::privilege;
-use crate::xdp::{self, Refusal};
+use crate::xdp::{self, RefusedPacket};
 use anyhow::anyhow;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -72,8 +72,9 @@ impl Watch {
         }
     }
 
-    fn line(&self, refusal: &Refusal) -> String {
-        let Refusal { time, source, destination, source_mac, interface, hidden_port } = refusal;
+    fn line(&self, refusal: &RefusedPacket) -> String {
+        let RefusedPacket { time, source, destination, source_mac, interface, hidden_port } =
+            refusal;
         let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         if self.json {
             let line = json!({

@@ -5,13 +5,13 @@ use crate::configuration::Configuration;
 use crate::input::connectivity::{CAVEAT, Role};
 use crate::input::options::Mode;
 use crate::input::outbound::{Destination, Outbound, Places};
-use crate::input::{Catalogue, Lists, Notice, outbound, resolve};
+use crate::input::{Catalogue, Lists, Warning, outbound, resolve};
 use crate::model::firewall::Firewall;
 use crate::model::rule::{
     Action, Addresses, Direction, Endpoint, Match, Rule, closing_rule, engine_rules, hidden_rule,
     is_limited, near_misses,
 };
-use crate::model::{Admission, MacMatch, Others, Policy, Port, Range, firewall};
+use crate::model::{Admission, DefaultAction, MacMatch, Policy, Port, Range, firewall};
 use anyhow::bail;
 
 impl Configuration {
@@ -51,7 +51,7 @@ impl Configuration {
         &self,
         catalogue: &Catalogue,
         lists: &Lists,
-        notices: &mut Vec<Notice>,
+        notices: &mut Vec<Warning>,
     ) -> anyhow::Result<Vec<Rule>> {
         if self.outbound == Outbound::Untouched {
             return Ok(Vec::new());
@@ -71,7 +71,7 @@ impl Configuration {
         &self,
         catalogue: &Catalogue,
         lists: &Lists,
-        notices: &mut Vec<Notice>,
+        notices: &mut Vec<Warning>,
     ) -> anyhow::Result<Vec<Rule>> {
         if self.relay.is_empty() {
             return Ok(Vec::new());
@@ -95,7 +95,7 @@ impl Configuration {
         let addresses = firewall.sources_of(Port::RELAY);
         let by_address = Admission { macs: MacMatch::Any, addresses };
         let ports = Range::single(Port::RELAY).into();
-        (!self.relay.is_empty()).then(|| Policy::new(ports, Others::Drop, [by_address]))
+        (!self.relay.is_empty()).then(|| Policy::new(ports, DefaultAction::Drop, [by_address]))
     }
 
     /// The rules that replace the hidden rule.
@@ -139,7 +139,7 @@ impl Configuration {
                      --backend must be nft or both"
                 );
             }
-            if self.otherwise == Others::Continue {
+            if self.otherwise == DefaultAction::Continue {
                 bail!(
                     "rule `{name}` limits more than its source, which means nothing where others \
                      are left to other rules: --otherwise must be drop"
@@ -168,7 +168,7 @@ impl Configuration {
 }
 
 /// What the user should know of a firewall policy.
-pub(super) fn remarks(firewall: &Firewall) -> Vec<Notice> {
+pub(super) fn remarks(firewall: &Firewall) -> Vec<Warning> {
     let low = firewall.low_bypasses().map(|rule| {
         format!(
             "rule `{}`: one page of the vendor's says that Bypass has priority 4 alone; it is \
@@ -186,5 +186,5 @@ pub(super) fn remarks(firewall: &Firewall) -> Vec<Notice> {
              open"
         )
     });
-    low.chain(idle).chain(narrowed).map(|said| Notice::FirewallRule { said }).collect()
+    low.chain(idle).chain(narrowed).map(|said| Warning::FirewallRule { said }).collect()
 }

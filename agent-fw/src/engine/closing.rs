@@ -2,8 +2,8 @@
 
 use super::apply::Substitute;
 use super::host::{Host as _, ThisHost};
-use crate::model::rule::Lowered;
-use crate::model::{Ledger, Others, Policy, Port, Range, TableName};
+use crate::model::rule::AgentPolicy;
+use crate::model::{DefaultAction, OriginMap, Policy, Port, Range, TableName};
 use crate::nft::{Extras, Image, Nftables, Ruleset};
 use crate::system;
 use crate::system::file::{self, Trust};
@@ -51,8 +51,8 @@ pub(super) fn ports_to_close(known: Option<Port>) -> Vec<Port> {
 /// The table that closes these ports to every source.
 pub(super) fn closing_table(ports: &[Port]) -> Image {
     let ports = ports.iter().copied().map(Range::single).collect();
-    let policy = Policy::new(ports, Others::Drop, []);
-    let nobody = Lowered { policy, ledger: Ledger::default() };
+    let policy = Policy::new(ports, DefaultAction::Drop, []);
+    let nobody = AgentPolicy { policy, ledger: OriginMap::default() };
     Ruleset::compile(&nobody, Extras::default()).into_image()
 }
 

@@ -4,8 +4,8 @@
 use super::enforce::{EnforceError, Plan, enforce};
 use super::host::{Host, ProgramSpec, policy_path};
 use crate::input::options::XdpMode;
-use crate::model::rule::{Lowered, hidden_rule, lower};
-use crate::model::{Others, PolicyHash, Port};
+use crate::model::rule::{AgentPolicy, hidden_rule, lower};
+use crate::model::{DefaultAction, PolicyHash, Port};
 use crate::netlink::link::Interface;
 use crate::nft::{Extras, Image, Ruleset};
 use anyhow::bail;
@@ -144,7 +144,7 @@ impl Host for Fake {
     }
 }
 
-fn policy(port: u16) -> Lowered {
+fn policy(port: u16) -> AgentPolicy {
     let mut rule = hidden_rule(Port(port));
     let addresses = crate::input::resolve(
         "--allow-from",
@@ -154,10 +154,10 @@ fn policy(port: u16) -> Lowered {
     );
     let addresses = crate::model::rule::Addresses(addresses.expect("resolved").addresses);
     rule.source.addresses = crate::model::rule::Match::Is(addresses);
-    lower(vec![rule], Port(port), Others::Drop).expect("compiled")
+    lower(vec![rule], Port(port), DefaultAction::Drop).expect("compiled")
 }
 
-fn table(lowered: &Lowered) -> Image {
+fn table(lowered: &AgentPolicy) -> Image {
     Ruleset::compile(lowered, Extras::default()).into_image()
 }
 
@@ -171,14 +171,14 @@ enum Backend {
 
 const BACKENDS: [Backend; 3] = [Backend::Nft, Backend::Xdp, Backend::Both];
 
-fn in_force(backend: Backend, lowered: &Lowered) -> (Vec<Image>, Programs) {
+fn in_force(backend: Backend, lowered: &AgentPolicy) -> (Vec<Image>, Programs) {
     let tables = if backend == Backend::Xdp { vec![] } else { vec![table(lowered)] };
     let hash = lowered.policy.hash();
     let programs = (backend != Backend::Nft).then_some((hash, backend == Backend::Both));
     (tables, programs)
 }
 
-fn plan_of(backend: Backend, lowered: &Lowered) -> Plan<'_> {
+fn plan_of(backend: Backend, lowered: &AgentPolicy) -> Plan<'_> {
     let (tables, programs) = in_force(backend, lowered);
     let interfaces = vec![Interface::default()];
     let programs = programs.map(|(_, gate)| {
@@ -211,7 +211,7 @@ fn ways() -> impl Iterator<Item = (Backend, Backend, bool)> {
     })
 }
 
-fn fake(from: Backend, old: &Lowered, has_gap: bool) -> Fake {
+fn fake(from: Backend, old: &AgentPolicy, has_gap: bool) -> Fake {
     let (tables, programs) = in_force(from, old);
     let files = BTreeMap::from([(policy_path(), "old".to_owned())]);
     let state = State { tables, programs, files, is_enabled: false };

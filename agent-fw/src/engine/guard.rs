@@ -5,8 +5,8 @@ use super::failure::Result;
 use super::kernel_state::KernelState;
 use super::{policy, without_lock};
 use crate::netlink::monitor::{Change, Changes};
-use crate::nft::{Cover, Hold, Nftables};
-use crate::system::guard_socket::{Door, Guest};
+use crate::nft::{Cover, HeldTables, Nftables};
+use crate::system::guard_socket::{GuardSocket, TableLease};
 use crate::system::lock;
 use crate::system::lock::Busy;
 use crate::xdp::{self, Attachment};
@@ -29,7 +29,7 @@ const LEASE: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub enum Event {
     /// It stands.
-    Standing(Hold),
+    Standing(HeldTables),
     /// What differed was put back, and why it had been looked at.
     PutBack {
         /// What made it look.
@@ -54,7 +54,7 @@ pub fn run(
 ) -> Result<()> {
     nix::sys::prctl::set_name(NAME)?;
     let mut changes = Changes::listen()?;
-    let door = Door::open()?;
+    let door = GuardSocket::open()?;
     let mut keeper = Keeper::new(say);
     keeper.due = Some("at the start".to_owned());
     while keeper.put_back()? == Done::Busy {
@@ -88,7 +88,7 @@ enum Done {
 /// Keeps what the kernel enforces as the policy asks for.
 struct Keeper<S> {
     /// The connection that owns something, where the kernel has that.
-    owner: Option<(Nftables, Hold)>,
+    owner: Option<(Nftables, HeldTables)>,
     /// Whether the owned twin may be that of another policy: a command was at work.
     is_twin_outdated: bool,
     /// The connection that has a twin of the gate while the tables are anybody's.
@@ -105,8 +105,8 @@ impl<S: FnMut(Event)> Keeper<S> {
         Self { owner: None, is_twin_outdated: false, cover: None, due: None, programs: None, say }
     }
 
-    fn hold(&self) -> Hold {
-        self.owner.as_ref().map_or(Hold::Nothing, |(_, hold)| *hold)
+    fn hold(&self) -> HeldTables {
+        self.owner.as_ref().map_or(HeldTables::Nothing, |(_, hold)| *hold)
     }
 
     /// When it has to look again by itself.
@@ -120,7 +120,7 @@ impl<S: FnMut(Event)> Keeper<S> {
 
     /// Lets the tables be changed. A twin stays, and keeps the port closed meanwhile.
     fn let_go_of_tables(&mut self) {
-        self.owner.take_if(|(_, hold)| *hold == Hold::Tables);
+        self.owner.take_if(|(_, hold)| *hold == HeldTables::Tables);
     }
 
     fn meet(&mut self, change: &Change) {
@@ -147,11 +147,11 @@ impl<S: FnMut(Event)> Keeper<S> {
     /// Lets a command change the tables, behind a twin of the gate.
     fn hand_over(
         &mut self,
-        guest: &mut Guest,
+        guest: &mut TableLease,
         interval: Option<Duration>,
         awake: &mut impl FnMut(),
     ) {
-        if self.hold() == Hold::Tables {
+        if self.hold() == HeldTables::Tables {
             match Nftables::open().and_then(|mut nftables| Ok((nftables.cover()?, nftables))) {
                 Ok((Cover::Whole, nftables)) => self.cover = Some(nftables),
                 Ok((cover, nftables)) => {
@@ -162,7 +162,7 @@ impl<S: FnMut(Event)> Keeper<S> {
             }
             self.let_go_of_tables();
         }
-        self.is_twin_outdated = self.hold() == Hold::Twin;
+        self.is_twin_outdated = self.hold() == HeldTables::Twin;
         if let Err(error) = guest.serve(LEASE, interval, awake) {
             let error = anyhow::Error::from(error).context("a command that changes the tables");
             (self.say)(Event::Failed(error));
@@ -243,13 +243,13 @@ impl<S: FnMut(Event)> Keeper<S> {
     fn own_anew(&mut self) -> Result<()> {
         // A twin is exchanged by the connection that has it: at no moment is there none.
         let mut nftables = match self.owner.take() {
-            Some((nftables, Hold::Twin)) => nftables,
+            Some((nftables, HeldTables::Twin)) => nftables,
             _ => Nftables::open()?,
         };
         let hold = nftables.own()?;
         self.is_twin_outdated = false;
         self.owner = match hold {
-            Hold::Nothing => None,
+            HeldTables::Nothing => None,
             hold => Some((nftables, hold)),
         };
         Ok(())

@@ -4,9 +4,9 @@
 use super::policy;
 use crate::input::options::XdpMode;
 use crate::model::TableName;
-use crate::model::rule::Lowered;
+use crate::model::rule::AgentPolicy;
 use crate::netlink::link::Interface;
-use crate::nft::{Image, Live, NetlinkError, Nftables, differences};
+use crate::nft::{Image, LiveTable, NetlinkError, Nftables, differences};
 use crate::system;
 use crate::system::{file, systemd};
 use crate::xdp::{self, Targets};
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, PartialEq, Debug)]
 pub struct ProgramSpec<'a> {
     /// What they decide.
-    pub lowered: &'a Lowered,
+    pub lowered: &'a AgentPolicy,
     /// Whether a table stands behind them.
     pub gate: bool,
     /// The interfaces that get one.
@@ -114,7 +114,7 @@ impl Host for ThisHost {
 
     fn tables(&mut self) -> anyhow::Result<Vec<Image>> {
         let live = self.nftables.read_tables()?;
-        let known = |live: Vec<Live>| live.into_iter().map(|live| live.image).collect();
+        let known = |live: Vec<LiveTable>| live.into_iter().map(|live| live.image).collect();
         if live.iter().all(|live| live.strays.is_empty()) {
             return Ok(known(live));
         }

@@ -7,7 +7,7 @@ use crate::configuration::{Compiled, Configuration};
 use crate::input::options::Backend;
 use crate::input::outbound::Outbound;
 use crate::model::rule::Direction;
-use crate::model::{Others, Policy};
+use crate::model::{DefaultAction, Policy};
 use crate::netlink::link;
 use crate::netlink::link::Interface;
 use crate::nft::{FIREWALL_PRIORITY, LATE_PRIORITY};
@@ -123,7 +123,7 @@ fn by_policy(policy: &Policy) -> Option<NotClosed> {
     } else if policy.admits_most() {
         Some(NotClosed::Most)
     } else {
-        (policy.others() == Others::Continue).then_some(NotClosed::LeftToOthers)
+        (policy.others() == DefaultAction::Continue).then_some(NotClosed::LeftToOthers)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::input::options::XdpMode;
 use crate::model::{PolicyHash, TableName};
 use crate::netlink::link;
 use crate::netlink::link::Interface;
-use crate::nft::{Difference, Live, Nftables, Ruleset, differences};
+use crate::nft::{Difference, LiveTable, Nftables, Ruleset, differences};
 use crate::system::privilege;
 use crate::xdp::{self, Attachment};
 use std::fmt;
@@ -15,9 +15,9 @@ use std::fmt;
 /// What is in force in the kernel.
 pub struct KernelState {
     /// The gate's table.
-    pub table: Option<Live>,
+    pub table: Option<LiveTable>,
     /// The tables of a firewall policy.
-    pub firewall: Vec<Live>,
+    pub firewall: Vec<LiveTable>,
     /// The interfaces that have a program.
     pub programs: Vec<Attachment>,
     /// XDP programs of which neither a pin nor the kernel tells whether they are agent-fw's, in
@@ -75,8 +75,8 @@ impl KernelState {
         Self::of(nftables.outline()?)
     }
 
-    fn of(tables: Vec<Live>) -> anyhow::Result<Self> {
-        let (mut gate, firewall): (Vec<Live>, Vec<Live>) =
+    fn of(tables: Vec<LiveTable>) -> anyhow::Result<Self> {
+        let (mut gate, firewall): (Vec<LiveTable>, Vec<LiveTable>) =
             tables.into_iter().partition(|live| live.image.name == TableName::Gate);
         let programs = xdp::attachments()?;
         let unexplained = if privilege::may_list_programs() {

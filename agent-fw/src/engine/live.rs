@@ -34,7 +34,7 @@ pub struct Session {
 
 /// All that there is.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Live {
+pub struct LiveSessions {
     /// Sockets that take packets from anywhere, but for loopback's.
     pub services: Vec<Socket>,
     /// Sessions with other hosts.
@@ -55,7 +55,7 @@ impl Protocol {
     }
 }
 
-impl Live {
+impl LiveSessions {
     /// Looks.
     pub fn read() -> anyhow::Result<Self> {
         let own = address::outward()?;

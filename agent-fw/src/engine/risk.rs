@@ -1,6 +1,6 @@
 //! What a policy would cut off that is in use now: sessions that stand, services that listen.
 
-use super::live::Live;
+use super::live::LiveSessions;
 use super::opening::Known;
 use super::session::{Judge, is_restricted_on_purpose};
 use crate::configuration::Configuration;
@@ -116,7 +116,7 @@ fn listed(addresses: &BTreeSet<IpAddr>) -> String {
 /// where that is not known. A service would be if it listens on a port that somebody reaches now,
 /// and nobody any more: at any of this host's addresses, over either version of IP. Only TCP and UDP
 /// have ports by which a person could name them; other protocols are not asked about.
-pub fn risks(live: &Live, before: Option<&Known>, after: &Known) -> Vec<Risk> {
+pub fn risks(live: &LiveSessions, before: Option<&Known>, after: &Known) -> Vec<Risk> {
     let (configuration, compiled) = after;
     let Some(firewall) = compiled.firewall.as_ref().filter(|_| is_asked_about(configuration))
     else {

@@ -1,6 +1,6 @@
 //! Whether a session that stands goes on under a policy.
 
-use super::live::{Live, Session};
+use super::live::{LiveSessions, Session};
 use super::opening::Known;
 use super::risk::Name;
 use crate::configuration::Configuration;
@@ -44,13 +44,13 @@ const FLAGS: [u8; 3] = [0x10, 0x18, 0x11];
 pub(super) struct Judge<'a> {
     session: &'a Session,
     macs: Option<(MacAddr, MacAddr)>,
-    live: &'a Live,
+    live: &'a LiveSessions,
 }
 
 impl<'a> Judge<'a> {
     pub(super) fn of(
         session: &'a Session,
-        live: &'a Live,
+        live: &'a LiveSessions,
         after: &Firewall,
         before: Option<&Firewall>,
     ) -> Self {
@@ -94,7 +94,7 @@ impl<'a> Judge<'a> {
             Opener::Here => (Direction::Outgoing, Direction::Incoming),
         };
         let entry = self.session.entry;
-        // What connection tracking neither knows nor is told ([`Live::keep`]) is to it what the next
+        // What connection tracking neither knows nor is told ([`LiveSessions::keep`]) is to it what the next
         // packet is, if it takes up sessions in their middle.
         let is_taken_up = self.session.protocol == Protocol::Udp || self.live.is_picked_up;
         let is_known = entry.is_some() || self.session.to_keep().is_some() || is_taken_up;

@@ -2,8 +2,8 @@
 
 use crate::model::TableName;
 use crate::netlink::nfnetlink::Connection;
-use crate::trace::events::Place;
-use crate::trace::path::{Conclusion, Decider, Road};
+use crate::trace::events::ChainRef;
+use crate::trace::path::{Conclusion, Decider, PacketTrace};
 use crate::trace::{base_chains, iptables_legacy};
 use serde::{Deserialize, Serialize};
 
@@ -16,14 +16,14 @@ pub enum Firewall {
     /// ufw.
     Ufw,
     /// Rules of the program iptables in nf_tables, with the base chain that dropped the packet.
-    Iptables(Place),
+    Iptables(ChainRef),
     /// Rules of iptables-legacy, which nf_tables does not trace, for one version of IP.
     IptablesLegacy {
         /// Of iptables-legacy, not of ip6tables-legacy.
         is_v4: bool,
     },
     /// A ruleset of nft, with the base chain that dropped the packet.
-    Nftables(Place),
+    Nftables(ChainRef),
 }
 
 impl std::fmt::Display for Firewall {
@@ -41,7 +41,7 @@ impl std::fmt::Display for Firewall {
 
 impl Firewall {
     /// The firewall that stopped a packet; `None` where no other one did.
-    pub fn that_stopped(road: &Road, is_v4: bool) -> anyhow::Result<Option<Self>> {
+    pub fn that_stopped(road: &PacketTrace, is_v4: bool) -> anyhow::Result<Option<Self>> {
         let chains = base_chains::chains(&mut Connection::open()?)?;
         Ok(match &road.conclusion {
             Conclusion::Dropped(index) => {
@@ -67,8 +67,9 @@ impl Firewall {
     }
 
     /// The firewall that a base chain belongs to, by what else is in its table.
-    fn of(base: &Place, chains: &[Place]) -> Option<Self> {
-        let is_beside = |place: &&Place| place.family == base.family && place.table == base.table;
+    fn of(base: &ChainRef, chains: &[ChainRef]) -> Option<Self> {
+        let is_beside =
+            |place: &&ChainRef| place.family == base.family && place.table == base.table;
         let has = |name: &str| chains.iter().filter(is_beside).any(|p| p.chain.starts_with(name));
         // The names by which iptables calls its tables and chains, whatever backend it has.
         let is_iptables = ["filter", "mangle", "raw", "security"].contains(&base.table.as_str())
@@ -139,12 +140,12 @@ fn zone(chain: &str) -> Option<&str> {
 const NFTABLES: &str = "/etc/nftables.conf";
 
 /// The line at which the chain begins in the ruleset's file.
-fn line_of(base: &Place) -> Option<usize> {
+fn line_of(base: &ChainRef) -> Option<usize> {
     let text = std::fs::read_to_string(NFTABLES).ok()?;
     find_chain(&text, base)
 }
 
-fn find_chain(text: &str, base: &Place) -> Option<usize> {
+fn find_chain(text: &str, base: &ChainRef) -> Option<usize> {
     let mut is_in_table = false;
     for (index, line) in text.lines().enumerate() {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -161,14 +162,14 @@ fn find_chain(text: &str, base: &Place) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn place(family: u8, table: &str, chain: &str) -> Place {
-        Place { family, table: table.to_owned(), chain: chain.to_owned() }
+    fn place(family: u8, table: &str, chain: &str) -> ChainRef {
+        ChainRef { family, table: table.to_owned(), chain: chain.to_owned() }
     }
 
     #[test]
     fn firewalls_are_known_by_what_is_in_their_tables() {
         let input = place(2, "filter", "INPUT");
-        let of = |chains: &[Place]| Firewall::of(&input, chains);
+        let of = |chains: &[ChainRef]| Firewall::of(&input, chains);
         assert_eq!(of(std::slice::from_ref(&input)), Some(Firewall::Iptables(input.clone())));
         let ufw = [input.clone(), place(2, "filter", "ufw-before-input")];
         assert_eq!(of(&ufw), Some(Firewall::Ufw));

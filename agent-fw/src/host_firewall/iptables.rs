@@ -17,14 +17,14 @@ const OURS: &str = "agent-fw";
 const PROGRAMS: [&str; 2] = ["/usr/sbin", "/sbin"];
 
 /// Which iptables, and where in it.
-pub(super) struct Place<'a> {
+pub(super) struct IptablesChain<'a> {
     pub(super) is_legacy: bool,
     pub(super) is_v4: bool,
     pub(super) table: &'a str,
     pub(super) chain: &'a str,
 }
 
-pub(super) fn steps(at: &Place<'_>, sources: &Sources, port: Port) -> Vec<Step> {
+pub(super) fn steps(at: &IptablesChain<'_>, sources: &Sources, port: Port) -> Vec<Step> {
     let by_address = sources.addresses(at.is_v4).into_iter().map(|address| format!("-s {address}"));
     let by_mac = sources.macs().iter().map(|mac| format!("-m mac --mac-source {mac}"));
     let mut matches: Vec<String> = by_address.chain(by_mac).collect();
@@ -42,7 +42,7 @@ pub(super) fn steps(at: &Place<'_>, sources: &Sources, port: Port) -> Vec<Step> 
     vec![at.new_chain(&matches), at.rule(&format!("{port} {comment} -j {OURS}"))]
 }
 
-impl Place<'_> {
+impl IptablesChain<'_> {
     /// The program, or one that goes with it: `iptables-nft`, `ip6tables-legacy-restore`. Where
     /// there is no choice of kinds, it has no kind in its name.
     fn program(&self, what: &str) -> String {

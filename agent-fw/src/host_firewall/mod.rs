@@ -68,12 +68,12 @@ impl Plan {
             Firewall::Iptables(at) => {
                 let (table, chain) = (at.table.as_str(), at.chain.as_str());
                 let is_v4 = at.family != 10;
-                let place = iptables::Place { is_legacy: false, is_v4, table, chain };
+                let place = iptables::IptablesChain { is_legacy: false, is_v4, table, chain };
                 iptables::steps(&place, sources, port)
             }
             Firewall::IptablesLegacy { is_v4 } => {
                 let (table, chain, is_v4) = ("filter", "INPUT", *is_v4);
-                let place = iptables::Place { is_legacy: true, is_v4, table, chain };
+                let place = iptables::IptablesChain { is_legacy: true, is_v4, table, chain };
                 iptables::steps(&place, sources, port)
             }
             Firewall::Nftables(base) => nftables::steps(base, sources, port),

@@ -8,7 +8,7 @@ use super::sources::Sources;
 use super::step::{Presence, Step};
 use crate::host_firewall::command::Call;
 use crate::model::Port;
-use crate::trace::Place;
+use crate::trace::ChainRef;
 
 /// Sources up to which a rule fits a command line; more are read from standard input.
 const FEW: usize = 64;
@@ -16,7 +16,7 @@ const FEW: usize = 64;
 const V4: [u8; 3] = [1, 2, 5];
 const V6: [u8; 3] = [1, 10, 5];
 
-pub(super) fn steps(base: &Place, sources: &Sources, port: Port) -> Vec<Step> {
+pub(super) fn steps(base: &ChainRef, sources: &Sources, port: Port) -> Vec<Step> {
     if *sources == Sources::Everyone {
         return vec![step(base, "", port, "agent-fw")];
     }
@@ -40,7 +40,7 @@ pub(super) fn steps(base: &Place, sources: &Sources, port: Port) -> Vec<Step> {
     .collect()
 }
 
-fn step(base: &Place, whom: &str, port: Port, comment: &str) -> Step {
+fn step(base: &ChainRef, whom: &str, port: Port, comment: &str) -> Step {
     let command = format!("insert rule {base} {whom}tcp dport {port} accept comment {comment}");
     let is_short = command.split(' ').count() <= FEW;
     let make = if is_short {

@@ -108,10 +108,14 @@ fn prefixes(addresses: &AddressSet) -> Vec<IpNet> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{AddressRange, Admission, Others, Port};
+    use crate::model::{AddressRange, Admission, DefaultAction, Port};
 
     fn policy(admissions: Vec<Admission>) -> Policy {
-        Policy::new([Range::single(Port(4118))].into_iter().collect(), Others::Drop, admissions)
+        Policy::new(
+            [Range::single(Port(4118))].into_iter().collect(),
+            DefaultAction::Drop,
+            admissions,
+        )
     }
 
     fn addresses(texts: &[&str]) -> AddressSet {

@@ -3,7 +3,7 @@
 use super::firewalld;
 use crate::host_firewall::command::Call;
 use crate::trace;
-use crate::trace::Place;
+use crate::trace::ChainRef;
 use serde::{Deserialize, Serialize};
 
 /// A change that is there or not.
@@ -30,7 +30,7 @@ pub(super) enum Presence {
     /// It is if the output has these words in a row.
     Output(Call, String),
     /// A rule of nf_tables in this chain, with this comment.
-    Rule(Place, String),
+    Rule(ChainRef, String),
 }
 
 impl Step {

@@ -1,7 +1,7 @@
 //! Lists of addresses or MAC addresses in files: an item a line, `#` starts a comment.
 
 use super::item::{self, Item};
-use crate::model::{AddressRange, Label, MacAddr, Range, RangeSet};
+use crate::model::{AddressRange, MacAddr, Origin, Range, RangeSet};
 use crate::system::file;
 use crate::system::file::Trust;
 use anyhow::{Context as _, ensure};
@@ -104,8 +104,8 @@ impl Lists {
 
 impl ListFile {
     /// What its sources are counted under.
-    pub fn label(&self) -> Label {
-        Label::File(match self {
+    pub fn label(&self) -> Origin {
+        Origin::File(match self {
             Self::Path(path) => path.clone(),
             Self::StandardInput => PathBuf::from("-"),
         })

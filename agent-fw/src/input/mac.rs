@@ -1,6 +1,6 @@
 //! What `--allow-mac` says, and which MAC addresses that means.
 
-use super::{ListFile, Lists, Notice, SourceError, parse_file, parse_macs};
+use super::{ListFile, Lists, SourceError, Warning, parse_file, parse_macs};
 use crate::model::{MacAddr, MacAddrError, Range, RangeSet};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -79,7 +79,7 @@ impl From<MacSource> for String {
 pub fn resolve_macs(
     sources: &[MacSource],
     lists: &Lists,
-) -> anyhow::Result<(RangeSet<MacAddr>, Vec<Notice>)> {
+) -> anyhow::Result<(RangeSet<MacAddr>, Vec<Warning>)> {
     let mut macs = RangeSet::default();
     let mut notices = Vec::new();
     for source in sources {
@@ -91,7 +91,7 @@ pub fn resolve_macs(
             }
         };
         if named.is_empty() {
-            notices.push(Notice::EmptyList { list: source.to_string() });
+            notices.push(Warning::EmptyList { list: source.to_string() });
         }
         macs = macs.union(&named);
     }

@@ -4,26 +4,26 @@ pub mod connectivity;
 mod item;
 mod list;
 mod mac;
-mod notice;
 pub mod options;
 pub mod outbound;
 mod region;
 mod region_check;
 mod region_file;
 pub mod rule_file;
+mod warning;
 
 pub use item::{Fault, Item, ItemError, parse as parse_item};
 pub use list::{
     AddressList, HostBits, LineError, ListError, ListFile, Lists, parse_addresses, parse_macs,
 };
 pub use mac::{MacSource, MacSourceError, resolve_macs};
-pub use notice::Notice;
 pub(crate) use region::located;
 pub use region::{Catalogue, OBSOLETE, OVERRIDES, Region, UnknownRegion};
 pub use region_check::{About, Doubt, doubts};
 pub use region_file::{Beside, Change, Regions, changes, merged, read_regions};
+pub use warning::Warning;
 
-use crate::model::{AddressSet, Label};
+use crate::model::{AddressSet, Origin};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -150,9 +150,9 @@ impl From<Source> for String {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Resolved {
     /// The addresses that each source admits.
-    pub addresses: Vec<(Label, AddressSet)>,
+    pub addresses: Vec<(Origin, AddressSet)>,
     /// What the user should know.
-    pub notices: Vec<Notice>,
+    pub notices: Vec<Warning>,
 }
 
 /// Looks up regions and reads lists, of the sources that `flag` names. Files are read here and
@@ -168,8 +168,10 @@ pub fn resolve(
     let mut items = Vec::new();
     for source in sources {
         let (label, addresses) = match source {
-            Source::Any => (Label::Any, AddressSet::all()),
-            Source::Region(name) => (Label::Region(name.clone()), catalogue.get(name)?.addresses()),
+            Source::Any => (Origin::Any, AddressSet::all()),
+            Source::Region(name) => {
+                (Origin::Region(name.clone()), catalogue.get(name)?.addresses())
+            }
             Source::File(file) => {
                 let text = lists.read(file).with_context(|| format!("{flag} {source}"))?;
                 resolve_file(file, &text, &mut resolved.notices)?
@@ -178,21 +180,21 @@ pub fn resolve(
                 if item.host_bits {
                     let meant = item.range.to_string();
                     let host_bits = HostBits { count: 1, line: 0, written: written.clone(), meant };
-                    resolved.notices.push(Notice::HostBits { source: written.clone(), host_bits });
+                    resolved.notices.push(Warning::HostBits { source: written.clone(), host_bits });
                 }
                 items.push(item.range);
-                (Label::Address, [item.range].into_iter().collect())
+                (Origin::Address, [item.range].into_iter().collect())
             }
         };
         if *source != Source::Any && admits_obsolete(&addresses) {
-            resolved.notices.push(Notice::Obsolete { source: source.to_string() });
+            resolved.notices.push(Warning::Obsolete { source: source.to_string() });
         }
-        if label != Label::Address {
+        if label != Origin::Address {
             resolved.addresses.push((label, addresses));
         }
     }
     if !items.is_empty() {
-        resolved.addresses.push((Label::Address, items.into_iter().collect()));
+        resolved.addresses.push((Origin::Address, items.into_iter().collect()));
     }
     Ok(resolved)
 }
@@ -200,14 +202,14 @@ pub fn resolve(
 fn resolve_file(
     file: &ListFile,
     text: &str,
-    notices: &mut Vec<Notice>,
-) -> anyhow::Result<(Label, AddressSet)> {
+    notices: &mut Vec<Warning>,
+) -> anyhow::Result<(Origin, AddressSet)> {
     let list = parse_addresses(&file.to_string(), text)?;
     if let Some(host_bits) = list.host_bits {
-        notices.push(Notice::HostBits { source: file.to_string(), host_bits });
+        notices.push(Warning::HostBits { source: file.to_string(), host_bits });
     }
     if list.v4.is_empty() && list.v6.is_empty() {
-        notices.push(Notice::EmptyList { list: file.to_string() });
+        notices.push(Warning::EmptyList { list: file.to_string() });
     }
     let addresses =
         AddressSet { v4: list.v4.into_iter().collect(), v6: list.v6.into_iter().collect() };

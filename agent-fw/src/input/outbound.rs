@@ -7,7 +7,7 @@ use crate::model::firewall::{Datagram, Firewall, Packet, Payload, Transport, Ver
 use crate::model::rule::{
     Action, Addresses, Direction, Endpoint, FrameType, Match, Priority, Protocol, Rule,
 };
-use crate::model::{AddressSet, Label, Port, Range, RangeSet, firewall};
+use crate::model::{AddressSet, Origin, Port, Range, RangeSet, firewall};
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -137,7 +137,7 @@ pub fn check(role: Role, destinations: &[Destination]) -> anyhow::Result<()> {
 struct Need {
     services: Vec<String>,
     /// `None` is any address.
-    at: Option<Vec<(Label, AddressSet)>>,
+    at: Option<Vec<(Origin, AddressSet)>>,
 }
 
 impl Need {
@@ -151,7 +151,7 @@ impl Need {
 }
 
 /// Addresses of services, by their names; a service that is not among them may be anywhere.
-pub type Places = BTreeMap<String, Vec<(Label, AddressSet)>>;
+pub type Places = BTreeMap<String, Vec<(Origin, AddressSet)>>;
 
 /// The rules that keep open what a host of this role needs, at the highest priority: no Deny of a
 /// policy's stands in the way.
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_port_that_several_services_have_is_as_wide_as_the_widest() {
-        let place = vec![(Label::Address, AddressSet::default())];
+        let place = vec![(Origin::Address, AddressSet::default())];
         let own = ["smart-protection-server", "relay"];
         let places = own.map(|service| (service.to_owned(), place.clone())).into_iter().collect();
         let rules = rules_of(Role::Agent, &places);

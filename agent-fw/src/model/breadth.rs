@@ -57,7 +57,7 @@ fn size_v6(range: &Range<Ipv6Addr>) -> u128 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{AddressRange, Admission, MacAddr, Others, Port};
+    use super::super::{AddressRange, Admission, DefaultAction, MacAddr, Port};
     use super::*;
 
     fn policy(prefixes: &[&str], macs: MacMatch) -> Policy {
@@ -68,7 +68,7 @@ mod tests {
         let addresses = prefixes.iter().map(range).collect();
         Policy::new(
             Range::single(Port::AGENT).into(),
-            Others::Drop,
+            DefaultAction::Drop,
             [Admission { macs, addresses }],
         )
     }

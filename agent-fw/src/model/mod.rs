@@ -16,7 +16,7 @@ mod table_name;
 pub use address::{
     Address, AddressRange, AddressSet, Family, MacAddr, MacAddrError, MacMatch, Notation,
 };
-pub use origin::{Label, LabelIndex, Ledger, RangeMap};
+pub use origin::{LabelIndex, Origin, OriginMap, RangeMap};
 pub use packet::{Packet, Port, Transport};
 pub use policy_hash::PolicyHash;
 pub(crate) use policy_hash::digest;
@@ -42,7 +42,7 @@ use std::fmt;
     clap::ValueEnum,
 )]
 #[serde(rename_all = "lowercase")]
-pub enum Others {
+pub enum DefaultAction {
     /// It is dropped: the port is closed to everyone else.
     #[default]
     Drop,
@@ -50,7 +50,7 @@ pub enum Others {
     Continue,
 }
 
-impl fmt::Display for Others {
+impl fmt::Display for DefaultAction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Drop => "drop",
@@ -88,7 +88,7 @@ pub enum Verdict {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Policy {
     ports: RangeSet<Port>,
-    others: Others,
+    others: DefaultAction,
     admissions: Vec<Admission>,
 }
 
@@ -96,13 +96,13 @@ impl Policy {
     /// The policy that admits to `ports` what any of `admissions` matches.
     pub fn new(
         ports: RangeSet<Port>,
-        others: Others,
+        others: DefaultAction,
         admissions: impl IntoIterator<Item = Admission>,
     ) -> Self {
         let admissions = merge(admissions.into_iter().fold(Vec::new(), partition));
         let everyone = admissions.iter().any(|a| a.macs == MacMatch::Any && a.addresses.is_all());
         // Where nobody is left over, what would become of the others distinguishes nothing.
-        let others = if everyone { Others::Drop } else { others };
+        let others = if everyone { DefaultAction::Drop } else { others };
         Self { ports, others, admissions }
     }
 
@@ -112,7 +112,7 @@ impl Policy {
     }
 
     /// What becomes of packets from other sources.
-    pub fn others(&self) -> Others {
+    pub fn others(&self) -> DefaultAction {
         self.others
     }
 
@@ -128,12 +128,12 @@ impl Policy {
 
     /// Whether some source is dropped.
     pub fn drops_others(&self) -> bool {
-        self.others == Others::Drop && !self.admits_everyone()
+        self.others == DefaultAction::Drop && !self.admits_everyone()
     }
 
     /// Whether no other source reaches the port: the promise "closed".
     pub fn closes(&self) -> bool {
-        self.others == Others::Drop && !self.admits_most()
+        self.others == DefaultAction::Drop && !self.admits_most()
     }
 
     /// What becomes of `packet`. This is the specification that every backend must meet.
@@ -147,8 +147,8 @@ impl Policy {
         };
         match self.others {
             _ if self.admissions.iter().any(admitted) => Verdict::Accept,
-            Others::Drop => Verdict::Drop,
-            Others::Continue => Verdict::Continue,
+            DefaultAction::Drop => Verdict::Drop,
+            DefaultAction::Continue => Verdict::Continue,
         }
     }
 
@@ -250,11 +250,11 @@ mod tests {
             })
     }
 
-    fn any_others() -> impl Strategy<Value = Others> {
-        prop_oneof![Just(Others::Drop), Just(Others::Continue)]
+    fn any_others() -> impl Strategy<Value = DefaultAction> {
+        prop_oneof![Just(DefaultAction::Drop), Just(DefaultAction::Continue)]
     }
 
-    fn policy(others: Others, admissions: &[Admission]) -> Policy {
+    fn policy(others: DefaultAction, admissions: &[Admission]) -> Policy {
         Policy::new(Range::single(Port::AGENT).into(), others, admissions.iter().cloned())
     }
 
@@ -271,8 +271,8 @@ mod tests {
             let expected = match (packet.transport, others) {
                 _ if packet.loopback => Verdict::Untouched,
                 (Transport::Tcp(Port::AGENT), _) if matched => Verdict::Accept,
-                (Transport::Tcp(Port::AGENT), Others::Drop) => Verdict::Drop,
-                (Transport::Tcp(Port::AGENT), Others::Continue) => Verdict::Continue,
+                (Transport::Tcp(Port::AGENT), DefaultAction::Drop) => Verdict::Drop,
+                (Transport::Tcp(Port::AGENT), DefaultAction::Continue) => Verdict::Continue,
                 _ => Verdict::Untouched,
             };
             prop_assert_eq!(policy(others, &admissions).decide(&packet), expected);
@@ -306,7 +306,7 @@ mod tests {
             a in prop::collection::vec(any_admission(), 0..3),
             b in prop::collection::vec(any_admission(), 0..3),
         ) {
-            let (a, b) = (policy(Others::Drop, &a), policy(Others::Drop, &b));
+            let (a, b) = (policy(DefaultAction::Drop, &a), policy(DefaultAction::Drop, &b));
             prop_assert_eq!(a.hash() == b.hash(), a == b);
         }
     }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 /// What admitted an address: the unit of counting.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Label {
+pub enum Origin {
     /// A region's published subnets.
     Region(String),
     /// A list in a file.
@@ -20,7 +20,7 @@ pub enum Label {
     Any,
 }
 
-impl fmt::Display for Label {
+impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Region(name) => write!(f, "region {name}"),
@@ -94,18 +94,18 @@ impl<T: Ordinal, V: Copy + PartialEq> RangeMap<T, V> {
 
 /// Which label admitted which address. An address that several labels name belongs to the first.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Ledger {
-    labels: Vec<Label>,
+pub struct OriginMap {
+    labels: Vec<Origin>,
     v4: RangeMap<Ipv4Addr, LabelIndex>,
     v6: RangeMap<Ipv6Addr, LabelIndex>,
 }
 
-/// A label's place in [`Ledger::labels`].
+/// A label's place in [`OriginMap::labels`].
 pub type LabelIndex = u16;
 
-impl Ledger {
+impl OriginMap {
     /// By which label an address is admitted, if it is.
-    pub fn label_of(&self, address: IpAddr) -> Option<&Label> {
+    pub fn label_of(&self, address: IpAddr) -> Option<&Origin> {
         let index = match address {
             IpAddr::V4(address) => self.v4.get(address),
             IpAddr::V6(address) => self.v6.get(address),
@@ -114,7 +114,7 @@ impl Ledger {
     }
 
     /// Makes the ledger of these sources. The order in which they were named does not matter.
-    pub fn new(sources: impl IntoIterator<Item = (Label, AddressSet)>) -> Self {
+    pub fn new(sources: impl IntoIterator<Item = (Origin, AddressSet)>) -> Self {
         let mut sources: Vec<_> = sources.into_iter().collect();
         sources.sort_by(|(a, _), (b, _)| a.cmp(b));
         let mut ledger = Self::default();
@@ -130,16 +130,16 @@ impl Ledger {
     }
 
     /// The labels, sorted.
-    pub fn labels(&self) -> &[Label] {
+    pub fn labels(&self) -> &[Origin] {
         &self.labels
     }
 
-    /// The labels of IPv4 addresses, as indices of [`Ledger::labels`].
+    /// The labels of IPv4 addresses, as indices of [`OriginMap::labels`].
     pub fn v4(&self) -> &RangeMap<Ipv4Addr, LabelIndex> {
         &self.v4
     }
 
-    /// The labels of IPv6 addresses, as indices of [`Ledger::labels`].
+    /// The labels of IPv6 addresses, as indices of [`OriginMap::labels`].
     pub fn v6(&self) -> &RangeMap<Ipv6Addr, LabelIndex> {
         &self.v6
     }

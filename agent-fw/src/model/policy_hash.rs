@@ -1,6 +1,6 @@
 //! The policy's hash: how a kernel's table is recognised as the one that was compiled.
 
-use super::{MacMatch, Others, Policy, Range, RangeSet};
+use super::{DefaultAction, MacMatch, Policy, Range, RangeSet};
 use sha2::{Digest, Sha256};
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
@@ -53,8 +53,8 @@ pub(super) fn hash(policy: &Policy) -> PolicyHash {
     let mut sha = Sha256::new();
     sha.update(b"agent-fw policy 1\n");
     sha.update([match policy.others {
-        Others::Drop => 0,
-        Others::Continue => 1,
+        DefaultAction::Drop => 0,
+        DefaultAction::Continue => 1,
     }]);
     update(&mut sha, &policy.ports, |port| port.0.to_be_bytes());
     sha.update((policy.admissions.len() as u64).to_be_bytes());
@@ -117,7 +117,8 @@ mod tests {
     #[test]
     fn the_form_of_the_hash_does_not_change_unnoticed() {
         let everyone = Admission { macs: MacMatch::Any, addresses: AddressSet::all() };
-        let policy = Policy::new(Range::single(Port::AGENT).into(), Others::Drop, [everyone]);
+        let policy =
+            Policy::new(Range::single(Port::AGENT).into(), DefaultAction::Drop, [everyone]);
         assert_eq!(policy.hash().to_string(), "b7d622806ad4cf717230dbe43436f45d");
         assert_eq!(policy.hash().to_string().parse(), Ok(policy.hash()));
     }

@@ -60,7 +60,7 @@ impl Flow {
 
 /// The way by which a packet leaves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Way {
+pub(crate) struct RouteLookup {
     /// The interface's index.
     pub(crate) interface: u32,
     /// This host's address by which it leaves.
@@ -105,13 +105,13 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 /// The way by which this host sends a packet.
-pub(crate) fn of_leaving(flow: &Flow) -> nix::Result<Way> {
+pub(crate) fn of_leaving(flow: &Flow) -> nix::Result<RouteLookup> {
     let found = message::get(libc::RTM_GETROUTE, &flow.request(RTA_OIF))?;
     let body = found.first().and_then(|body| body.get(ROUTE_BYTES..)).ok_or(Errno::ENETUNREACH)?;
     let find = |wanted| attributes(body).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
     // A gateway of the other version of IP: two bytes of family, then the address.
     let gateway = || find(RTA_GATEWAY).or_else(|| find(RTA_VIA)?.get(2..));
-    Ok(Way {
+    Ok(RouteLookup {
         interface: find(RTA_OIF).and_then(number).ok_or(Errno::ENETUNREACH)?,
         own: find(RTA_PREFSRC).and_then(address),
         neighbour: gateway().and_then(address).unwrap_or(flow.to),

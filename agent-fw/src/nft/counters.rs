@@ -1,7 +1,7 @@
 //! The named counters of a ruleset, and their names.
 
 use super::table::{Count, Counter};
-use crate::model::{Label, LabelIndex, Ledger, Others, Policy};
+use crate::model::{DefaultAction, LabelIndex, Origin, OriginMap, Policy};
 
 /// The counter of dropped packets.
 pub const REFUSED: &str = "refused";
@@ -23,8 +23,8 @@ fn counter(name: &str, comment: &str) -> Counter {
 pub(super) fn of_others(policy: &Policy) -> Option<Counter> {
     match policy.others() {
         _ if policy.admits_everyone() => None,
-        Others::Drop => Some(counter(REFUSED, "from other sources, dropped")),
-        Others::Continue => Some(counter(LEFT, "from other sources, left to other rules")),
+        DefaultAction::Drop => Some(counter(REFUSED, "from other sources, dropped")),
+        DefaultAction::Continue => Some(counter(LEFT, "from other sources, left to other rules")),
     }
 }
 
@@ -43,7 +43,7 @@ pub(super) struct LabelCounters {
 
 impl LabelCounters {
     /// Labels that only differ in what a name in nftables cannot hold are told apart by a digest.
-    pub(super) fn new(ledger: &Ledger) -> Self {
+    pub(super) fn new(ledger: &OriginMap) -> Self {
         let mut labels = Self { counters: Vec::new(), index: Vec::new() };
         for label in ledger.labels() {
             let mut name = counter_name(label);
@@ -63,14 +63,14 @@ impl LabelCounters {
 }
 
 /// The name of the counter for a label: letters, digits, `-`, `_` and `.`, beginning with a letter.
-pub fn counter_name(label: &Label) -> String {
+pub fn counter_name(label: &Origin) -> String {
     let name = match label {
-        Label::Region(name) => format!("from_region_{name}"),
-        Label::File(path) => {
+        Origin::Region(name) => format!("from_region_{name}"),
+        Origin::File(path) => {
             format!("from_file_{}", path.to_string_lossy().trim_start_matches('/'))
         }
-        Label::Address => "from_addresses".to_owned(),
-        Label::Any => "from_any".to_owned(),
+        Origin::Address => "from_addresses".to_owned(),
+        Origin::Any => "from_any".to_owned(),
     };
     identifier(&name)
 }
@@ -107,12 +107,12 @@ mod tests {
 
     #[test]
     fn a_hostile_file_name_cannot_break_out_of_a_name_or_a_comment() {
-        let label = Label::File("/tmp/a\"; flush ruleset #\n\u{1b}\\é".into());
+        let label = Origin::File("/tmp/a\"; flush ruleset #\n\u{1b}\\é".into());
         assert_eq!(counter_name(&label), "from_file_tmp_a___flush_ruleset______");
         assert_eq!(comment(&label.to_string()), "file /tmp/a?; flush ruleset #???é");
         assert!(comment(&"踏み台".repeat(50)).len() <= MAX_COMMENT);
         assert_eq!(comment("a\u{202e}b\u{9b}c"), "a?b?c");
-        let long = Label::File("x".repeat(1000).into());
+        let long = Origin::File("x".repeat(1000).into());
         assert_eq!(counter_name(&long).len(), MAX_NAME);
     }
 }

@@ -4,7 +4,7 @@ use super::expression::Program;
 use super::table::{Chain, Elements, Image, Prefixes, Set};
 use crate::model::TableName;
 use crate::model::{Address, Notation, Ordinal, Range};
-use crate::nft::kernel::Live;
+use crate::nft::kernel::LiveTable;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -46,7 +46,7 @@ impl fmt::Display for Difference {
 
 /// Everything in which the kernel's table differs from `expected`. What counters have counted is
 /// no difference.
-pub fn differences(expected: &Image, live: Option<&Live>) -> Vec<Difference> {
+pub fn differences(expected: &Image, live: Option<&LiveTable>) -> Vec<Difference> {
     let Some(live) = live else { return vec![Difference::NoTable(expected.name)] };
     let mut found: Vec<_> = live.strays.iter().cloned().map(Difference::Extra).collect();
     let unused = |set: &String| Difference::Extra(format!("set {set}, which no rule uses"));

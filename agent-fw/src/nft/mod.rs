@@ -22,7 +22,9 @@ pub(crate) use counters::{comment, identifier};
 pub use diff::{Difference, differences};
 pub use expression::{CtKey, Expression, MetaKey, Payload, PayloadBase, Program};
 pub use foreign::{Comparison, Foreign, ForeignBase, ForeignRule, Instruction};
-pub use kernel::{Cover, Generation, Hold, Live, NetlinkError, Nftables, Rest, Tenure};
+pub use kernel::{
+    Cover, Generation, HeldTables, LiveTable, NetlinkError, Nftables, Ownership, Rest,
+};
 pub use stamp::Stamp;
 pub use table::{
     BaseChain, Chain, Count, Counter, Elements, Hook, Image, Key, Prefixes, Set, Table,

@@ -20,12 +20,12 @@ const LET_GO: u8 = b'.';
 const FAREWELL: Duration = Duration::from_secs(3);
 
 /// The guard's side.
-pub struct Door(UnixListener);
+pub struct GuardSocket(UnixListener);
 
 /// A command at the door.
-pub struct Guest(UnixStream);
+pub struct TableLease(UnixStream);
 
-impl Door {
+impl GuardSocket {
     /// Takes connections from now on. The caller is the only guard here.
     pub fn open() -> anyhow::Result<Self> {
         let opened = || {
@@ -46,19 +46,19 @@ impl Door {
     }
 
     /// Whoever waits to be let in.
-    pub fn guest(&self) -> Option<Guest> {
+    pub fn guest(&self) -> Option<TableLease> {
         let (stream, _) = self.0.accept().ok()?;
-        Some(Guest(stream))
+        Some(TableLease(stream))
     }
 }
 
-impl AsFd for Door {
+impl AsFd for GuardSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-impl Guest {
+impl TableLease {
     /// Tells the command that it may change the table, and waits until it has done so, has ended, or
     /// has taken too long. `awake` is called every `interval`. The command goes on when this guest is
     /// dropped.
@@ -91,11 +91,11 @@ impl Guest {
 /// most, until the guard stands again, so that what it had in the kernel meanwhile is gone when the
 /// command ends.
 #[derive(Debug)]
-pub struct Leave {
+pub struct Release {
     connection: UnixStream,
 }
 
-impl Drop for Leave {
+impl Drop for Release {
     fn drop(&mut self) {
         let connection = &mut self.connection;
         let ended = connection.shutdown(Shutdown::Write);
@@ -106,7 +106,7 @@ impl Drop for Leave {
 }
 
 /// Asks the guard to let go; `None` if there is none here.
-pub fn ask(patience: Duration) -> anyhow::Result<Option<Leave>> {
+pub fn ask(patience: Duration) -> anyhow::Result<Option<Release>> {
     let mut connection = match UnixStream::connect(SOCKET) {
         Ok(connection) => connection,
         Err(error)
@@ -118,7 +118,7 @@ pub fn ask(patience: Duration) -> anyhow::Result<Option<Leave>> {
     };
     connection.set_read_timeout(Some(patience.max(Duration::from_millis(1))))?;
     match connection.read(&mut [0]) {
-        Ok(1) => Ok(Some(Leave { connection })),
+        Ok(1) => Ok(Some(Release { connection })),
         // It has ended, and so has its hold.
         Ok(_) => Ok(None),
         Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(None),

@@ -1,7 +1,7 @@
 //! One agent-fw at a time: the lock, with the name of whoever holds it.
 
 use crate::system::guard_socket;
-use crate::system::guard_socket::Leave;
+use crate::system::guard_socket::Release;
 use anyhow::Context as _;
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
 use std::fs::{File, Metadata, OpenOptions, Permissions};
@@ -22,7 +22,7 @@ const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 pub struct Lock {
     // Given back first, so that the guard finds it free.
     _held: Flock<File>,
-    _leave: Option<Leave>,
+    _leave: Option<Release>,
 }
 
 /// Somebody else holds the lock.

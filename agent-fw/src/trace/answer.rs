@@ -4,11 +4,11 @@
 use super::base_chains::Base;
 use super::cgroup;
 use super::egress;
-use super::events::{Event, Place};
+use super::events::{ChainRef, Event};
 use super::follow::Token;
 use super::iptables_legacy;
 use super::outbound::{self, Departure};
-use super::path::{Conclusion, Observed, Road};
+use super::path::{Conclusion, Observed, PacketTrace};
 use super::probe_rule::Protocol;
 use super::routing;
 use super::syn::Syn;
@@ -28,7 +28,7 @@ use std::net::IpAddr;
 /// What it takes to ask about an answer.
 pub(super) struct Answerer<'a> {
     pub(super) listener: &'a mut Connection,
-    pub(super) bases: &'a BTreeMap<Place, Base>,
+    pub(super) bases: &'a BTreeMap<ChainRef, Base>,
     /// Where the first packet has come in.
     pub(super) interface: &'a Interface,
     /// The VRF that it is in.
@@ -52,7 +52,7 @@ impl Answerer<'_> {
         asked: (IpAddr, Port),
         arrival: &Arrival,
         connection: &mut Connection,
-    ) -> anyhow::Result<Road> {
+    ) -> anyhow::Result<PacketTrace> {
         let (source, destination) = (syn.source, syn.destination);
         let mark = if socket_takes_mark() { arrival.mark } else { 0 };
         let scope = routing::scope(source, self.interface.index, self.vrf);
@@ -61,7 +61,7 @@ impl Answerer<'_> {
         let way = match route_lookup::of_leaving(&flow) {
             Err(errno) => {
                 let why = routing::no_way_to(source, errno);
-                return Ok(Road::concluded(Conclusion::Unroutable(why)));
+                return Ok(PacketTrace::concluded(Conclusion::Unroutable(why)));
             }
             Ok(way) => way,
         };
@@ -96,7 +96,7 @@ impl Answerer<'_> {
         let comes_from = events.iter().filter(|event| is_out(event)).find_map(Event::source);
         let leaves_by = events.iter().rev().find_map(|event| event.out);
         let last_mark = events.last().map_or(mark, |event| event.mark);
-        let mut road = Road::of(Observed::leaving(events), self.bases, connection);
+        let mut road = PacketTrace::of(Observed::leaving(events), self.bases, connection);
         iptables_legacy::name(&mut road, destination.is_ipv4(), || send().map(drop))?;
         if road.conclusion == Conclusion::Reaches {
             let interface = self.left_by(leaves_by)?;
@@ -162,7 +162,7 @@ fn is_out(event: &Event) -> bool {
 
 /// Why an answer that has vanished has no way out, where rules have changed its mark: it is routed
 /// anew, by its mark alone.
-fn rerouted(road: &Road, flow: Flow) -> Option<Errno> {
+fn rerouted(road: &PacketTrace, flow: Flow) -> Option<Errno> {
     let is_gone = matches!(road.conclusion, Conclusion::Vanished(_)) && flow.mark != 0;
     if is_gone { route_lookup::of_leaving(&Flow { ports: None, ..flow }).err() } else { None }
 }

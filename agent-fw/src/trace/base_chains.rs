@@ -1,7 +1,7 @@
 //! Every base chain of the host.
 
 use crate::netlink::nfnetlink::{Connection, Kind, find, number, text};
-use crate::trace::events::Place;
+use crate::trace::events::ChainRef;
 use std::collections::BTreeMap;
 
 /// Where a base chain hangs.
@@ -14,7 +14,7 @@ pub struct Base {
 }
 
 /// Every base chain, by its place.
-pub(super) fn list(connection: &mut Connection) -> anyhow::Result<BTreeMap<Place, Base>> {
+pub(super) fn list(connection: &mut Connection) -> anyhow::Result<BTreeMap<ChainRef, Base>> {
     /// Numbers of linux/netfilter/nf_tables.h.
     const TABLE: u16 = 1;
     const NAME: u16 = 3;
@@ -26,17 +26,17 @@ pub(super) fn list(connection: &mut Connection) -> anyhow::Result<BTreeMap<Place
         let priority = number(find(hook, 2)?)?.cast_signed();
         let hook = name_of(message.family, number(find(hook, 1)?)?);
         let (table, chain) = (text(message.find(TABLE)?), text(message.find(NAME)?));
-        Some((Place { family: message.family, table, chain }, Base { hook, priority }))
+        Some((ChainRef { family: message.family, table, chain }, Base { hook, priority }))
     };
     Ok(chains.iter().filter_map(base).collect())
 }
 
 /// Every chain, base or not.
-pub(crate) fn chains(connection: &mut Connection) -> anyhow::Result<Vec<Place>> {
+pub(crate) fn chains(connection: &mut Connection) -> anyhow::Result<Vec<ChainRef>> {
     let chains = connection.dump(Kind::GetChain, 0, &[])?;
     let place = |message: &crate::netlink::nfnetlink::Message| {
         let (table, chain) = (message.text(1)?, message.text(3)?);
-        Some(Place { family: message.family, table, chain })
+        Some(ChainRef { family: message.family, table, chain })
     };
     Ok(chains.iter().filter_map(place).collect())
 }

@@ -5,7 +5,7 @@ use super::syn::Syn;
 use crate::model::{MacAddr, Port};
 use crate::netlink::address::{self, OwnAddress};
 use crate::netlink::link::Interface;
-use crate::netlink::route_lookup::{Flow, Way};
+use crate::netlink::route_lookup::{Flow, RouteLookup};
 use crate::netlink::routes::Routes;
 use crate::netlink::{link, route_lookup};
 use anyhow::{Context as _, bail};
@@ -20,7 +20,7 @@ const LOOPBACK: u32 = 1;
 
 /// What is asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Question {
+pub struct ProbeRequest {
     /// Where the packet comes from.
     pub source: IpAddr,
     /// The MAC address that it comes from; without one, the neighbour's.
@@ -35,7 +35,7 @@ pub struct Question {
 
 /// A question with everything that it left open.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Case {
+pub struct ResolvedProbe {
     /// The packet.
     pub syn: Syn,
     /// Its MAC address.
@@ -62,14 +62,14 @@ impl std::fmt::Display for NoWayIn {
 
 impl std::error::Error for NoWayIn {}
 
-impl Case {
+impl ResolvedProbe {
     /// Settles what a question leaves open.
-    pub fn of(question: &Question) -> anyhow::Result<Self> {
+    pub fn of(question: &ProbeRequest) -> anyhow::Result<Self> {
         Self::among(question, &link::list()?)
     }
 
     /// The same, where this host's interfaces are known.
-    pub fn among(question: &Question, all: &[Interface]) -> anyhow::Result<Self> {
+    pub fn among(question: &ProbeRequest, all: &[Interface]) -> anyhow::Result<Self> {
         let source = question.source;
         if let Some(destination) =
             question.destination.filter(|to| to.is_ipv4() != source.is_ipv4())
@@ -98,7 +98,7 @@ impl Case {
         let vrf = vrf.map(|vrf| (vrf.index, vrf.name.clone()));
         let scope = routing::scope(source, interface.index, vrf.as_ref());
         let back = route_lookup::of_leaving(&routing::of_answer(&syn, 0, scope));
-        let is_here = |way: &Way| way.interface == interface.index;
+        let is_here = |way: &RouteLookup| way.interface == interface.index;
         let here = back.ok().filter(is_here);
         let by_here = || route_lookup::of_leaving(&Flow::to(source).by(interface.index)).ok();
         let known = here
@@ -122,8 +122,8 @@ struct End {
 
 impl End {
     /// Where the source can be expected to come to: there where it is answered from.
-    fn of(question: &Question, all: &[Interface]) -> anyhow::Result<Self> {
-        let Question { source, .. } = *question;
+    fn of(question: &ProbeRequest, all: &[Interface]) -> anyhow::Result<Self> {
+        let ProbeRequest { source, .. } = *question;
         let named = question.interface.as_deref().map(|name| {
             let found = all.iter().find(|interface| interface.name == name);
             found.with_context(|| format!("there is no interface {name}"))
@@ -152,12 +152,12 @@ impl End {
     }
 }
 
-fn way_back(source: IpAddr, from: Option<IpAddr>) -> Option<Way> {
+fn way_back(source: IpAddr, from: Option<IpAddr>) -> Option<RouteLookup> {
     route_lookup::of_leaving(&Flow { from, ..Flow::to(source) }).ok()
 }
 
 /// This host's address by which a packet leaves; where it has none but loopback's, IPv6 says that one.
-fn outward(way: Way) -> Option<IpAddr> {
+fn outward(way: RouteLookup) -> Option<IpAddr> {
     way.own.filter(|own| !own.is_loopback() || way.interface == LOOPBACK)
 }
 

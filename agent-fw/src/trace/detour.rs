@@ -14,7 +14,7 @@ use crate::netlink::message::attributes;
 use crate::netlink::nfnetlink::{Connection, Kind, Message, find, number, text};
 use crate::netlink::routes::local_addresses;
 use crate::trace::base_chains::Base;
-use crate::trace::events::Place;
+use crate::trace::events::ChainRef;
 use crate::trace::{base_chains, iptables_legacy};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -161,7 +161,7 @@ pub fn detours(ports: &RangeSet<Port>, last: i32) -> anyhow::Result<Vec<Detour>>
     let mut read = Vec::new();
     for message in &rules {
         let (Some(table), Some(chain)) = (message.text(1), message.text(2)) else { continue };
-        let at = Place { family: message.family, table, chain };
+        let at = ChainRef { family: message.family, table, chain };
         if OURS.contains(&at.table.as_str()) {
             continue;
         }
@@ -236,13 +236,13 @@ const EXPRESSIONS: u16 = 4;
 /// `IPPROTO_TCP`.
 const TCP: u8 = 6;
 
-fn describe(connection: &mut Connection, at: &Place, message: &Message) -> String {
+fn describe(connection: &mut Connection, at: &ChainRef, message: &Message) -> String {
     format!("{at}: {}", words_of(connection, at, message))
 }
 
 /// What a rule does with the packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Deed {
+enum RuleEffect {
     SendOn,
     Hand,
     Resource,
@@ -276,7 +276,7 @@ struct Rule<'a> {
     /// What registers hold: a port of the packet, a protocol, or a constant.
     registers: Registers<Value>,
     is_about_port: bool,
-    deed: Option<Deed>,
+    deed: Option<RuleEffect>,
     /// Other chains that it leads to.
     jumps: Vec<String>,
 }
@@ -318,7 +318,7 @@ impl<'a> Rule<'a> {
         }
         let is_before = |base: &&Base| matches!(base.hook, "prerouting" | "ingress");
         match self.deed? {
-            Deed::SendOn => {
+            RuleEffect::SendOn => {
                 let is_early =
                     |base: &Base| base.hook == "ingress" || base.priority < EARLY_PRIORITY;
                 let mut before = bases.iter().filter(is_before).peekable();
@@ -329,8 +329,8 @@ impl<'a> Rule<'a> {
                     |rule| Detour::SentOn { rule, is_early: false }
                 })
             }
-            Deed::Hand => Some(|rule| Detour::Handed { rule }),
-            Deed::Resource => bases
+            RuleEffect::Hand => Some(|rule| Detour::Handed { rule }),
+            RuleEffect::Resource => bases
                 .iter()
                 .any(|base| base.hook == "input")
                 .then_some(|rule| Detour::Resourced { rule }),
@@ -403,10 +403,10 @@ impl<'a> Rule<'a> {
             "nat" if field(1) == Some(1) && field(3).is_some() => {
                 let to = field(3).and_then(|register| self.registers.get(register));
                 let is_here = matches!(to, Some(Value::Constant(to)) if self.is_here(to));
-                self.deed = (!is_here).then_some(Deed::SendOn);
+                self.deed = (!is_here).then_some(RuleEffect::SendOn);
             }
-            "nat" if field(1) == Some(0) => self.deed = Some(Deed::Resource),
-            "masq" => self.deed = Some(Deed::Resource),
+            "nat" if field(1) == Some(0) => self.deed = Some(RuleEffect::Resource),
+            "masq" => self.deed = Some(RuleEffect::Resource),
             "tproxy" => self.hand(field(3).and_then(|register| self.constant_port(register))),
             "match" => self.matched(data),
             "target" => self.target(data),
@@ -424,9 +424,9 @@ impl<'a> Rule<'a> {
         if name == "payload" && find(data, 5).is_some() {
             // It writes: a source address, of IPv4 or IPv6.
             match (field(2), field(3)) {
-                (Some(1), Some(8 | 12)) => self.deed = Some(Deed::Resource),
+                (Some(1), Some(8 | 12)) => self.deed = Some(RuleEffect::Resource),
                 // A destination.
-                (Some(1), Some(16 | 24)) => self.deed = Some(Deed::SendOn),
+                (Some(1), Some(16 | 24)) => self.deed = Some(RuleEffect::SendOn),
                 _ => {}
             }
             return;
@@ -615,7 +615,7 @@ impl<'a> Rule<'a> {
     /// The packet is handed to a socket of this port, whatever port it is to.
     fn hand(&mut self, to: Option<u16>) {
         if self.known.takes && to.is_some_and(|to| self.known.ports.contains(Port(to))) {
-            self.deed = Some(Deed::Hand);
+            self.deed = Some(RuleEffect::Hand);
             self.is_about_port = true;
         }
     }
@@ -657,8 +657,8 @@ impl<'a> Rule<'a> {
 
     fn target(&mut self, data: &[u8]) {
         match find(data, 1).map(text).as_deref() {
-            Some("DNAT" | "NETMAP") => self.deed = Some(Deed::SendOn),
-            Some("SNAT" | "MASQUERADE") => self.deed = Some(Deed::Resource),
+            Some("DNAT" | "NETMAP") => self.deed = Some(RuleEffect::SendOn),
+            Some("SNAT" | "MASQUERADE") => self.deed = Some(RuleEffect::Resource),
             Some("TPROXY") => {
                 // `struct xt_tproxy_target_info_v1`: two marks, an address, the port.
                 let info = find(data, 3).unwrap_or_default();

@@ -3,12 +3,12 @@
 
 use super::base_chains::Base;
 use super::entrance::Entrance;
-use super::events::Place;
+use super::events::ChainRef;
 use super::follow::{Pinned, Token, follow};
-use super::path::{Conclusion, Observed, Road};
+use super::path::{Conclusion, Observed, PacketTrace};
 use super::probe_rule::Protocol;
 use super::syn::Syn;
-use super::trace_table::Snare;
+use super::trace_table::TraceTable;
 use crate::model::MacAddr;
 use crate::netlink::frame::FrameSocket;
 use crate::netlink::link::{self, Interface};
@@ -38,10 +38,11 @@ pub(super) struct Frame<'a> {
 pub(super) fn ask(
     frame: &Frame<'_>,
     listener: &mut Connection,
-    bases: &BTreeMap<Place, Base>,
+    bases: &BTreeMap<ChainRef, Base>,
     connection: &mut Connection,
-) -> anyhow::Result<Option<Road>> {
-    let is_one = |(place, base): (&Place, &Base)| place.family == BRIDGE || base.hook == "egress";
+) -> anyhow::Result<Option<PacketTrace>> {
+    let is_one =
+        |(place, base): (&ChainRef, &Base)| place.family == BRIDGE || base.hook == "egress";
     if !bases.iter().any(is_one) {
         return Ok(None);
     }
@@ -51,7 +52,7 @@ pub(super) fn ask(
     if !chains.iter().any(|chain| is_on_the_way(chain, &exit)) {
         return Ok(None);
     }
-    let not_known = |why: String| Ok(Some(Road::concluded(Conclusion::NotKnown(why))));
+    let not_known = |why: String| Ok(Some(PacketTrace::concluded(Conclusion::NotKnown(why))));
     let is_tagged = |device: &Interface| matches!(device.kind(), Some("vlan" | "bond"));
     if exit.missing.is_some() || exit.devices.iter().any(is_tagged) {
         let name = &frame.by.name;
@@ -62,7 +63,7 @@ pub(super) fn ask(
         made.context("the addresses are of two versions of IP")
     };
     let lowest = exit.lowest().context("there is no interface")?;
-    let snare = Snare::set_exit(&frame.by.name, &lowest.name, Protocol::Tcp, frame.number);
+    let snare = TraceTable::set_exit(&frame.by.name, &lowest.name, Protocol::Tcp, frame.number);
     let _snare = match snare {
         Ok(snare) => snare,
         Err(error) => return not_known(format!("chains at exits cannot be asked ({error:#})")),
@@ -82,7 +83,7 @@ pub(super) fn ask(
             frame.by.name
         ));
     }
-    Ok(Some(Road::of(Observed::leaving(events), bases, connection)))
+    Ok(Some(PacketTrace::of(Observed::leaving(events), bases, connection)))
 }
 
 /// Whether a chain is one that a frame meets which leaves by these devices.

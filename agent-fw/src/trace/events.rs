@@ -18,13 +18,13 @@ pub(super) struct Event {
     pub(super) mark: u32,
     /// The interface that it is about to leave by, there.
     pub(super) out: Option<u32>,
-    pub(super) place: Place,
+    pub(super) place: ChainRef,
     pub(super) step: Step,
 }
 
 /// A chain of a table.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-pub struct Place {
+pub struct ChainRef {
     /// The table's family, by its number.
     pub family: u8,
     /// The table.
@@ -33,7 +33,7 @@ pub struct Place {
     pub chain: String,
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for ChainRef {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let family = match self.family {
             1 => "inet",
@@ -94,7 +94,7 @@ const POLICY: u16 = 16;
 impl Event {
     pub(super) fn parse(message: &Message) -> Option<Self> {
         let (table, chain) = (message.text(TABLE)?, message.text(CHAIN)?);
-        let place = Place { family: message.family, table, chain };
+        let place = ChainRef { family: message.family, table, chain };
         let step = match message.number(TYPE)? {
             1 => {
                 Step::Policy(message.number(POLICY).map_or(Verdict::Continue, |code| {
@@ -113,7 +113,7 @@ impl Event {
 
     /// One of which nothing else is known.
     #[cfg(test)]
-    pub(super) fn at(place: Place, step: Step) -> Self {
+    pub(super) fn at(place: ChainRef, step: Step) -> Self {
         Self { packet: 0, header: None, network: None, mark: 0, out: None, place, step }
     }
 

@@ -2,7 +2,7 @@
 //! counters grow with each packet that is sent.
 
 use crate::system::program;
-use crate::trace::path::{Conclusion, Road};
+use crate::trace::path::{Conclusion, PacketTrace};
 use std::path::Path;
 
 /// So often the packet is sent again: counters that other packets move do not grow each time.
@@ -38,7 +38,7 @@ pub(crate) fn saved(is_v4: bool, options: &[&str]) -> String {
 
 /// Names the rules that have ended a packet without a trace, if any did. `send` sends it again.
 pub(super) fn name(
-    road: &mut Road,
+    road: &mut PacketTrace,
     is_v4: bool,
     mut send: impl FnMut() -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {

@@ -39,14 +39,14 @@ mod tracked;
 pub use crate::netlink::route_lookup::macs_towards;
 pub use crate::netlink::routes::Routes;
 pub use base_chains::Base;
-pub use case::{Case, NoWayIn, Question};
+pub use case::{NoWayIn, ProbeRequest, ResolvedProbe};
 pub use detour::{Detour, detours};
 pub use driver::{Action, Driver};
 pub use entry::{Entry, Memory, Opener, Tracking};
-pub use events::{Place, Verdict};
+pub use events::{ChainRef, Verdict};
 pub use iptables_legacy::LegacyRule;
 pub use outbound::Outbound;
-pub use path::{Conclusion, Decider, Decision, Road};
+pub use path::{Conclusion, Decider, Decision, PacketTrace};
 pub use path_mtu::PathMtu;
 pub use session::Session;
 pub use socket::Taker;
@@ -63,12 +63,12 @@ use stateful::{Packet, Watched};
 use std::net::IpAddr;
 
 /// Asks the kernel about one packet. Fails with [`NotAsked`] where rules would remember it.
-pub fn ask(case: &Case, side_effects: SideEffects) -> anyhow::Result<Road> {
+pub fn ask(case: &ResolvedProbe, side_effects: SideEffects) -> anyhow::Result<PacketTrace> {
     Session::at(&case.interface, side_effects)?.ask(case)
 }
 
 /// The rules of this host that would remember the packet, or the one that answers it.
-pub fn stateful_rules(case: &Case) -> anyhow::Result<Vec<StatefulRule>> {
+pub fn stateful_rules(case: &ResolvedProbe) -> anyhow::Result<Vec<StatefulRule>> {
     let entrance = Entrance::of(&case.interface, case.mac, &link::list()?);
     case.remembered_by(&mut Watched::open()?, &entrance)
 }
@@ -90,7 +90,7 @@ pub fn stateful_rules_of_loopback(to: IpAddr, port: Port) -> anyhow::Result<Vec<
 }
 
 /// The handles of the rules in a chain that have this comment.
-pub fn commented(chain: &Place, comment: &str) -> anyhow::Result<Vec<u64>> {
+pub fn commented(chain: &ChainRef, comment: &str) -> anyhow::Result<Vec<u64>> {
     rule_text::commented(&mut Connection::open()?, chain, comment)
 }
 

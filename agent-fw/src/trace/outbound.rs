@@ -6,12 +6,12 @@ use crate::netlink::nfnetlink::Connection;
 use crate::netlink::route_lookup::{self, Flow};
 use crate::trace::events::Event;
 use crate::trace::follow::{Pinned, Token, follow};
-use crate::trace::path::Road;
+use crate::trace::path::PacketTrace;
 use crate::trace::probe_rule::Protocol;
 use crate::trace::stateful::refuse_to_be_remembered;
 use crate::trace::stateful::{Packet, Watched};
 use crate::trace::syn::{Syn, datagram};
-use crate::trace::trace_table::Snare;
+use crate::trace::trace_table::TraceTable;
 use crate::trace::{base_chains, iptables_legacy, path};
 use anyhow::{Context as _, anyhow, bail};
 use nix::sys::socket::{
@@ -32,7 +32,7 @@ pub struct Outbound;
 
 impl Outbound {
     /// Whether a TCP connection to this port of an address outside can begin.
-    pub fn tcp(port: Port) -> anyhow::Result<Road> {
+    pub fn tcp(port: Port) -> anyhow::Result<PacketTrace> {
         ask(Protocol::Tcp, |source, source_port, number| {
             let (source, destination) = (IpAddr::V4(source), IpAddr::V4(OUTSIDE));
             Syn { source, source_port, destination, port, sequence: number }.packet()
@@ -40,7 +40,7 @@ impl Outbound {
     }
 
     /// Whether a UDP datagram to this port of an address outside gets out.
-    pub fn udp(port: Port) -> anyhow::Result<Road> {
+    pub fn udp(port: Port) -> anyhow::Result<PacketTrace> {
         ask(Protocol::Udp, |source, source_port, number| {
             Some(datagram((source, source_port), (OUTSIDE, port), number))
         })
@@ -51,7 +51,7 @@ impl Outbound {
 fn ask(
     protocol: Protocol,
     packet: impl Fn(Ipv4Addr, Port, u32) -> Option<Vec<u8>>,
-) -> anyhow::Result<Road> {
+) -> anyhow::Result<PacketTrace> {
     let way = route_lookup::of_leaving(&Flow::to(OUTSIDE.into()))
         .map_err(|errno| anyhow!("this host has no route to outside ({errno})"))?;
     let Some(IpAddr::V4(source)) = way.own else {
@@ -64,14 +64,14 @@ fn ask(
     let leaves = Packet::made_by_the_kernel(&made(number)?);
     refuse_to_be_remembered(Watched::open()?.outgoing(leaves)?)?;
     let mut listener = Connection::to_hear_traces()?;
-    let _snare = Snare::set_outbound(protocol, number)?;
+    let _snare = TraceTable::set_outbound(protocol, number)?;
     let token = Token { protocol, first: source_port.0.to_be_bytes(), number };
     let departure =
         Departure { from: source.into(), to: OUTSIDE.into(), scope: 0, mark: 0, by: None };
     let mut send = || depart(&mut listener, token, &departure, made);
     let mut connection = Connection::open()?;
     let bases = base_chains::list(&mut connection)?;
-    let mut road = Road::of(path::Observed::leaving(send()?), &bases, &mut connection);
+    let mut road = PacketTrace::of(path::Observed::leaving(send()?), &bases, &mut connection);
     iptables_legacy::name(&mut road, true, || send().map(drop))?;
     Ok(road)
 }

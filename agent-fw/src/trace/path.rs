@@ -1,12 +1,12 @@
 //! The road that a packet has taken: each base chain that it met, and what became of it.
 
-use super::case::Case;
+use super::case::ResolvedProbe;
 use super::driver::Driver;
 use super::rule_text::rule_text;
 use crate::model::Port;
 use crate::netlink::nfnetlink::Connection;
 use crate::trace::base_chains::Base;
-use crate::trace::events::{Event, Place, Step, Verdict};
+use crate::trace::events::{ChainRef, Event, Step, Verdict};
 use crate::trace::iptables_legacy::LegacyRule;
 use crate::trace::socket::Taker;
 use crate::trace::trace_table::Mark;
@@ -42,7 +42,7 @@ impl Observed {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Decision {
     /// The base chain.
-    pub at: Place,
+    pub at: ChainRef,
     /// Where it hangs, unless it has gone since.
     pub base: Option<Base>,
     /// What it said.
@@ -57,7 +57,7 @@ pub enum Decider {
     /// A rule: its chain, its handle, and its text where it could be read.
     Rule {
         /// The chain that it is in.
-        at: Place,
+        at: ChainRef,
         /// Its number in the table.
         handle: u64,
         /// Its text.
@@ -96,7 +96,7 @@ pub enum Conclusion {
 
 /// The road.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Road {
+pub struct PacketTrace {
     /// The interface's XDP program.
     pub driver: Option<Driver>,
     /// The decisions of base chains, in order.
@@ -111,7 +111,7 @@ pub struct Road {
     pub missing: Vec<String>,
     /// The road of the packet that would answer, where this one reaches the port; or why it is not
     /// known.
-    pub answer: Option<Result<Box<Road>, String>>,
+    pub answer: Option<Result<Box<PacketTrace>, String>>,
     /// Where it has come to, whatever rules have made of its destination.
     pub arrived_at: Option<(IpAddr, Port)>,
     /// Who would take it there, where it reaches the port.
@@ -122,7 +122,7 @@ pub struct Road {
     pub sent: u64,
 }
 
-impl Road {
+impl PacketTrace {
     /// Whether a connection comes about, as far as this host's rules go: the packet reaches the
     /// port, and the answer gets out. Nothing, where that is not known.
     pub fn connects(&self) -> Option<bool> {
@@ -141,7 +141,7 @@ impl Road {
 
     /// The interface by which this host would answer, where that is another than the one that the
     /// packet comes in by.
-    pub fn answer_by(&self, case: &Case) -> Option<String> {
+    pub fn answer_by(&self, case: &ResolvedProbe) -> Option<String> {
         let left = self.answer.as_ref().and_then(|answer| answer.as_ref().ok()?.leaves_by.clone());
         match left {
             Some(name) => (name != case.interface.name).then_some(name),
@@ -162,7 +162,7 @@ impl Road {
 
     pub(super) fn of(
         observed: Observed,
-        bases: &BTreeMap<Place, Base>,
+        bases: &BTreeMap<ChainRef, Base>,
         connection: &mut Connection,
     ) -> Self {
         let arrived_at = observed.arrived_at();
@@ -245,7 +245,7 @@ fn is_end(step: &Step) -> bool {
 
 fn decision(
     group: &[Event],
-    bases: &BTreeMap<Place, Base>,
+    bases: &BTreeMap<ChainRef, Base>,
     connection: &mut Connection,
 ) -> Option<Decision> {
     let (first, last) = (group.first()?, group.last()?);

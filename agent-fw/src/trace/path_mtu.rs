@@ -8,12 +8,12 @@ use crate::netlink::conntrack::{Imprint, State, Tracked};
 use crate::netlink::nfnetlink::Connection;
 use crate::netlink::route_lookup::{self, Flow};
 use crate::netlink::tap::Tap;
-use crate::trace::case::Case;
+use crate::trace::case::ResolvedProbe;
 use crate::trace::follow::{Token, send_and_follow};
-use crate::trace::path::Road;
+use crate::trace::path::PacketTrace;
 use crate::trace::probe_rule::Protocol;
 use crate::trace::syn::Syn;
-use crate::trace::trace_table::{Quarry, Snare};
+use crate::trace::trace_table::{ProbeMatch, TraceTable};
 use crate::trace::{base_chains, driver, path};
 use anyhow::Context as _;
 use std::hash::{BuildHasher as _, RandomState};
@@ -32,7 +32,7 @@ pub struct PathMtu {
     /// The router that it came from.
     pub router: IpAddr,
     /// What became of it.
-    pub road: Road,
+    pub road: PacketTrace,
     /// Why it was not about a tracked connection, as in earnest it would be.
     pub untracked: Option<String>,
 }
@@ -40,8 +40,8 @@ pub struct PathMtu {
 impl PathMtu {
     /// Asks about a connection that this case's source would have with the port. Fails with
     /// [`NotAsked`](super::NotAsked) where rules would remember the packet.
-    pub fn ask(case: &Case) -> anyhow::Result<Self> {
-        let Case { syn, interface, .. } = case;
+    pub fn ask(case: &ResolvedProbe) -> anyhow::Result<Self> {
+        let ResolvedProbe { syn, interface, .. } = case;
         let own = interface.mac.filter(|_| interface.is_ethernet && interface.is_up);
         let own =
             MacAddr(own.with_context(|| {
@@ -74,8 +74,8 @@ impl PathMtu {
         let protocol = if is_v4 { Protocol::Icmp } else { Protocol::IcmpV6 };
         let token = Token { protocol, first: known.first, number: known.number };
         let mut listener = Connection::to_hear_traces()?;
-        let quarry = Quarry { protocol, number: known.number, answer: None, is_tracked: false };
-        let snare = Snare::set(&interface.name, quarry)?;
+        let quarry = ProbeMatch { protocol, number: known.number, answer: None, is_tracked: false };
+        let snare = TraceTable::set(&interface.name, quarry)?;
         let mut tap = Tap::make(Some(own))?;
         tap.lead_into(interface.index)?;
         let (remote, here) = ((sent.destination, sent.port), (sent.source, sent.source_port));
@@ -93,7 +93,7 @@ impl PathMtu {
         };
         let mut connection = Connection::open()?;
         let bases = base_chains::list(&mut connection)?;
-        Ok(Self { router, road: Road::of(observed, &bases, &mut connection), untracked })
+        Ok(Self { router, road: PacketTrace::of(observed, &bases, &mut connection), untracked })
     }
 }
 

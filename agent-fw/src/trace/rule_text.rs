@@ -5,7 +5,7 @@ mod value;
 
 use crate::netlink::message::attributes;
 use crate::netlink::nfnetlink::{Connection, Kind, Message, find, long, named, number, text};
-use crate::trace::events::Place;
+use crate::trace::events::ChainRef;
 use nix::errno::Errno;
 use std::collections::BTreeMap;
 use value::{Form, Key, Loaded, host_number, states};
@@ -18,7 +18,7 @@ const RULE_EXPRESSIONS: u16 = 4;
 const RULE_USERDATA: u16 = 7;
 
 /// The text of the rule with this handle, or `None` if it has gone.
-pub(super) fn rule_text(connection: &mut Connection, at: &Place, handle: u64) -> Option<String> {
+pub(super) fn rule_text(connection: &mut Connection, at: &ChainRef, handle: u64) -> Option<String> {
     let ask = [named(RULE_TABLE, &at.table), named(RULE_CHAIN, &at.chain)].concat();
     let rules = connection.dump(Kind::GetRule, at.family, &ask).ok()?;
     let rule = rules.iter().find(|rule| {
@@ -29,7 +29,7 @@ pub(super) fn rule_text(connection: &mut Connection, at: &Place, handle: u64) ->
 }
 
 /// The text of a rule.
-pub(super) fn words_of(connection: &mut Connection, at: &Place, rule: &Message) -> String {
+pub(super) fn words_of(connection: &mut Connection, at: &ChainRef, rule: &Message) -> String {
     let expressions = attributes(rule.find(RULE_EXPRESSIONS).unwrap_or_default());
     let mut sentence = Sentence::default();
     for (_, expression) in expressions {
@@ -47,7 +47,7 @@ pub(super) fn words_of(connection: &mut Connection, at: &Place, rule: &Message) 
 /// The handles of the rules in a chain that have this comment; none where there is no such chain.
 pub(super) fn commented(
     connection: &mut Connection,
-    at: &Place,
+    at: &ChainRef,
     comment: &str,
 ) -> anyhow::Result<Vec<u64>> {
     let ask = [named(RULE_TABLE, &at.table), named(RULE_CHAIN, &at.chain)].concat();
@@ -70,14 +70,14 @@ fn comment(data: &[u8]) -> Option<String> {
 }
 
 /// The elements of a set without a name of its own, if they are few: more are not written out.
-fn few_elements(connection: &mut Connection, at: &Place, set: &str) -> Option<Vec<Key>> {
+fn few_elements(connection: &mut Connection, at: &ChainRef, set: &str) -> Option<Vec<Key>> {
     const MOST: usize = 9;
     let is_nameless = set.starts_with("__set");
     is_nameless.then(|| elements(connection, at, set)).flatten().filter(|keys| keys.len() <= MOST)
 }
 
 /// The elements of a set.
-pub(super) fn elements(connection: &mut Connection, at: &Place, set: &str) -> Option<Vec<Key>> {
+pub(super) fn elements(connection: &mut Connection, at: &ChainRef, set: &str) -> Option<Vec<Key>> {
     let ask = [named(1, &at.table), named(2, set)].concat();
     let lists = connection.dump(Kind::GetSetElements, at.family, &ask).ok()?;
     let mut keys = Vec::new();
@@ -110,7 +110,7 @@ pub(super) struct Branch {
 }
 
 /// Where a map of verdicts leads packets, in the order of the keys.
-pub(super) fn verdicts(connection: &mut Connection, at: &Place, map: &str) -> Vec<Branch> {
+pub(super) fn verdicts(connection: &mut Connection, at: &ChainRef, map: &str) -> Vec<Branch> {
     let ask = [named(1, &at.table), named(2, map)].concat();
     let lists = connection.dump(Kind::GetSetElements, at.family, &ask).unwrap_or_default();
     let mut found = Vec::new();

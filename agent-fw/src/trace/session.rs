@@ -2,19 +2,19 @@
 
 use super::answer::Answerer;
 use super::base_chains::{self, Base};
-use super::case::Case;
+use super::case::ResolvedProbe;
 use super::cgroup;
 use super::entrance::Entrance;
-use super::events::Place;
+use super::events::ChainRef;
 use super::follow::{Token, send_and_follow};
 use super::iptables_legacy;
-use super::path::{Conclusion, Observed, Road};
+use super::path::{Conclusion, Observed, PacketTrace};
 use super::probe_rule::Protocol;
 use super::routing;
 use super::socket::Taker;
 use super::stateful::{Packet, SideEffects, StatefulRule, Watched, refuse_to_be_remembered};
 use super::syn::Syn;
-use super::trace_table::{Quarry, Snare};
+use super::trace_table::{ProbeMatch, TraceTable};
 use super::tracked;
 use crate::model::MacAddr;
 use crate::netlink::link::Interface;
@@ -25,7 +25,7 @@ use anyhow::{Context as _, bail};
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 
-impl Case {
+impl ResolvedProbe {
     /// The rules that would remember the packet, or the one that answers it.
     pub(super) fn remembered_by(
         &self,
@@ -71,7 +71,7 @@ struct Gear {
     listener: Connection,
     // Goes before the device: no packet that is still on its way escapes.
     tap: Tap,
-    snare: Snare,
+    snare: TraceTable,
     /// Where packets come in.
     lowest: u32,
 }
@@ -91,7 +91,7 @@ impl Session {
 
     /// Asks the kernel. Fails with [`NotAsked`](super::NotAsked) where rules would remember the
     /// packet.
-    pub fn ask(&mut self, case: &Case) -> anyhow::Result<Road> {
+    pub fn ask(&mut self, case: &ResolvedProbe) -> anyhow::Result<PacketTrace> {
         let entrance = Entrance::of(&case.interface, case.mac, &self.interfaces);
         if let Some(watched) = &mut self.watched {
             refuse_to_be_remembered(case.remembered_by(watched, &entrance)?)?;
@@ -120,19 +120,19 @@ impl Gear {
         let [a, b, c, d, ..] = random;
         let sequence = u32::from_ne_bytes([a, b, c, d]);
         let listener = Connection::to_hear_traces()?;
-        let quarry = Quarry {
+        let quarry = ProbeMatch {
             protocol: Protocol::Tcp,
             number: sequence,
             answer: Some(answer_to(sequence)),
             is_tracked: tracked::is_in_use(&mut Connection::open()?)?,
         };
-        let snare = Snare::set(&lowest.name, quarry)?;
+        let snare = TraceTable::set(&lowest.name, quarry)?;
         let tap = Tap::make(own)?;
         tap.lead_into(lowest.index)?;
         Ok(Self { sequence, listener, tap, snare, lowest: lowest.index })
     }
 
-    fn ask(&mut self, case: &Case, entrance: &Entrance) -> anyhow::Result<Road> {
+    fn ask(&mut self, case: &ResolvedProbe, entrance: &Entrance) -> anyhow::Result<PacketTrace> {
         let interface = &case.interface;
         let syn = Syn { sequence: self.sequence, ..case.syn };
         let frame = case.frame(&syn)?;
@@ -156,7 +156,7 @@ impl Gear {
         let mut connection = Connection::open()?;
         let bases = base_chains::list(&mut connection)?;
         let arrival = tracked::Arrival::of(&observed.events, self.snare.records);
-        let mut road = Road::of(observed, &bases, &mut connection);
+        let mut road = PacketTrace::of(observed, &bases, &mut connection);
         match &mut road.conclusion {
             Conclusion::Reaches => self.answer(case, &mut road, &arrival, &bases)?,
             Conclusion::AtEntrance(suspects) => *suspects = entrance.suspects(&frame),
@@ -177,10 +177,10 @@ impl Gear {
     /// Asks who takes the packet that has reached the port, and what becomes of the answer.
     fn answer(
         &mut self,
-        case: &Case,
-        road: &mut Road,
+        case: &ResolvedProbe,
+        road: &mut PacketTrace,
         arrival: &tracked::Arrival,
-        bases: &BTreeMap<Place, Base>,
+        bases: &BTreeMap<ChainRef, Base>,
     ) -> anyhow::Result<()> {
         let interface = &case.interface;
         let asked = (case.syn.destination, case.syn.port);

@@ -79,7 +79,7 @@ impl Mark {
 }
 
 /// The table, as long as it is held.
-pub(super) struct Snare {
+pub(super) struct TraceTable {
     connection: Connection,
     /// The table's.
     family: u8,
@@ -92,7 +92,7 @@ pub(super) struct Snare {
 /// What it is set up for: packets that come in with this number or the next, and those that this
 /// host sends in answer, with a number of their own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Quarry {
+pub(super) struct ProbeMatch {
     pub(super) protocol: Protocol,
     pub(super) number: u32,
     pub(super) answer: Option<u32>,
@@ -100,9 +100,9 @@ pub(super) struct Quarry {
     pub(super) is_tracked: bool,
 }
 
-impl Snare {
+impl TraceTable {
     /// Sets it up for packets that come in by this interface, and for what would answer them.
-    pub(super) fn set(interface: &str, quarry: Quarry) -> anyhow::Result<Self> {
+    pub(super) fn set(interface: &str, quarry: ProbeMatch) -> anyhow::Result<Self> {
         let mut connection = Connection::open()?;
         let records: &[Records] = if quarry.is_tracked {
             &[Records::Everything, Records::Unavailable]
@@ -130,7 +130,7 @@ impl Snare {
     }
 }
 
-impl Snare {
+impl TraceTable {
     /// Sets it up for packets of this protocol that this host sends.
     pub(super) fn set_outbound(protocol: Protocol, number: u32) -> anyhow::Result<Self> {
         let mut connection = Connection::open()?;
@@ -167,7 +167,7 @@ impl Snare {
     }
 }
 
-impl Drop for Snare {
+impl Drop for TraceTable {
     fn drop(&mut self) {
         // Should that fail, the kernel does it when the socket is closed.
         let _ = self.connection.transact(&[(Kind::DeleteTable, self.family, named(1, TABLE))]);
@@ -189,12 +189,12 @@ type Part = (Kind, u8, Vec<u8>);
 
 fn parts(
     interface: &str,
-    quarry: Quarry,
+    quarry: ProbeMatch,
     is_owned: bool,
     sees_entrance: bool,
     records: Records,
 ) -> Vec<Part> {
-    let Quarry { protocol, number, answer, .. } = quarry;
+    let ProbeMatch { protocol, number, answer, .. } = quarry;
     let mut parts = vec![table(is_owned)];
     if records == Records::Everything {
         parts.extend(tracking());

@@ -119,13 +119,13 @@ fn imprint(recorded: &[u32]) -> Option<Imprint> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::events::Place;
+    use crate::trace::events::ChainRef;
 
     #[test]
     fn what_was_recorded_is_read_and_a_packet_without_a_connection_has_none() {
         let event = |(chain, verdict, mark): (&str, Verdict, u32)| {
             let (table, chain) = (trace_table::TABLE.to_owned(), chain.to_owned());
-            let place = Place { family: 1, table, chain };
+            let place = ChainRef { family: 1, table, chain };
             let mut event = Event::at(place, Step::Rule(7, verdict));
             event.mark = mark;
             event

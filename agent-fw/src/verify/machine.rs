@@ -4,11 +4,11 @@
 //! not. What comes out is true of every packet, or names the rule that could not be followed.
 
 use super::comparison::{Members, Test};
-use super::table::{Base, Effect, Way};
+use super::table::{Base, Effect, HookPoint};
 use super::value::Value;
 use crate::model::packet_set::{Condition, Connection, Cube, Field, PacketSet};
 use crate::model::{Ordinal, Range, TableName};
-use crate::nft::{Comparison, Elements, Expression, Instruction, Live, Program};
+use crate::nft::{Comparison, Elements, Expression, Instruction, LiveTable, Program};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Chains that call each other go no deeper in the kernel.
@@ -18,7 +18,7 @@ const MOST_JUMPS: usize = 16;
 pub(super) struct Machine<'a> {
     is_arp: bool,
     /// The hook at which packets are.
-    way: Way,
+    way: HookPoint,
     chains: BTreeMap<&'a str, &'a [Program]>,
     foreign: BTreeMap<(&'a str, usize), &'a [Instruction]>,
     sets: BTreeMap<&'a str, &'a Elements>,
@@ -47,13 +47,13 @@ enum End<'a> {
 }
 
 impl<'a> Machine<'a> {
-    pub(super) fn new(live: &'a Live) -> Self {
+    pub(super) fn new(live: &'a LiveTable) -> Self {
         let opaque: BTreeSet<&str> = live.foreign.opaque_sets.iter().map(String::as_str).collect();
         let sets = live.image.sets.iter().chain(&live.foreign.sets);
         let is_known = |name: &str| !opaque.contains(name) && !live.foreign.is_torn;
         Self {
             is_arp: live.image.name == TableName::Arp,
-            way: Way::Elsewhere,
+            way: HookPoint::Elsewhere,
             chains: live
                 .image
                 .chains
@@ -233,7 +233,7 @@ impl<'a> Machine<'a> {
 
     /// The packets that pass a test at this hook, or why that is not known.
     fn condition(&self, value: &Value, test: &Test, of: &Cube) -> Result<Condition, String> {
-        let is_early = self.way == Way::Prerouting;
+        let is_early = self.way == HookPoint::Prerouting;
         if is_early && (value.is_of_connection() || value.is_output()) {
             return Err(format!("it looks at {value} where there may be none yet"));
         }

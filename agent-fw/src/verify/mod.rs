@@ -16,7 +16,7 @@ mod value;
 
 #[cfg(feature = "xdp")]
 pub use program::programs;
-pub use sample::{Addresses, Sample, Sender, Way};
+pub use sample::{Addresses, PacketDirection, Sample, Sender};
 pub use table::{Effect, Late, effect};
 
 use crate::model::firewall::{self, Firewall};
@@ -59,7 +59,7 @@ pub fn programs() -> anyhow::Result<Vec<Program>> {
 
 /// Which packets a policy is enforced on.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Reach {
+pub enum Scope {
     /// All: by the table.
     Everywhere,
     /// Those that come in by these interfaces.
@@ -68,7 +68,7 @@ pub enum Reach {
 
 /// What the kernel does with a packet.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Deed {
+pub enum Actual {
     /// It drops it.
     Drops,
     /// It lets it pass.
@@ -85,7 +85,7 @@ pub enum Deed {
 
 /// What a policy says of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Due {
+pub enum Expected {
     /// That of a port.
     Port(Verdict),
     /// That of a firewall.
@@ -94,7 +94,7 @@ pub enum Due {
     Nothing,
 }
 
-impl Due {
+impl Expected {
     /// Whether the packet is to be dropped.
     pub fn is_drop(self) -> bool {
         matches!(self, Self::Port(Verdict::Drop) | Self::Firewall(firewall::Verdict::Drop))
@@ -107,9 +107,9 @@ pub struct Counterexample {
     /// The packet.
     pub packet: Sample,
     /// What the policy says.
-    pub due: Due,
+    pub due: Expected,
     /// What the kernel does.
-    pub deed: Deed,
+    pub deed: Actual,
 }
 
 /// So many cubes are looked through for the plainest packet.
@@ -118,9 +118,9 @@ const LOOKED_THROUGH: usize = 256;
 /// The plainest packet of a set, and what the kernel does with it.
 fn plainest(
     packets: &PacketSet,
-    deed: Deed,
+    deed: Actual,
     own: &AddressSet,
-    due: impl Fn(&Sample) -> Due,
+    due: impl Fn(&Sample) -> Expected,
 ) -> Option<Counterexample> {
     let cubes = packets.cubes().iter().take(LOOKED_THROUGH);
     let packet = cubes.filter_map(|cube| Sample::of(cube, own)).min_by_key(Sample::oddity)?;
@@ -133,7 +133,7 @@ fn cubes(of: &[(Cube, String)]) -> PacketSet {
 
 /// A packet that the kernel decides otherwise than the policy of the agent's port; `None` if there is
 /// no such packet.
-pub fn counterexample(policy: &Policy, reach: &Reach, kernel: &Kernel) -> Option<Counterexample> {
+pub fn counterexample(policy: &Policy, reach: &Scope, kernel: &Kernel) -> Option<Counterexample> {
     let at_interfaces: Vec<Effect> =
         kernel.programs.iter().map(|program| program.effect.clone().before_any_vrf()).collect();
     let effects = || kernel.table.iter().chain(&at_interfaces);
@@ -141,20 +141,20 @@ pub fn counterexample(policy: &Policy, reach: &Reach, kernel: &Kernel) -> Option
     let mut unknown: Vec<(Cube, String)> =
         effects().flat_map(|effect| effect.unknown.clone()).collect();
     let refused = refused(policy);
-    let of = |packets: &PacketSet, deed: Deed| {
-        plainest(packets, deed, &kernel.own, |packet| Due::Port(packet.due_by(policy)))
+    let of = |packets: &PacketSet, deed: Actual| {
+        plainest(packets, deed, &kernel.own, |packet| Expected::Port(packet.due_by(policy)))
     };
     let too_many = dropped.clone().difference(&refused);
-    if let Some(found) = of(&too_many, Deed::Drops) {
+    if let Some(found) = of(&too_many, Actual::Drops) {
         return Some(found);
     }
     let late = kernel.table.as_ref().and_then(|effect| effect.late.as_ref());
     let rewritten = late.and_then(|late| {
         let settled = late.dropped.clone().union(cubes(&late.unknown));
-        of(&refused.clone().difference(&settled), Deed::PassesRewritten)
+        of(&refused.clone().difference(&settled), Actual::PassesRewritten)
     });
     let missing = within(refused.clone(), reach).difference(&dropped);
-    let found = of(&missing.difference(&cubes(&unknown)), Deed::Passes);
+    let found = of(&missing.difference(&cubes(&unknown)), Actual::Passes);
     unknown.extend(late.iter().flat_map(|late| late.unknown.clone()));
     found.or(rewritten).or_else(|| doubt(&unknown, &refused, of))
 }
@@ -173,7 +173,7 @@ pub fn firewall_counterexample(
     let labelled: PacketSet = effects().flat_map(|effect| effect.labelled.clone()).collect();
     let unknown: Vec<(Cube, String)> =
         effects().flat_map(|effect| effect.unknown.clone()).collect();
-    let of = |packets: &PacketSet, deed: Deed| {
+    let of = |packets: &PacketSet, deed: Actual| {
         if packets.is_empty() {
             return None;
         }
@@ -181,23 +181,23 @@ pub fn firewall_counterexample(
         let usual = packets.intersection(&expected.usual());
         let packets = if usual.is_empty() { packets } else { &usual };
         plainest(packets, deed, &kernel.own, |packet| {
-            packet.due_by_firewall(policy).map_or(Due::Nothing, Due::Firewall)
+            packet.due_by_firewall(policy).map_or(Expected::Nothing, Expected::Firewall)
         })
     };
     let uncertain = cubes(&unknown);
     let possible = |packets: PacketSet| packets.intersection(&expected.possible);
     let too_many = possible(dropped.clone()).difference(&expected.drop);
     let missing = expected.drop.clone().difference(&dropped).difference(&uncertain);
-    of(&too_many, Deed::Drops)
-        .or_else(|| of(&missing, Deed::Passes))
+    of(&too_many, Actual::Drops)
+        .or_else(|| of(&missing, Actual::Passes))
         .or_else(|| {
             let label = expected.label.clone();
             let unlabelled = label.difference(&labelled).difference(&uncertain);
-            of(&unlabelled, Deed::PassesUnlabelled)
+            of(&unlabelled, Actual::PassesUnlabelled)
         })
         .or_else(|| {
             let others = possible(labelled.clone()).difference(&expected.label);
-            of(&others, Deed::PassesLabelled)
+            of(&others, Actual::PassesLabelled)
         })
         .or_else(|| doubt(&unknown, &expected.drop, of))
 }
@@ -207,19 +207,19 @@ pub fn firewall_counterexample(
 fn doubt(
     unknown: &[(Cube, String)],
     refused: &PacketSet,
-    of: impl Fn(&PacketSet, Deed) -> Option<Counterexample>,
+    of: impl Fn(&PacketSet, Actual) -> Option<Counterexample>,
 ) -> Option<Counterexample> {
     let feared = |(cube, why): &(Cube, String)| {
         let both = PacketSet::from(cube.clone()).intersection(refused);
-        of(&both, Deed::Unknown(why.clone()))
+        of(&both, Actual::Unknown(why.clone()))
     };
-    let any = |(cube, why): &(Cube, String)| of(&cube.clone().into(), Deed::Unknown(why.clone()));
+    let any = |(cube, why): &(Cube, String)| of(&cube.clone().into(), Actual::Unknown(why.clone()));
     unknown.iter().find_map(feared).or_else(|| unknown.iter().find_map(any))
 }
 
 /// The packets that come within reach of what enforces the policy.
-fn within(packets: PacketSet, reach: &Reach) -> PacketSet {
-    let Reach::Interfaces(indices) = reach else { return packets };
+fn within(packets: PacketSet, reach: &Scope) -> PacketSet {
+    let Scope::Interfaces(indices) = reach else { return packets };
     let numbers = indices.iter().map(|index| Range::single(u128::from(*index))).collect();
     packets
         .limited(Field::InputInterface, &numbers)

@@ -1,6 +1,6 @@
 //! What of many values is met most, so that a packet is as plain as there is one.
 
-use super::sample::{Addresses, Way};
+use super::sample::{Addresses, PacketDirection};
 use crate::model::firewall::{ICMP, ICMPV6, TCP, UDP};
 use crate::model::packet_set::{Connection, Cube, Field, State, only};
 use crate::model::{AddressSet, MacAddr, Ordinal as _, Range, RangeSet};
@@ -96,16 +96,16 @@ pub(super) fn message(protocol: u8, connection: Option<Connection>) -> Option<u1
 
 pub(super) fn addresses(
     cube: &Cube,
-    way: Way,
+    way: PacketDirection,
     protocol: u8,
     own: &AddressSet,
 ) -> Option<Addresses> {
     let (sources, destinations) = (cube.sources(), cube.destinations());
     let none = AddressSet::default();
     let [here, there] = match way {
-        Way::Incoming => [&none, own],
-        Way::Outgoing => [own, &none],
-        Way::Forwarded => [&none, &none],
+        PacketDirection::Incoming => [&none, own],
+        PacketDirection::Outgoing => [own, &none],
+        PacketDirection::Forwarded => [&none, &none],
     };
     let v4 = v4(&sources.v4, &here.v4).zip(v4(&destinations.v4, &there.v4)).map(|(from, to)| {
         let is_plain = is_plain_v4(from) && is_plain_v4(to);

@@ -19,7 +19,7 @@ const SOME_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sample {
     /// Which way it goes.
-    pub way: Way,
+    pub way: PacketDirection,
     /// The index of the interface that it comes in by, or goes out by; `None` where any other than
     /// loopback will do.
     pub interface: Option<u32>,
@@ -68,7 +68,7 @@ pub struct Addresses {
 
 /// Which way a packet goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Way {
+pub enum PacketDirection {
     /// To this host.
     Incoming,
     /// From this host.
@@ -92,12 +92,15 @@ impl Sample {
     /// A packet of this cube. Where this host is an end, it is one of these addresses if it can be.
     pub(super) fn of(cube: &Cube, own: &AddressSet) -> Option<Self> {
         let way = match number(&cube.values(Field::Direction))? {
-            FORWARDED => Way::Forwarded,
-            OUTGOING => Way::Outgoing,
-            _ => Way::Incoming,
+            FORWARDED => PacketDirection::Forwarded,
+            OUTGOING => PacketDirection::Outgoing,
+            _ => PacketDirection::Incoming,
         };
-        let through =
-            if way == Way::Outgoing { Field::OutputInterface } else { Field::InputInterface };
+        let through = if way == PacketDirection::Outgoing {
+            Field::OutputInterface
+        } else {
+            Field::InputInterface
+        };
         let others = Field::InputInterface.all_but(NO).difference(&only(LOOPBACK));
         let others = others.intersection(&cube.values(through));
         let is_free = others.ranges().last().is_some_and(|range| range.last() == u32::MAX.into());
@@ -117,8 +120,9 @@ impl Sample {
         };
         let is_own = !cube.values(Field::SourceType).contains(ELSEWHERE)
             || addresses.is_some_and(|ends| is_link_local(ends.source));
-        let is_loopback =
-            !is_free && interface == LOOPBACK && (way == Way::Outgoing || cube.has_arp() || is_own);
+        let is_loopback = !is_free
+            && interface == LOOPBACK
+            && (way == PacketDirection::Outgoing || cube.has_arp() || is_own);
         Some(Self {
             way,
             interface: (!is_free).then_some(interface).and_then(|index| index.try_into().ok()),
@@ -133,7 +137,7 @@ impl Sample {
             is_without_mac: !is_ethernet,
             is_by_vrf: !cube.values(Field::Vrf).contains(NO),
             source_type: other_than(cube, Field::SourceType, ELSEWHERE),
-            destination_type: if way == Way::Incoming {
+            destination_type: if way == PacketDirection::Incoming {
                 other_than(cube, Field::DestinationType, LOCAL)
             } else {
                 None
@@ -156,7 +160,7 @@ impl Sample {
             (self.source_type.is_some(), 64),
             (self.destination_type.is_some(), 32),
             (self.sender != Sender::Other, 32),
-            (self.way == Way::Forwarded, 16),
+            (self.way == PacketDirection::Forwarded, 16),
             (self.is_without_mac && self.is_local(), 8),
             (!matches!(self.protocol, TCP | UDP), 8),
             (is_later, 4),
@@ -169,7 +173,7 @@ impl Sample {
 
     /// Whether it is to this host.
     pub fn is_local(&self) -> bool {
-        self.way == Way::Incoming
+        self.way == PacketDirection::Incoming
     }
 
     /// Where it comes from; `None` for ARP.
@@ -194,9 +198,9 @@ impl Sample {
     /// What a firewall policy says of it; of what goes through this host, nothing.
     pub fn due_by_firewall(&self, firewall: &Firewall) -> Option<firewall::Verdict> {
         let direction = match self.way {
-            Way::Incoming => Direction::Incoming,
-            Way::Outgoing => Direction::Outgoing,
-            Way::Forwarded => return None,
+            PacketDirection::Incoming => Direction::Incoming,
+            PacketDirection::Outgoing => Direction::Outgoing,
+            PacketDirection::Forwarded => return None,
         };
         let source_port = self.source_port.unwrap_or(40_000);
         let [kind, code] = source_port.to_be_bytes();
@@ -217,7 +221,7 @@ impl Sample {
         Some(firewall.decide(&firewall::Packet {
             direction,
             loopback: self.is_loopback,
-            macs: (self.way == Way::Incoming && !self.is_without_mac).then_some(macs),
+            macs: (self.way == PacketDirection::Incoming && !self.is_without_mac).then_some(macs),
             payload,
         }))
     }

@@ -4,7 +4,7 @@ use super::expected::{forwarded, incoming, incoming_to_all, outgoing};
 use super::machine::Machine;
 use crate::model::TableName;
 use crate::model::packet_set::{Condition, Cube, Field, NO, PacketSet, only};
-use crate::nft::{BaseChain, ForeignBase, Hook, LATE_PRIORITY, Live};
+use crate::nft::{BaseChain, ForeignBase, Hook, LATE_PRIORITY, LiveTable};
 
 /// What becomes of packets.
 #[derive(Clone, Debug, Default)]
@@ -41,7 +41,7 @@ impl Effect {
 }
 
 /// What a table does with packets.
-pub fn effect(live: &Live) -> Effect {
+pub fn effect(live: &LiveTable) -> Effect {
     if live.foreign.dormant {
         return Effect::default();
     }
@@ -53,7 +53,7 @@ pub fn effect(live: &Live) -> Effect {
         .chain(live.foreign.bases.iter().map(|base| Base::foreign(name, base)))
         .collect();
     bases.sort_by_key(|base| base.priority);
-    let mut through = |way: Way, packets: PacketSet| {
+    let mut through = |way: HookPoint, packets: PacketSet| {
         let met = bases.iter().filter(|base| base.way == way);
         met.fold(packets, |packets, base| machine.pass(base, packets))
     };
@@ -69,17 +69,17 @@ pub fn effect(live: &Live) -> Effect {
         TableName::Arp => outgoing(Cube::arp()),
         _ => outgoing(Cube::everything()),
     };
-    let here = through(Way::Prerouting, here);
-    let away = through(Way::Prerouting, away);
-    through(Way::Input, here);
-    let away = through(Way::Forward, away);
-    let sent = through(Way::Output, sent);
-    through(Way::Postrouting, away.union(sent));
+    let here = through(HookPoint::Prerouting, here);
+    let away = through(HookPoint::Prerouting, away);
+    through(HookPoint::Input, here);
+    let away = through(HookPoint::Forward, away);
+    let sent = through(HookPoint::Output, sent);
+    through(HookPoint::Postrouting, away.union(sent));
     let mut found = machine.take_effect();
     if matches!(name, TableName::Gate | TableName::Twin) {
         // What comes to the last chains as a packet to the port need not have been one at the first.
         let at_input = incoming(Cube::everything());
-        let is_late = |base: &&Base| base.way == Way::Input && base.priority >= LATE_PRIORITY;
+        let is_late = |base: &&Base| base.way == HookPoint::Input && base.priority >= LATE_PRIORITY;
         bases.iter().filter(is_late).fold(at_input, |packets, base| machine.pass(base, packets));
         let Effect { dropped, unknown, .. } = machine.take_effect();
         found.late = Some(Late { dropped, unknown });
@@ -89,7 +89,7 @@ pub fn effect(live: &Live) -> Effect {
 
 /// Where packets meet a base chain.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum HookPoint {
     Prerouting,
     Input,
     Forward,
@@ -102,7 +102,7 @@ pub(super) enum Way {
 /// A base chain in the way of packets.
 pub(super) struct Base {
     pub(super) chain: String,
-    pub(super) way: Way,
+    pub(super) way: HookPoint,
     pub(super) priority: i32,
     pub(super) drops: bool,
     /// A chain of another type sees some packets only: the first of a connection.
@@ -112,9 +112,9 @@ pub(super) struct Base {
 impl Base {
     fn ours(chain: &str, BaseChain { hook, priority }: BaseChain) -> Self {
         let way = match hook {
-            Hook::Prerouting => Way::Prerouting,
-            Hook::Input => Way::Input,
-            Hook::Output => Way::Output,
+            Hook::Prerouting => HookPoint::Prerouting,
+            Hook::Input => HookPoint::Input,
+            Hook::Output => HookPoint::Output,
         };
         Self { chain: chain.to_owned(), way, priority, drops: false, is_partial: false }
     }
@@ -122,15 +122,15 @@ impl Base {
     fn foreign(table: TableName, base: &ForeignBase) -> Self {
         let way = match (table, base.hook) {
             // ARP has its own numbers.
-            (TableName::Arp, 0) => Way::Input,
-            (TableName::Arp, 1) => Way::Output,
-            (TableName::Arp, _) => Way::Elsewhere,
-            (_, 0) => Way::Prerouting,
-            (_, 1) => Way::Input,
-            (_, 2) => Way::Forward,
-            (_, 3) => Way::Output,
-            (_, 4) => Way::Postrouting,
-            _ => Way::Elsewhere,
+            (TableName::Arp, 0) => HookPoint::Input,
+            (TableName::Arp, 1) => HookPoint::Output,
+            (TableName::Arp, _) => HookPoint::Elsewhere,
+            (_, 0) => HookPoint::Prerouting,
+            (_, 1) => HookPoint::Input,
+            (_, 2) => HookPoint::Forward,
+            (_, 3) => HookPoint::Output,
+            (_, 4) => HookPoint::Postrouting,
+            _ => HookPoint::Elsewhere,
         };
         let ForeignBase { chain, priority, kind, drops, .. } = base;
         let (chain, is_partial) = (chain.clone(), kind != "filter");

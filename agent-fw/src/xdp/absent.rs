@@ -6,11 +6,11 @@ mod alone;
 mod state;
 
 pub use alone::{Objection, objections};
-pub use state::{Admitted, Attachment, Counters, Hook, OfInterface, Refusal};
+pub use state::{Admitted, Attachment, Counters, Hook, OfInterface, RefusedPacket};
 
 use crate::input::options::XdpMode;
 use crate::model::PolicyHash;
-use crate::model::rule::Lowered;
+use crate::model::rule::AgentPolicy;
 use crate::netlink::link::Interface;
 
 /// This agent-fw has no XDP.
@@ -86,7 +86,7 @@ impl Watch {
     }
 
     /// Never called.
-    pub fn take(&mut self) -> Option<Refusal> {
+    pub fn take(&mut self) -> Option<RefusedPacket> {
         match *self {}
     }
 }
@@ -103,7 +103,12 @@ pub const fn object() -> Option<&'static [u8]> {
 }
 
 /// Never called, for want of targets.
-pub fn prepare(_: &Lowered, _: bool, targets: Targets, _: XdpMode) -> Result<Prepared, XdpError> {
+pub fn prepare(
+    _: &AgentPolicy,
+    _: bool,
+    targets: Targets,
+    _: XdpMode,
+) -> Result<Prepared, XdpError> {
     match targets {}
 }
 

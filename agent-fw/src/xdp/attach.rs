@@ -6,7 +6,7 @@
 use super::OBJECT;
 use super::alone::{Objection, objections};
 use super::error::{Obstacle, XdpError};
-use super::hook::{self, CLASSIFIER, Place};
+use super::hook::{self, AttachPoint, CLASSIFIER};
 use super::own_frames::own_frames;
 use super::own_list::OwnList;
 use super::pin::{self, Enforced, MapName, Pin};
@@ -15,7 +15,7 @@ use super::state::{Attachment, Hook};
 use super::unpinned::{self, XDP};
 use crate::input::options::XdpMode;
 use crate::model::PolicyHash;
-use crate::model::rule::Lowered;
+use crate::model::rule::AgentPolicy;
 use crate::netlink::bpf;
 use crate::netlink::link;
 use crate::netlink::link::Interface;
@@ -51,7 +51,7 @@ pub fn attachments() -> Result<Vec<Attachment>, XdpError> {
     let seen = known.values().any(|known| known.enforced.gate).then(Surroundings::read);
     let seen = seen.transpose()?;
     for interface in link::list()? {
-        for Place { hook, program, ahead, is_pinned } in hook::ours(&interface, &loaded)? {
+        for AttachPoint { hook, program, ahead, is_pinned } in hook::ours(&interface, &loaded)? {
             let of = known.get(&program).filter(|of| of.enforced != Enforced::UNKNOWN);
             let (policy, gate) =
                 (of.map(|of| of.enforced.policy), of.is_some_and(|of| of.enforced.gate));
@@ -198,7 +198,7 @@ enum Step {
 
 /// Loads a policy's programs for these interfaces, and pins them. No interface is touched.
 pub fn prepare(
-    lowered: &Lowered,
+    lowered: &AgentPolicy,
     gate: bool,
     targets: Targets,
     mode: XdpMode,
@@ -218,7 +218,7 @@ pub fn prepare(
 /// Puts the policy's program on these interfaces. If that fails at one of them, it is taken back at
 /// the others.
 pub fn attach(
-    lowered: &Lowered,
+    lowered: &AgentPolicy,
     gate: bool,
     targets: Targets,
     mode: XdpMode,
@@ -253,7 +253,7 @@ impl Prepared {
 
 /// Loads and pins all that the policy needs; no interface is touched yet.
 fn load_all(
-    lowered: &Lowered,
+    lowered: &AgentPolicy,
     gate: bool,
     targets: Targets,
     mode: XdpMode,

@@ -1,7 +1,9 @@
 //! From a policy to the plan of an XDP program's tables: pure, and the same on every machine.
 
-use crate::model::rule::Lowered;
-use crate::model::{Admission, Ledger, MacAddr, MacMatch, Ordinal, Others, Range, RangeMap};
+use crate::model::rule::AgentPolicy;
+use crate::model::{
+    Admission, DefaultAction, MacAddr, MacMatch, Ordinal, OriginMap, Range, RangeMap,
+};
 use crate::xdp::counter_ids::{Numbering, Words};
 use agent_fw_ebpf::table;
 use agent_fw_ebpf::{Label as Number, Mac, Plan};
@@ -16,7 +18,7 @@ const MOST_MACS: u64 = 65_536;
 
 /// Why a policy cannot be given to XDP.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Inexpressible {
+pub enum Unencodable {
     /// It names ranges of MAC addresses that are too many to list.
     #[error("it names more than {MOST_MACS} MAC addresses; --backend nft can have ranges of them")]
     TooManyMacs,
@@ -28,15 +30,15 @@ pub enum Inexpressible {
 /// The plan of this policy. `gate` tells whether nftables stands behind; `numbering` gives each
 /// list of an admission its label.
 pub fn plan(
-    lowered: &Lowered,
+    lowered: &AgentPolicy,
     gate: bool,
     numbering: &mut Numbering,
-) -> Result<Plan, Inexpressible> {
-    let Lowered { policy, ledger } = lowered;
+) -> Result<Plan, Unencodable> {
+    let AgentPolicy { policy, ledger } = lowered;
     let ports = policy.ports().ranges().iter();
     let mut plan = Plan {
         ports: ports.flat_map(|range| range.first().0..=range.last().0).collect(),
-        otherwise_continue: policy.others() == Others::Continue,
+        otherwise_continue: policy.others() == DefaultAction::Continue,
         gate,
         sample_interval_ns: SAMPLE_INTERVAL_NS,
         ..Plan::default()
@@ -53,10 +55,10 @@ pub fn plan(
 
 fn admit(
     plan: &mut Plan,
-    ledger: &Ledger,
+    ledger: &OriginMap,
     admission: &Admission,
     numbering: &mut Numbering,
-) -> Result<(), Inexpressible> {
+) -> Result<(), Unencodable> {
     let macs = listed(&admission.macs)?;
     let v4 = ledger.v4().restrict(&admission.addresses.v4);
     let v6 = ledger.v6().restrict(&admission.addresses.v6);
@@ -65,7 +67,7 @@ fn admit(
             continue;
         }
         let words = Words::new(label, &admission.macs);
-        let number = numbering.number(&words).ok_or(Inexpressible::TooManyLabels)?;
+        let number = numbering.number(&words).ok_or(Unencodable::TooManyLabels)?;
         let place = usize::from(number.index());
         if plan.labels.len() <= place {
             plan.labels.resize(place + 1, None);
@@ -113,12 +115,12 @@ fn joined<A: Copy + PartialEq>(
     joined
 }
 
-fn listed(macs: &MacMatch) -> Result<Option<BTreeSet<Mac>>, Inexpressible> {
+fn listed(macs: &MacMatch) -> Result<Option<BTreeSet<Mac>>, Unencodable> {
     let MacMatch::Only(macs) = macs else { return Ok(None) };
     let size = |range: &Range<MacAddr>| range.last().bits() - range.first().bits() + 1;
     // At most 2^48 each, and few ranges: the sum does not overflow before it is too large.
     if macs.ranges().iter().map(size).fold(0, u64::saturating_add) > MOST_MACS {
-        return Err(Inexpressible::TooManyMacs);
+        return Err(Unencodable::TooManyMacs);
     }
     let all = macs.ranges().iter().flat_map(|range| range.first().bits()..=range.last().bits());
     Ok(Some(all.map(Mac::from_bits).collect()))

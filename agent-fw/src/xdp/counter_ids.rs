@@ -1,6 +1,6 @@
 //! The numbers under which the kernel counts admitted packets, kept from one policy to the next.
 
-use crate::model::{Label, MacMatch};
+use crate::model::{MacMatch, Origin};
 use agent_fw_ebpf::Label as Number;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -16,7 +16,7 @@ pub struct Words {
 }
 
 impl Words {
-    pub(super) fn new(label: &Label, macs: &MacMatch) -> Self {
+    pub(super) fn new(label: &Origin, macs: &MacMatch) -> Self {
         let macs = match macs {
             MacMatch::Any => None,
             MacMatch::Only(set) => {
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     fn words(region: &str) -> Words {
-        Words::new(&Label::Region(region.to_owned()), &MacMatch::Any)
+        Words::new(&Origin::Region(region.to_owned()), &MacMatch::Any)
     }
 
     fn numbers(numbering: &mut Numbering, regions: &[&str]) -> Vec<u16> {

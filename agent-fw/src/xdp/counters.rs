@@ -4,7 +4,7 @@ use super::attach::numbering;
 use super::error::XdpError;
 use super::pin::{MapName, Pin, failed};
 use super::state::{Admitted, Counters, OfInterface};
-use agent_fw_ebpf::{Label, LabelTally, Tally, Undecided, Verdict};
+use agent_fw_ebpf::{Label, LabelTally, PassReason, Tally, Verdict};
 use aya::Pod;
 use aya::maps::{Map, MapData, PerCpuArray};
 use nix::time::{ClockId, clock_gettime};
@@ -29,7 +29,7 @@ pub fn counters() -> Result<Option<Counters>, XdpError> {
         interfaces.push(of_interface(name.clone(), counts));
     }
     let undecided =
-        Undecided::ALL.map(|reason| (reason.to_string(), all[Tally::of_reason(reason)]));
+        PassReason::ALL.map(|reason| (reason.to_string(), all[Tally::of_reason(reason)]));
     let OfInterface { refused, left, .. } = of_interface(String::new(), all);
     Ok(Some(Counters {
         refused,
@@ -46,7 +46,7 @@ fn add(sums: &mut [u64; 16], counts: [u64; 16]) {
 
 fn of_interface(name: String, counts: [u64; 16]) -> OfInterface {
     let of = |verdict| counts[Tally::of_verdict(verdict)];
-    let reasons = Undecided::ALL.map(|reason| counts[Tally::of_reason(reason)]);
+    let reasons = PassReason::ALL.map(|reason| counts[Tally::of_reason(reason)]);
     let admitted = Label::new(0).map_or(0, |label| of(Verdict::Admitted(label)));
     OfInterface {
         name,

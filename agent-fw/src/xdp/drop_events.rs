@@ -2,7 +2,7 @@
 
 use super::error::XdpError;
 use super::pin::{MapName, Pin, failed};
-use super::state::Refusal;
+use super::state::RefusedPacket;
 use crate::system::lock;
 use agent_fw_ebpf::{Mac, Sample};
 use aya::maps::{Map, MapData, RingBuf};
@@ -48,7 +48,7 @@ impl Watch {
     }
 
     /// The next refusal, if there has been one. Until then, the descriptor is not readable.
-    pub fn take(&mut self) -> Option<Refusal> {
+    pub fn take(&mut self) -> Option<RefusedPacket> {
         while let Some(bytes) = self.samples.next() {
             let Some(sample) = Sample::from_bytes(&bytes) else { continue };
             // The programs' clock stands still between two ticks, of at most 10 ms.
@@ -76,9 +76,9 @@ fn lock() -> Result<Flock<File>, XdpError> {
     })
 }
 
-fn refusal(sample: &Sample, start: SystemTime) -> Refusal {
+fn refusal(sample: &Sample, start: SystemTime) -> RefusedPacket {
     let name = if_indextoname(sample.ifindex).ok().and_then(|name| name.into_string().ok());
-    Refusal {
+    RefusedPacket {
         time: start + Duration::from_nanos(sample.time_ns),
         source: address(sample.source),
         destination: address(sample.destination),

@@ -2,7 +2,7 @@
 
 use super::alone::Objection;
 use super::state::Hook;
-use crate::xdp::compile::Inexpressible;
+use crate::xdp::compile::Unencodable;
 use agent_fw_ebpf::{LoadError, PlanError};
 use aya::programs::tc::TcError;
 use aya::programs::{ProgramError, XdpError as AyaXdpError};
@@ -14,7 +14,7 @@ use std::path::PathBuf;
 pub enum XdpError {
     /// The policy cannot be given to XDP.
     #[error("this policy cannot be given to XDP")]
-    Policy(#[from] Inexpressible),
+    Policy(#[from] Unencodable),
     /// The tables could not be made.
     #[error("the tables could not be made")]
     Plan(#[from] PlanError),

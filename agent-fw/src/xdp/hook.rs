@@ -22,7 +22,7 @@ pub(super) const CLASSIFIER: &str = "agent_fw_tc";
 
 /// A place where our program is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Place {
+pub(super) struct AttachPoint {
     pub(super) hook: Hook,
     pub(super) program: u32,
     /// Programs at the same hook that come before ours, and could let a packet pass it.
@@ -33,7 +33,10 @@ pub(super) struct Place {
 
 /// Where our programs are on this interface now, by the pins and by the numbers of all programs in
 /// the kernel that are ours.
-pub(super) fn ours(interface: &Interface, loaded: &BTreeSet<u32>) -> Result<Vec<Place>, XdpError> {
+pub(super) fn ours(
+    interface: &Interface,
+    loaded: &BTreeSet<u32>,
+) -> Result<Vec<AttachPoint>, XdpError> {
     let places = [
         ours_at_xdp(interface, loaded),
         ours_at_tcx(interface, loaded),
@@ -43,14 +46,14 @@ pub(super) fn ours(interface: &Interface, loaded: &BTreeSet<u32>) -> Result<Vec<
 }
 
 /// `None` where none is, or the link is that of an interface which has gone.
-fn ours_at_xdp(interface: &Interface, loaded: &BTreeSet<u32>) -> Option<Place> {
+fn ours_at_xdp(interface: &Interface, loaded: &BTreeSet<u32>) -> Option<AttachPoint> {
     let AttachedXdp { place, program } = interface.xdp?;
     let is_pinned = linked(&Pin::Link(interface.index)) == Some(program);
     let is_ours = is_pinned || loaded.contains(&program);
-    is_ours.then_some(Place { hook: Hook::Xdp(place), program, ahead: 0, is_pinned })
+    is_ours.then_some(AttachPoint { hook: Hook::Xdp(place), program, ahead: 0, is_pinned })
 }
 
-fn ours_at_tcx(interface: &Interface, loaded: &BTreeSet<u32>) -> Option<Place> {
+fn ours_at_tcx(interface: &Interface, loaded: &BTreeSet<u32>) -> Option<AttachPoint> {
     let pinned = linked(&Pin::Tcx(interface.index));
     if pinned.is_none() && loaded.is_empty() {
         return None;
@@ -64,13 +67,13 @@ fn ours_at_tcx(interface: &Interface, loaded: &BTreeSet<u32>) -> Option<Place> {
         Some((*program, ahead, false))
     };
     let (program, ahead, is_pinned) = by_pin.or_else(by_number)?;
-    Some(Place { hook: Hook::Tcx, program, ahead, is_pinned })
+    Some(AttachPoint { hook: Hook::Tcx, program, ahead, is_pinned })
 }
 
 fn ours_below_clsact(
     interface: &Interface,
     loaded: &BTreeSet<u32>,
-) -> Result<Option<Place>, XdpError> {
+) -> Result<Option<AttachPoint>, XdpError> {
     let is_pinned = Pin::Filter(interface.index).is_there();
     if !is_pinned && loaded.is_empty() {
         return Ok(None);
@@ -80,7 +83,7 @@ fn ours_below_clsact(
     let found = filters.iter().position(|f| is_ours(f) && (is_pinned || is_loaded(f)));
     let place = found.and_then(|ahead| {
         let program = filters.get(ahead)?.program?;
-        Some(Place { hook: Hook::Clsact, program, ahead, is_pinned })
+        Some(AttachPoint { hook: Hook::Clsact, program, ahead, is_pinned })
     });
     Ok(place)
 }
@@ -112,7 +115,12 @@ pub(super) fn is_attached(interface: &Interface, path: &Path) -> bool {
 
 /// Where the program belongs on an interface that has ours at these places. `tcx`: whether the
 /// kernel has TCX.
-pub(super) fn choose(interface: &Interface, ours: &[Place], mode: XdpMode, tcx: bool) -> Hook {
+pub(super) fn choose(
+    interface: &Interface,
+    ours: &[AttachPoint],
+    mode: XdpMode,
+    tcx: bool,
+) -> Hook {
     let is_at = |hook: Hook| ours.iter().any(|place| place.hook == hook);
     let xdp_is_ours = ours.iter().any(|place| matches!(place.hook, Hook::Xdp(_)));
     match interface.xdp {
@@ -269,14 +277,15 @@ mod tests {
         Interface { xdp: xdp.map(attached), ..Interface::default() }
     }
 
-    fn at(hook: Hook) -> [Place; 1] {
-        [Place { hook, program: 7, ahead: 0, is_pinned: true }]
+    fn at(hook: Hook) -> [AttachPoint; 1] {
+        [AttachPoint { hook, program: 7, ahead: 0, is_pinned: true }]
     }
 
     #[test]
     fn the_program_goes_to_xdp_unless_anothers_is_there() {
         let (native, generic) = (Hook::Xdp(XdpPlace::Native), Hook::Xdp(XdpPlace::Generic));
-        let choose = |xdp, ours: &[Place], mode, tcx| choose(&interface(xdp), ours, mode, tcx);
+        let choose =
+            |xdp, ours: &[AttachPoint], mode, tcx| choose(&interface(xdp), ours, mode, tcx);
         assert_eq!(choose(None, &[], XdpMode::Native, true), native);
         assert_eq!(choose(None, &[], XdpMode::Generic, true), generic);
         assert_eq!(choose(Some(7), &at(native), XdpMode::Generic, true), generic);

@@ -20,14 +20,14 @@ mod unpinned;
 
 pub use alone::{Objection, objections};
 pub use attach::{Change, Prepared, Targets, attach, attachments, prepare, remove};
-pub use compile::{Inexpressible, plan};
+pub use compile::{Unencodable, plan};
 pub use counter_ids::{Numbering, Words};
 pub use counters::counters;
 pub use drop_events::Watch;
 pub use error::{Obstacle, XdpError};
 pub use own_frames::own_frames;
 pub use pin::DIRECTORY;
-pub use state::{Admitted, Attachment, Counters, Hook, OfInterface, Refusal};
+pub use state::{Admitted, Attachment, Counters, Hook, OfInterface, RefusedPacket};
 
 /// The program, as `cargo xtask build` has built it.
 pub static OBJECT: &[u8] =

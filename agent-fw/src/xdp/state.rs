@@ -125,7 +125,7 @@ pub struct Counters {
 
 /// A packet that was refused.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Refusal {
+pub struct RefusedPacket {
     /// When, to a tick of the kernel's timer.
     pub time: SystemTime,
     /// Its source.

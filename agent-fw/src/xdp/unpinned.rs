@@ -4,7 +4,7 @@
 //! are the pins alone.
 
 use super::error::XdpError;
-use super::hook::{self, CLASSIFIER, Place};
+use super::hook::{self, AttachPoint, CLASSIFIER};
 use super::pin::{Enforced, MapName, Pin, failed};
 use super::state::Hook;
 use crate::netlink::bpf::{Link, LinkKind, Program};
@@ -40,7 +40,7 @@ fn is_ours(program: &Program) -> io::Result<bool> {
 }
 
 /// Where on this namespace's interfaces such programs are.
-fn places() -> Result<Vec<(Interface, Place)>, XdpError> {
+fn places() -> Result<Vec<(Interface, AttachPoint)>, XdpError> {
     let loaded = loaded();
     let mut found = Vec::new();
     if loaded.is_empty() {
@@ -56,7 +56,7 @@ fn places() -> Result<Vec<(Interface, Place)>, XdpError> {
 }
 
 /// The link that has the program in its place.
-fn link_of(interface: &Interface, place: &Place) -> io::Result<Option<Link>> {
+fn link_of(interface: &Interface, place: &AttachPoint) -> io::Result<Option<Link>> {
     let kind = match place.hook {
         Hook::Xdp(_) => LinkKind::Xdp,
         Hook::Tcx => LinkKind::Tcx,
@@ -114,7 +114,7 @@ pub(super) fn release() -> Result<(), XdpError> {
             (_, Err(error)) => Err(error.into()),
         };
         detached.map_err(|error| {
-            let Place { hook, program, .. } = place;
+            let AttachPoint { hook, program, .. } = place;
             let what = format!("cannot take program {program} off {hook} on {}", interface.name);
             XdpError::Host(error.context(what))
         })?;

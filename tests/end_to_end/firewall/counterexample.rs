@@ -11,7 +11,8 @@ use agent_fw::model::rule::Direction;
 use agent_fw::model::{AddressRange, AddressSet, MacAddr, Range};
 use agent_fw::nft::Nftables;
 use agent_fw::verify::{
-    Addresses, Counterexample, Deed, Due, Kernel, Sample, Way, effect, firewall_counterexample,
+    Actual, Addresses, Counterexample, Expected, Kernel, PacketDirection, Sample, effect,
+    firewall_counterexample,
 };
 use agent_fw_lab::{Peer, run};
 use anyhow::{Result, ensure};
@@ -80,11 +81,11 @@ fn flow_of(sample: &Sample) -> Option<(FlowPlan, Step)> {
         && sample.interface != Some(1)
         && sample.source_type.is_none()
         && sample.destination_type.is_none()
-        && !(sample.is_without_mac && sample.way == Way::Incoming);
+        && !(sample.is_without_mac && sample.way == PacketDirection::Incoming);
     let direction = match sample.way {
-        Way::Incoming => Direction::Incoming,
-        Way::Outgoing => Direction::Outgoing,
-        Way::Forwarded => return None,
+        PacketDirection::Incoming => Direction::Incoming,
+        PacketDirection::Outgoing => Direction::Outgoing,
+        PacketDirection::Forwarded => return None,
     };
     let (far, near, is_any_near) = match direction {
         Direction::Incoming => (source, destination, is_any_destination),
@@ -197,8 +198,11 @@ pub(super) fn agree(
 ) -> Result<Option<()>> {
     let Some((plan, step)) = flow_of(&found.packet) else { return Ok(None) };
     match found.deed {
-        Deed::Drops | Deed::Passes => {
-            ensure!((found.deed == Deed::Drops) != found.due.is_drop(), "no difference: {found:?}");
+        Actual::Drops | Actual::Passes => {
+            ensure!(
+                (found.deed == Actual::Drops) != found.due.is_drop(),
+                "no difference: {found:?}"
+            );
             let passed = through(stage, peer, &plan, step)?;
             if passed[..passed.len() - 1].contains(&false) {
                 // What comes before it is dropped: there is no such packet.
@@ -211,10 +215,10 @@ pub(super) fn agree(
                 return Ok(None);
             }
             let did = passed.last() == Some(&true);
-            ensure!(did == (found.deed == Deed::Passes), "{found:?}, passes: {did}, {plan:?}");
+            ensure!(did == (found.deed == Actual::Passes), "{found:?}, passes: {did}, {plan:?}");
         }
-        Deed::PassesUnlabelled | Deed::PassesLabelled if plan.has_answer() => {
-            ensure!(found.due != Due::Firewall(Verdict::Drop), "{found:?}");
+        Actual::PassesUnlabelled | Actual::PassesLabelled if plan.has_answer() => {
+            ensure!(found.due != Expected::Firewall(Verdict::Drop), "{found:?}");
             let passed = through(stage, peer, &plan, Step::First)?;
             ensure!(passed == [true], "{found:?} does not pass");
         }

@@ -9,7 +9,7 @@ use crate::tests;
 use agent_fw::model::firewall::Firewall;
 use agent_fw::model::rule::Direction;
 use agent_fw::nft::{Nftables, Ruleset};
-use agent_fw::verify::{Counterexample, Deed};
+use agent_fw::verify::{Actual, Counterexample};
 use agent_fw_lab::{Lab, output, run};
 use anyhow::{Context as _, Result, ensure};
 use std::collections::BTreeMap;
@@ -179,7 +179,7 @@ fn every_change_of_a_firewall_policys_table_is_proved_with_a_packet_that_behaves
                     let silence = || format!("verify is silent: {script}");
                     trial.compare(&seen()?, &[]).with_context(silence)?;
                 }
-                Some(Counterexample { deed: Deed::Unknown(_), .. }) => *unknown += 1,
+                Some(Counterexample { deed: Actual::Unknown(_), .. }) => *unknown += 1,
                 Some(found) => {
                     let claim = agree(&mut stage, &peer, &firewall, found);
                     let claim = claim.with_context(|| format!("{script}\n{firewall:#?}"))?;

@@ -6,7 +6,7 @@ use agent_fw::model::rule::{
     Action, Addresses, Direction, Endpoint, FrameType, Icmp, Match, Priority, Protocol, Rule,
     TcpFlags,
 };
-use agent_fw::model::{AddressRange, Label, MacAddr, Port, Range, RangeSet};
+use agent_fw::model::{AddressRange, MacAddr, Origin, Port, Range, RangeSet};
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -71,7 +71,7 @@ pub(super) fn crowd(chance: &mut Chance, rules: &mut [Rule]) {
                 }
                 Ipv4Net::new_assert(Ipv4Addr::new(172, high, low, low), length).trunc().into()
             });
-            addresses.0.push((Label::Address, others.collect()));
+            addresses.0.push((Origin::Address, others.collect()));
         }
     }
 }
@@ -213,7 +213,7 @@ fn addresses(chance: &mut Chance, count: u8, address: fn(u8, bool) -> IpAddr) ->
         }
     });
     let set = set.collect();
-    turned(chance, Addresses(vec![(Label::Address, set)]))
+    turned(chance, Addresses(vec![(Origin::Address, set)]))
 }
 
 fn ports(chance: &mut Chance) -> Match<RangeSet<Port>> {

@@ -3,7 +3,7 @@
 use super::check::{Check, Health};
 use crate::configuration::Compiled;
 use crate::input::{Catalogue, OVERRIDES};
-use crate::model::Label;
+use crate::model::Origin;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use std::net::ToSocketAddrs as _;
 use std::path::Path;
@@ -52,7 +52,7 @@ pub(super) fn names(compiled: &Compiled, catalogue: &Catalogue) -> Vec<Check> {
     let why = "the agent finds its manager by these names";
     let labels = compiled.lowered.ledger.labels().iter();
     let regions = labels.filter_map(|label| match label {
-        Label::Region(name) => catalogue.get(name).ok(),
+        Origin::Region(name) => catalogue.get(name).ok(),
         _ => None,
     });
     regions

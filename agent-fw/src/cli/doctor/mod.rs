@@ -11,7 +11,7 @@ mod path_mtu;
 mod sources;
 mod tls;
 
-use super::Patience;
+use super::LockWait;
 use super::asking::PacketsSent;
 use super::outcome::{Failure, Outcome, Result};
 use super::report::say;
@@ -20,7 +20,7 @@ use crate::engine::apply::Read;
 use crate::engine::judge::{Beyond, NotClosed, judge, judge_beyond};
 use crate::engine::kernel_state::{KernelState, Remedy};
 use crate::engine::policy;
-use crate::input::Notice;
+use crate::input::Warning;
 use crate::model::Port;
 use crate::nft::Nftables;
 use crate::system::privilege;
@@ -43,7 +43,7 @@ pub(super) struct Doctor {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    patience: Patience,
+    patience: LockWait,
 }
 
 impl Doctor {
@@ -113,10 +113,10 @@ fn persistence(configuration: &Configuration) -> Check {
 /// ask about, and a file that may have been cut off.
 fn lasting_notices(compiled: &Compiled) -> impl Iterator<Item = Check> {
     compiled.notices.iter().filter(|notice| notice.is_lasting()).map(|notice| {
-        let (name, why) = if *notice == Notice::LacksEnd {
+        let (name, why) = if *notice == Warning::LacksEnd {
             let why = "what stood behind the place where a file was cut off is not enforced";
             ("policy.toml is whole", why)
-        } else if *notice == Notice::NoEngineRules {
+        } else if *notice == Warning::NoEngineRules {
             let why = "where a policy is restrictive, the engine lets DNS, DHCP and words about \
                        packets that are too large through";
             ("rules of the engine", why)

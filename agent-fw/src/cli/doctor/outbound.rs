@@ -3,9 +3,9 @@
 use super::check::{Check, Health};
 use crate::cli::asking::{self, PacketsSent};
 use crate::cli::own_packets::OwnPackets;
-use crate::cli::road;
+use crate::cli::path_report;
 use crate::model::Port;
-use crate::trace::{Conclusion, Outbound, Road};
+use crate::trace::{Conclusion, Outbound, PacketTrace};
 
 /// What this host's own rules do with what the agent sends to the outside.
 pub(super) fn outbound(sent: &mut PacketsSent) -> [Check; 2] {
@@ -22,7 +22,7 @@ fn gets_out(
     name: &'static str,
     why: &'static str,
     sent: &mut PacketsSent,
-    ask: impl FnOnce() -> anyhow::Result<Road>,
+    ask: impl FnOnce() -> anyhow::Result<PacketTrace>,
 ) -> Check {
     let mut own = OwnPackets::begin();
     let asked = ask();
@@ -37,9 +37,9 @@ fn gets_out(
             Check::new(name, why, Health::Good, "this host's own rules let it out")
         }
         Ok(road) if matches!(road.conclusion, Conclusion::NotKnown(_)) => {
-            Check::new(name, why, Health::Note, road::conclusion(&road))
+            Check::new(name, why, Health::Note, path_report::conclusion(&road))
         }
-        Ok(road) => Check::new(name, why, Health::Bad, road::conclusion(&road))
+        Ok(road) => Check::new(name, why, Health::Bad, path_report::conclusion(&road))
             .advise("let it out in that firewall, to every address"),
     }
 }

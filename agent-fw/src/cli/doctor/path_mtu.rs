@@ -3,10 +3,10 @@
 use super::check::{Check, Health};
 use crate::cli::asking::{self, PacketsSent};
 use crate::cli::own_packets::OwnPackets;
-use crate::cli::{road, sample};
+use crate::cli::{path_report, sample};
 use crate::configuration::Compiled;
 use crate::model::Port;
-use crate::trace::{Case, Conclusion, PathMtu, Question};
+use crate::trace::{Conclusion, PathMtu, ProbeRequest, ResolvedProbe};
 use std::net::IpAddr;
 
 /// Public addresses, where the policy admits none that tells.
@@ -25,15 +25,20 @@ pub(super) fn path_mtu(
     let all: Vec<IpAddr> = admitted.into_iter().chain(others).collect();
     let cases = [true, false].into_iter().filter_map(|is_v4| {
         all.iter().filter(|remote| remote.is_ipv4() == is_v4).find_map(|remote| {
-            let question =
-                Question { source: *remote, mac: None, destination: None, port, interface: None };
-            Case::of(&question).ok()
+            let question = ProbeRequest {
+                source: *remote,
+                mac: None,
+                destination: None,
+                port,
+                interface: None,
+            };
+            ResolvedProbe::of(&question).ok()
         })
     });
     cases.map(|case| check(&case, sent)).collect()
 }
 
-fn check(case: &Case, sent: &mut PacketsSent) -> Check {
+fn check(case: &ResolvedProbe, sent: &mut PacketsSent) -> Check {
     let is_v4 = case.syn.source.is_ipv4();
     let (name, message) = if is_v4 {
         (NAMES[0], "ICMP type 3 code 4 (fragmentation needed)")
@@ -67,7 +72,7 @@ fn check(case: &Case, sent: &mut PacketsSent) -> Check {
         if found.road.conclusion == Conclusion::Reaches {
             "this host's own rules let it in".to_owned()
         } else {
-            road::conclusion(&found.road)
+            path_report::conclusion(&found.road)
         }
     );
     let health = match (&found.road.conclusion, &found.untracked) {

@@ -3,13 +3,13 @@
 use super::check::{Check, Health};
 use crate::cli::asking::PacketsSent;
 use crate::cli::outcome::Result;
+use crate::cli::probe_runner::{Answer, ProbeRunner};
 use crate::cli::sample;
 use crate::cli::sample::Sample;
-use crate::cli::trial::{Answer, Trial};
 use crate::configuration::{Compiled, Configuration};
 use crate::input::{Catalogue, OBSOLETE, admits_obsolete};
-use crate::model::{Ledger, Port, Verdict};
-use crate::trace::{Question, SideEffects};
+use crate::model::{OriginMap, Port, Verdict};
+use crate::trace::{ProbeRequest, SideEffects};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ pub(super) fn promises(
         .chain(sample::admitted(policy, &lowered.ledger, catalogue))
         .chain(sample::neighbours(policy))
         .collect();
-    let mut trial = Trial::of(lowered, SideEffects::Refused)?;
+    let mut trial = ProbeRunner::of(lowered, SideEffects::Refused)?;
     let end = Instant::now() + ENOUGH;
     let mut groups: Vec<Group> = Vec::new();
     let mut asked = 0;
@@ -42,7 +42,7 @@ pub(super) fn promises(
             break;
         }
         asked += 1;
-        let question = Question { source, mac, destination: None, port, interface: None };
+        let question = ProbeRequest { source, mac, destination: None, port, interface: None };
         let group = Group::of(&trial.ask(&question), &lowered.ledger);
         match groups.iter_mut().find(|known| known.is_like(&group)) {
             Some(known) => known.sources += 1,
@@ -74,7 +74,7 @@ struct Group {
 }
 
 impl Group {
-    fn of(answer: &Answer, ledger: &Ledger) -> Self {
+    fn of(answer: &Answer, ledger: &OriginMap) -> Self {
         let source = answer.source;
         let label = ledger.label_of(source);
         let is_admitted = answer.due == Verdict::Accept;

@@ -3,7 +3,7 @@
 use super::lists::{Items, Lists, Numbered};
 use super::reader::{Kind, Reader};
 use crate::model::rule::{Addresses, Endpoint, Match};
-use crate::model::{AddressSet, Label};
+use crate::model::{AddressSet, Origin};
 use serde::{Deserialize, Serialize};
 
 /// How addresses, MAC addresses or ports are named. Not each has all of these.
@@ -36,7 +36,7 @@ struct Fields<'r, 'f> {
     prefix: String,
 }
 
-pub(super) fn read(reader: &mut Reader<'_>, end: &str, lists: &Lists, label: &Label) -> Endpoint {
+pub(super) fn read(reader: &mut Reader<'_>, end: &str, lists: &Lists, label: &Origin) -> Endpoint {
     let addresses = Fields::new(reader, end, "IP").addresses(&lists.addresses);
     let macs = Fields::new(reader, end, "MAC").listed(
         &[Form::Any, Form::Single, Form::Multiple, Form::MacList],

@@ -11,7 +11,7 @@ mod syntax;
 pub use schema::{SchemaForm, rule_file_schema};
 
 use crate::input::rule_file::syntax::{Language, Node, Path};
-use crate::model::Label;
+use crate::model::Origin;
 use crate::model::rule::Rule;
 use lists::Lists;
 use reader::{Reader, Reading};
@@ -33,12 +33,12 @@ pub struct RuleFile {
     /// Its rules, in their order.
     pub rules: Vec<Written>,
     /// Fields that were not known, each with its place; none unless that was allowed.
-    pub ignored: Vec<Place>,
+    pub ignored: Vec<FieldPath>,
 }
 
 /// A place in a file.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Place {
+pub struct FieldPath {
     /// The file's name.
     pub file: String,
     /// The line, counted from 1.
@@ -47,7 +47,7 @@ pub struct Place {
     pub path: String,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for FieldPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { file, line, path } = self;
         let separator = if path.is_empty() { "" } else { ": " };
@@ -59,7 +59,7 @@ impl fmt::Display for Place {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub struct RuleFileError {
     /// What is wrong, and where.
-    pub faults: Vec<(Place, String)>,
+    pub faults: Vec<(FieldPath, String)>,
     /// Reading beyond those.
     pub more: usize,
 }
@@ -82,7 +82,7 @@ const SAID: usize = 50;
 pub fn read_rules(
     file: &str,
     text: &str,
-    label: &Label,
+    label: &Origin,
     lenient: bool,
 ) -> anyhow::Result<RuleFile> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -103,7 +103,11 @@ pub fn read_rules(
     whole.finish();
     let place = |path: &Path| {
         let path = if bare { path.without_first() } else { path.clone() };
-        Place { file: file.to_owned(), line: language.line_of(text, &path), path: path.to_string() }
+        FieldPath {
+            file: file.to_owned(),
+            line: language.line_of(text, &path),
+            path: path.to_string(),
+        }
     };
     let Reading { mut faults, mut unknown, .. } = faults;
     if !lenient {

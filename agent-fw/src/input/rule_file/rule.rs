@@ -3,7 +3,7 @@
 use super::endpoint;
 use super::lists::Lists;
 use super::reader::{Kind, Reader};
-use crate::model::Label;
+use crate::model::Origin;
 use crate::model::rule::{Direction, FrameType, Icmp, Match, Priority, Protocol, Rule, TcpFlags};
 use serde::Deserialize;
 
@@ -42,7 +42,7 @@ enum Word {
 }
 
 /// Reads a rule. If it is none, a fault was said.
-pub(super) fn read(reader: &mut Reader<'_>, lists: &Lists, label: &Label) -> Option<Rule> {
+pub(super) fn read(reader: &mut Reader<'_>, lists: &Lists, label: &Origin) -> Option<Rule> {
     reader.skip(WITHOUT_EFFECT);
     let name = name(reader);
     let action = reader.required("action", Reader::choice);

@@ -5,7 +5,7 @@ use super::lists::Lists;
 use super::reader::{Asked, Kind, Reader, Reading};
 use super::{RULES, rule};
 use crate::input::rule_file::syntax::{Language, Path};
-use crate::model::Label;
+use crate::model::Origin;
 use serde_json::{Map, Value, json};
 
 /// A form of rule files.
@@ -67,7 +67,7 @@ fn asked() -> Asked {
         let mut whole = Reader::new(Path::default(), node, &mut faults);
         let lists = Lists::read(&mut whole);
         whole.each(RULES, |mut reader| {
-            drop(rule::read(&mut reader, &lists, &Label::Address));
+            drop(rule::read(&mut reader, &lists, &Origin::Address));
             reader.finish();
         });
         whole.finish();

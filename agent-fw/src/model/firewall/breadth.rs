@@ -82,7 +82,7 @@ mod tests {
             ipnet::IpNet::V6(prefix) => crate::model::AddressRange::from(prefix),
         };
         let addresses = prefixes.iter().map(range).collect();
-        let addresses = Match::Is(Addresses(vec![(crate::model::Label::Address, addresses)]));
+        let addresses = Match::Is(Addresses(vec![(crate::model::Origin::Address, addresses)]));
         let source = Endpoint { addresses, ..Endpoint::ANY };
         Rule { action, source, ..hidden_rule(Port::RELAY) }
     }

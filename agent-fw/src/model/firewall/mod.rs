@@ -12,11 +12,11 @@ mod rule;
 mod shadowing;
 mod verdicts;
 
-pub use criteria::{Criteria, Place, Protocols};
+pub use criteria::{Criteria, EndpointMatch, Protocols};
 pub use packet::{Datagram, Flow, ICMP, ICMPV6, Packet, Payload, TCP, Transport, UDP};
 pub use reach::Service;
-pub use rule::{FirewallError, Refusal, Rule};
-pub use shadowing::Idle;
+pub use rule::{FirewallError, Rule, Unenforceable};
+pub use shadowing::ShadowedRule;
 pub use verdicts::Verdicts;
 
 use crate::model::rule::{Action, Direction, Priority};

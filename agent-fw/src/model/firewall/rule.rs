@@ -1,6 +1,6 @@
 //! A rule of a firewall policy, made from one in the vendor's words.
 
-use super::criteria::{Criteria, Place, Protocols};
+use super::criteria::{Criteria, EndpointMatch, Protocols};
 use super::packet::{ICMP, ICMPV6, TCP, UDP};
 use crate::model::rule::{Action, Direction, Endpoint, FrameType, Match, Priority, Protocol};
 use crate::model::{AddressSet, MacMatch, RangeSet, rule};
@@ -29,12 +29,12 @@ pub struct FirewallError {
     /// The rule's name.
     pub rule: String,
     /// What about it cannot be kept.
-    pub why: Refusal,
+    pub why: Unenforceable,
 }
 
 /// What a rule says that cannot be kept, and is therefore refused instead of ignored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Refusal {
+pub enum Unenforceable {
     /// It has a schedule.
     #[error("it has a schedule, which agent-fw has not; remove it from the rule")]
     Schedule,
@@ -132,7 +132,7 @@ impl Frames {
     }
 }
 
-fn check(rule: &rule::Rule) -> Result<(), Refusal> {
+fn check(rule: &rule::Rule) -> Result<(), Unenforceable> {
     let is_within = |numbers: &[u8]| {
         matches!(protocols(&rule.protocol), Protocols::Only(named)
             if named.iter().all(|number| numbers.contains(number)))
@@ -144,24 +144,24 @@ fn check(rule: &rule::Rule) -> Result<(), Refusal> {
         || rule.tcp_flags.is_some()
         || rule.icmp.is_some();
     let refusals = [
-        (rule.schedule.is_some(), Refusal::Schedule),
-        (rule.context.is_some(), Refusal::Context),
+        (rule.schedule.is_some(), Unenforceable::Schedule),
+        (rule.context.is_some(), Unenforceable::Context),
         (
             rule.action == Action::Allow && Some(rule.priority) != Priority::new(0),
-            Refusal::Priority(rule.action, 0),
+            Unenforceable::Priority(rule.action, 0),
         ),
         (
             rule.action == Action::LogOnly && rule.priority != Priority::HIGHEST,
-            Refusal::Priority(rule.action, 4),
+            Unenforceable::Priority(rule.action, 4),
         ),
-        (has(|end| end.ports != Match::Any) && !is_within(&[TCP, UDP]), Refusal::Ports),
-        (rule.tcp_flags.is_some() && !is_within(&[TCP]), Refusal::TcpFlags),
-        (rule.icmp.is_some() && !is_within(&[ICMP, ICMPV6]), Refusal::Icmp),
+        (has(|end| end.ports != Match::Any) && !is_within(&[TCP, UDP]), Unenforceable::Ports),
+        (rule.tcp_flags.is_some() && !is_within(&[TCP]), Unenforceable::TcpFlags),
+        (rule.icmp.is_some() && !is_within(&[ICMP, ICMPV6]), Unenforceable::Icmp),
         (
             rule.direction == Direction::Outgoing && has(|end| end.macs != Match::Any),
-            Refusal::OutgoingMac,
+            Unenforceable::OutgoingMac,
         ),
-        (Frames::of(&rule.frame_type) == Frames::ARP && is_about_ip, Refusal::Arp),
+        (Frames::of(&rule.frame_type) == Frames::ARP && is_about_ip, Unenforceable::Arp),
     ];
     let found = refusals.into_iter().find(|(holds, _)| *holds);
     found.map_or(Ok(()), |(_, refusal)| Err(refusal))
@@ -183,7 +183,7 @@ fn protocols(protocol: &Match<Protocol>) -> Protocols {
     }
 }
 
-fn place(end: &Endpoint, frames: Frames) -> Place {
+fn place(end: &Endpoint, frames: Frames) -> EndpointMatch {
     let named = match &end.addresses {
         Match::Any => AddressSet::all(),
         Match::Is(addresses) => addresses.all(),
@@ -204,5 +204,5 @@ fn place(end: &Endpoint, frames: Frames) -> Place {
         Match::Is(ports) => Some(ports.clone()),
         Match::Not(ports) => Some(ports.complement()),
     };
-    Place { addresses, macs, ports }
+    EndpointMatch { addresses, macs, ports }
 }

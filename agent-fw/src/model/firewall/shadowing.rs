@@ -10,7 +10,7 @@ use std::fmt;
 
 /// A rule that never decides anything, and why.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Idle<'a> {
+pub struct ShadowedRule<'a> {
     /// The rule.
     pub rule: &'a Rule,
     /// Rules before it that match, together, all that it matches: one where one does. Without
@@ -18,14 +18,14 @@ pub struct Idle<'a> {
     pub shadows: Vec<&'a Rule>,
 }
 
-impl<'a> Idle<'a> {
+impl<'a> ShadowedRule<'a> {
     /// The shadows' names.
     pub fn names(&self) -> Vec<&'a str> {
         self.shadows.iter().map(|shadow| shadow.name.as_str()).collect()
     }
 }
 
-impl fmt::Display for Idle<'_> {
+impl fmt::Display for ShadowedRule<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "rule `{}` never decides: ", self.rule.name)?;
         let word = |Rule { name, action, priority, .. }: &&Rule| {
@@ -46,12 +46,12 @@ impl fmt::Display for Idle<'_> {
 
 impl Firewall {
     /// The rules that never decide anything.
-    pub fn idle_rules(&self) -> Vec<Idle<'_>> {
+    pub fn idle_rules(&self) -> Vec<ShadowedRule<'_>> {
         let meant: Vec<PacketSet> = self.rules.iter().map(|r| r.criteria.packets()).collect();
         let find = |(place, rule): (usize, _)| {
             let rule: &Rule = rule;
             if rule.criteria.is_empty() {
-                return Some(Idle { rule, shadows: Vec::new() });
+                return Some(ShadowedRule { rule, shadows: Vec::new() });
             }
             let before = self.rules[..place].iter().zip(&meant);
             let shadows = before.filter(|(other, _)| other.leaves_nothing_behind(rule)).collect();
@@ -62,7 +62,7 @@ impl Firewall {
             });
             let in_question = in_question(&rule.criteria, is_icmpv6_denied);
             let shadows = fewest(&in_question, shadows)?;
-            Some(Idle { rule, shadows })
+            Some(ShadowedRule { rule, shadows })
         };
         self.rules.iter().enumerate().filter_map(find).collect()
     }

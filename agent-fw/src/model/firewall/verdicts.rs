@@ -139,7 +139,7 @@ mod tests {
     use crate::model::rule::{
         self, Addresses, Endpoint, FrameType, Icmp, Match, Priority, Protocol, TcpFlags,
     };
-    use crate::model::{Label, MacAddr, Port};
+    use crate::model::{MacAddr, Origin, Port};
     use proptest::prelude::*;
     use proptest::sample::select;
     use std::net::{IpAddr, Ipv4Addr};
@@ -172,7 +172,7 @@ mod tests {
                 IpAddr::V4(one) => crate::model::AddressRange::V4(Range::single(one)),
                 IpAddr::V6(one) => crate::model::AddressRange::V6(Range::single(one)),
             };
-            Addresses(vec![(Label::Address, ends.into_iter().map(range).collect())])
+            Addresses(vec![(Origin::Address, ends.into_iter().map(range).collect())])
         })
     }
 

@@ -35,7 +35,7 @@ pub fn closing_rule(listening: Port) -> Rule {
 
 /// A field that keeps a rule from replacing the hidden one.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct NearMiss {
+pub struct Mismatch {
     /// The field, in the vendor's words.
     pub field: &'static str,
     /// What the rule has there.
@@ -44,7 +44,7 @@ pub struct NearMiss {
     pub required: String,
 }
 
-impl fmt::Display for NearMiss {
+impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} is {}, must be {}", self.field, self.found, self.required)
     }
@@ -55,12 +55,12 @@ impl fmt::Display for NearMiss {
 ///
 /// "Frame type IP" and "protocol TCP" are meant literally: what also covers them, such as Any or
 /// TCP+UDP, does not replace the hidden rule.
-pub fn near_misses(rule: &Rule, listening: Port) -> Vec<NearMiss> {
+pub fn near_misses(rule: &Rule, listening: Port) -> Vec<Mismatch> {
     let mut misses = Vec::new();
     let mut require = |holds: bool, field, found: &dyn fmt::Display, required: &str| {
         if !holds {
             let (found, required) = (found.to_string(), required.to_owned());
-            misses.push(NearMiss { field, found, required });
+            misses.push(Mismatch { field, found, required });
         }
     };
     let action = matches!(rule.action, Action::Bypass | Action::ForceAllow);

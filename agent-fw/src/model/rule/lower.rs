@@ -2,7 +2,8 @@
 
 use super::{Addresses, Endpoint, Match, Rule, hidden_rule, near_misses};
 use crate::model::{
-    AddressSet, Admission, Label, Ledger, MacAddr, MacMatch, Others, Policy, Port, Range, RangeSet,
+    AddressSet, Admission, DefaultAction, MacAddr, MacMatch, Origin, OriginMap, Policy, Port,
+    Range, RangeSet,
 };
 
 /// Why a rule that replaces the hidden one cannot be compiled.
@@ -12,12 +13,12 @@ pub struct LowerError {
     /// The rule's name.
     pub rule: String,
     /// What about it cannot be kept.
-    pub limit: Limit,
+    pub limit: Unsupported,
 }
 
 /// A limit of a rule that agent-fw cannot keep, and therefore refuses instead of ignoring.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Limit {
+pub enum Unsupported {
     /// It has a schedule.
     #[error("it has a schedule, which agent-fw has not; remove it from the rule")]
     Schedule,
@@ -28,17 +29,21 @@ pub enum Limit {
 
 /// What rules come to.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Lowered {
+pub struct AgentPolicy {
     /// Who reaches the port.
     pub policy: Policy,
     /// By which words.
-    pub ledger: Ledger,
+    pub ledger: OriginMap,
 }
 
 /// Compiles the rules that replace the hidden rule, or the hidden rule itself when none does.
 /// The sources of several such rules are united. What a rule limits besides ([`is_limited`]) is not
 /// in the policy: it admits all of the rule's sources, and tables of their own enforce the rest.
-pub fn lower(rules: Vec<Rule>, listening: Port, others: Others) -> Result<Lowered, LowerError> {
+pub fn lower(
+    rules: Vec<Rule>,
+    listening: Port,
+    others: DefaultAction,
+) -> Result<AgentPolicy, LowerError> {
     let mut replacing: Vec<Rule> =
         rules.into_iter().filter(|rule| near_misses(rule, listening).is_empty()).collect();
     if replacing.is_empty() {
@@ -56,13 +61,13 @@ pub fn lower(rules: Vec<Rule>, listening: Port, others: Others) -> Result<Lowere
         sources.extend(addresses.0);
     }
     let policy = Policy::new(Range::single(listening).into(), others, admissions);
-    Ok(Lowered { policy, ledger: Ledger::new(sources) })
+    Ok(AgentPolicy { policy, ledger: OriginMap::new(sources) })
 }
 
 /// The policy under which nobody reaches the port: in agent-initiated mode nobody needs to.
-pub fn closed(listening: Port) -> Lowered {
-    let policy = Policy::new(Range::single(listening).into(), Others::Drop, []);
-    Lowered { policy, ledger: Ledger::default() }
+pub fn closed(listening: Port) -> AgentPolicy {
+    let policy = Policy::new(Range::single(listening).into(), DefaultAction::Drop, []);
+    AgentPolicy { policy, ledger: OriginMap::default() }
 }
 
 /// Whether a rule that replaces the hidden one limits more than the packet's source.
@@ -76,11 +81,11 @@ pub fn is_limited(rule: &Rule) -> bool {
 }
 
 /// The first limit of a rule that agent-fw cannot keep.
-pub(super) fn inexpressible(rule: &Rule) -> Option<Limit> {
+pub(super) fn inexpressible(rule: &Rule) -> Option<Unsupported> {
     if rule.schedule.is_some() {
-        Some(Limit::Schedule)
+        Some(Unsupported::Schedule)
     } else if rule.context.is_some() {
-        Some(Limit::Context)
+        Some(Unsupported::Context)
     } else {
         None
     }
@@ -88,11 +93,11 @@ pub(super) fn inexpressible(rule: &Rule) -> Option<Limit> {
 
 fn admitted_addresses(addresses: Match<Addresses>) -> Addresses {
     match addresses {
-        Match::Any => Addresses(vec![(Label::Any, AddressSet::all())]),
+        Match::Any => Addresses(vec![(Origin::Any, AddressSet::all())]),
         Match::Is(addresses) => addresses,
         Match::Not(addresses) => {
             // Counted under what named the exceptions.
-            let label = addresses.0.first().map_or(Label::Any, |(label, _)| label.clone());
+            let label = addresses.0.first().map_or(Origin::Any, |(label, _)| label.clone());
             Addresses(vec![(label, addresses.all().complement())])
         }
     }
@@ -118,7 +123,7 @@ mod tests {
     }
 
     fn rule_from(text: &str) -> Rule {
-        let addresses = Addresses(vec![(Label::Address, addresses(text))]);
+        let addresses = Addresses(vec![(Origin::Address, addresses(text))]);
         let source = Endpoint { addresses: Match::Is(addresses), ..Endpoint::ANY };
         Rule { name: text.to_owned(), source, ..hidden_rule(Port::AGENT) }
     }
@@ -133,16 +138,16 @@ mod tests {
     fn without_a_replacing_rule_the_hidden_rule_admits_everyone() {
         let near_miss = Rule { protocol: Match::Is(Protocol::TcpUdp), ..rule_from("192.0.2.1") };
         for rules in [vec![], vec![near_miss]] {
-            let lowered = lower(rules, Port::AGENT, Others::Drop).expect("lowered");
+            let lowered = lower(rules, Port::AGENT, DefaultAction::Drop).expect("lowered");
             assert!(lowered.policy.admits_everyone());
-            assert_eq!(lowered.ledger.labels(), [Label::Any]);
+            assert_eq!(lowered.ledger.labels(), [Origin::Any]);
         }
     }
 
     #[test]
     fn a_replacing_rule_closes_the_port_to_all_but_its_sources() {
-        let lowered =
-            lower(vec![rule_from("192.0.2.0/24")], Port::AGENT, Others::Drop).expect("lowered");
+        let lowered = lower(vec![rule_from("192.0.2.0/24")], Port::AGENT, DefaultAction::Drop)
+            .expect("lowered");
         assert_eq!(verdict(&lowered.policy, "192.0.2.7"), Verdict::Accept);
         assert_eq!(verdict(&lowered.policy, "198.51.100.7"), Verdict::Drop);
         assert_eq!(verdict(&lowered.policy, "2001:db8::1"), Verdict::Drop);
@@ -152,7 +157,7 @@ mod tests {
     fn the_sources_of_several_replacing_rules_are_united() {
         let force = Rule { action: Action::ForceAllow, ..rule_from("2001:db8::/32") };
         let rules = vec![rule_from("192.0.2.0/24"), force];
-        let lowered = lower(rules, Port::AGENT, Others::Continue).expect("lowered");
+        let lowered = lower(rules, Port::AGENT, DefaultAction::Continue).expect("lowered");
         assert_eq!(verdict(&lowered.policy, "192.0.2.7"), Verdict::Accept);
         assert_eq!(verdict(&lowered.policy, "2001:db8::1"), Verdict::Accept);
         assert_eq!(verdict(&lowered.policy, "2001:db9::1"), Verdict::Continue);
@@ -163,7 +168,7 @@ mod tests {
         let mut rule = rule_from("192.0.2.0/24");
         let Match::Is(named) = rule.source.addresses else { unreachable!("named above") };
         rule.source.addresses = Match::Not(named);
-        let lowered = lower(vec![rule], Port::AGENT, Others::Drop).expect("lowered");
+        let lowered = lower(vec![rule], Port::AGENT, DefaultAction::Drop).expect("lowered");
         assert_eq!(verdict(&lowered.policy, "192.0.2.7"), Verdict::Drop);
         assert_eq!(verdict(&lowered.policy, "2001:db8::1"), Verdict::Accept);
     }
@@ -173,10 +178,10 @@ mod tests {
         let refused = |change: fn(&mut Rule)| {
             let mut rule = rule_from("192.0.2.1");
             change(&mut rule);
-            lower(vec![rule], Port::AGENT, Others::Drop).expect_err("refused").limit
+            lower(vec![rule], Port::AGENT, DefaultAction::Drop).expect_err("refused").limit
         };
-        assert_eq!(refused(|rule| rule.schedule = Some(7)), Limit::Schedule);
-        assert_eq!(refused(|rule| rule.context = Some(7)), Limit::Context);
+        assert_eq!(refused(|rule| rule.schedule = Some(7)), Unsupported::Schedule);
+        assert_eq!(refused(|rule| rule.context = Some(7)), Unsupported::Context);
     }
 
     #[test]

@@ -1,24 +1,24 @@
 //! What a rule means for the agent's port.
 
 use super::lower::inexpressible;
-use super::{Limit, Match, NearMiss, Rule, near_misses};
+use super::{Match, Mismatch, Rule, Unsupported, near_misses};
 use crate::model::{Port, RangeSet};
 use std::fmt;
 
 /// What a rule means for the agent's port.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Meaning {
+pub enum HiddenRuleMatch {
     /// It replaces the hidden rule: its sources are admitted.
     Replaces,
     /// It would replace the hidden rule, but has a limit that agent-fw cannot keep.
-    Refused(Limit),
+    Refused(Unsupported),
     /// It is about other ports.
     OtherPorts(Match<RangeSet<Port>>),
     /// It does not replace the hidden rule: a reason for each field that stands in the way.
-    Differs(Vec<NearMiss>),
+    Differs(Vec<Mismatch>),
 }
 
-impl Meaning {
+impl HiddenRuleMatch {
     /// What `rule` means where the agent listens on `listening`.
     pub fn of(rule: &Rule, listening: Port) -> Self {
         let misses = near_misses(rule, listening);
@@ -49,7 +49,7 @@ impl Meaning {
     }
 }
 
-impl fmt::Display for Meaning {
+impl fmt::Display for HiddenRuleMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Replaces => f.write_str("replaces the hidden rule"),

@@ -9,11 +9,11 @@ mod lower;
 mod meaning;
 
 pub use engine::engine_rules;
-pub use hidden::{NearMiss, closing_rule, hidden_rule, near_misses};
-pub use lower::{Limit, LowerError, Lowered, closed, is_limited, lower};
-pub use meaning::Meaning;
+pub use hidden::{Mismatch, closing_rule, hidden_rule, near_misses};
+pub use lower::{AgentPolicy, LowerError, Unsupported, closed, is_limited, lower};
+pub use meaning::HiddenRuleMatch;
 
-use crate::model::{AddressSet, Label, MacAddr, Port, RangeSet};
+use crate::model::{AddressSet, MacAddr, Origin, Port, RangeSet};
 use serde::Deserialize;
 use std::fmt;
 
@@ -246,7 +246,7 @@ impl Endpoint {
 
 /// Addresses, with the words that named them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Addresses(pub Vec<(Label, AddressSet)>);
+pub struct Addresses(pub Vec<(Origin, AddressSet)>);
 
 impl Addresses {
     /// All of them as one set.

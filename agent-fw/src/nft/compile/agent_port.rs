@@ -1,8 +1,8 @@
 //! From a policy to an nftables ruleset.
 
 use crate::model::Family;
-use crate::model::rule::Lowered;
-use crate::model::{Ledger, Others, Policy, TableName};
+use crate::model::rule::AgentPolicy;
+use crate::model::{DefaultAction, OriginMap, Policy, TableName};
 use crate::nft::compile::sources::{LookupCost, Sources, Stage};
 use crate::nft::counters::{LEFT, LabelCounters, REFUSED, REFUSED_EARLY};
 use crate::nft::stamp::Stamp;
@@ -59,8 +59,8 @@ const LOG_PREFIX: &str = "agent-fw refused: ";
 
 impl Ruleset {
     /// Compiles a policy.
-    pub fn compile(lowered: &Lowered, extras: Extras) -> Self {
-        let Lowered { policy, ledger } = lowered;
+    pub fn compile(lowered: &AgentPolicy, extras: Extras) -> Self {
+        let AgentPolicy { policy, ledger } = lowered;
         let labels = LabelCounters::new(ledger);
         let mut sets = ports(policy);
         sets.extend(own_sets());
@@ -80,8 +80,8 @@ impl Ruleset {
     }
 
     /// How the sources of a policy are looked up, and what that costs.
-    pub fn lookup_costs(lowered: &Lowered) -> Vec<LookupCost> {
-        let Lowered { policy, ledger } = lowered;
+    pub fn lookup_costs(lowered: &AgentPolicy) -> Vec<LookupCost> {
+        let AgentPolicy { policy, ledger } = lowered;
         let sources = sources(policy, ledger, &LabelCounters::new(ledger), &mut Vec::new());
         sources.iter().flat_map(Sources::costs).collect()
     }
@@ -95,7 +95,7 @@ impl Ruleset {
 /// The sources of each admission, and their sets.
 fn sources(
     policy: &Policy,
-    ledger: &Ledger,
+    ledger: &OriginMap,
     labels: &LabelCounters,
     sets: &mut Vec<Set>,
 ) -> Vec<Sources> {
@@ -149,8 +149,8 @@ fn log() -> Rule {
 fn others(policy: &Policy, extras: Extras) -> Vec<Rule> {
     match policy.others() {
         _ if policy.admits_everyone() => vec![],
-        Others::Continue => vec![Rule::new([Statement::Count(LEFT.to_owned())])],
-        Others::Drop => {
+        DefaultAction::Continue => vec![Rule::new([Statement::Count(LEFT.to_owned())])],
+        DefaultAction::Drop => {
             let refuse = Rule::new([Statement::Count(REFUSED.to_owned()), Statement::Drop]);
             if extras.log { vec![log(), refuse] } else { vec![refuse] }
         }
@@ -234,7 +234,7 @@ fn own(policy: &Policy) -> [Chain<Rule>; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{AddressSet, Admission, Label, MacMatch, Port, Range};
+    use crate::model::{AddressSet, Admission, MacMatch, Origin, Port, Range};
     use crate::nft::{Expression, Program};
     use std::net::Ipv4Addr;
 
@@ -244,9 +244,10 @@ mod tests {
         let v4 = (0..sources).map(single).collect();
         let addresses = AddressSet { v4, ..AddressSet::default() };
         let admission = Admission { macs: MacMatch::Any, addresses: addresses.clone() };
-        let policy = Policy::new(Range::single(Port::AGENT).into(), Others::Drop, [admission]);
-        let ledger = Ledger::new([(Label::Address, addresses)]);
-        Ruleset::compile(&Lowered { policy, ledger }, Extras::default()).into_image()
+        let policy =
+            Policy::new(Range::single(Port::AGENT).into(), DefaultAction::Drop, [admission]);
+        let ledger = OriginMap::new([(Origin::Address, addresses)]);
+        Ruleset::compile(&AgentPolicy { policy, ledger }, Extras::default()).into_image()
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The sources of an admission: its sets, and the rules that admit from them.
 
-use crate::model::{Admission, Family, Ledger, MacMatch, Ordinal, Range, RangeMap, RangeSet};
+use crate::model::{Admission, Family, MacMatch, Ordinal, OriginMap, Range, RangeMap, RangeSet};
 use crate::nft::compile::address_lookup::{AddressLookup, Elemental};
 use crate::nft::compile::lookup_cost::Choice;
 use crate::nft::counters::LabelCounters;
@@ -64,7 +64,7 @@ impl Sources {
     pub(crate) fn new(
         index: usize,
         admission: &Admission,
-        ledger: &Ledger,
+        ledger: &OriginMap,
         labels: &LabelCounters,
         sets: &mut Vec<Set>,
     ) -> Self {
@@ -147,7 +147,7 @@ fn listed<T: Elemental>(
 }
 
 /// The counter of every address, if the admission is of all addresses and they have one counter.
-fn everyone(admission: &Admission, ledger: &Ledger, labels: &LabelCounters) -> Option<String> {
+fn everyone(admission: &Admission, ledger: &OriginMap, labels: &LabelCounters) -> Option<String> {
     let ([(_, v4)], [(_, v6)]) = (ledger.v4().entries(), ledger.v6().entries()) else {
         return None;
     };

@@ -10,7 +10,7 @@ mod set_generation;
 mod socket;
 mod uapi;
 
-pub use decode::{Live, Tenure};
+pub use decode::{LiveTable, Ownership};
 pub use generation::Generation;
 pub use socket::NetlinkError;
 
@@ -22,7 +22,7 @@ use socket::Socket;
 
 /// What a connection keeps from everybody else's hands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Hold {
+pub enum HeldTables {
     /// All of agent-fw's tables.
     Tables,
     /// A twin of the gate.
@@ -148,18 +148,18 @@ impl Nftables {
     /// Makes the tables that are there this connection's own: until it ends, nobody else can change
     /// or delete them, and they stay when it has ended (Linux 6.9). Where the kernel cannot do that,
     /// makes a twin of the gate that is its own and ends with it (Linux 5.12).
-    pub fn own(&mut self) -> Result<Hold, NetlinkError> {
+    pub fn own(&mut self) -> Result<HeldTables, NetlinkError> {
         let tables = self.read_tables()?;
         if self.own_all(&tables)? {
-            return Ok(Hold::Tables);
+            return Ok(HeldTables::Tables);
         }
         let Some(gate) = tables.iter().find(|live| live.image.name == TableName::Gate) else {
-            return Ok(Hold::Nothing);
+            return Ok(HeldTables::Nothing);
         };
         let twin = gate.image.clone().into_twin();
         let mut transaction = Transaction::new();
         transaction.create_for_now(&twin);
-        Ok(if self.succeeds(transaction)? { Hold::Twin } else { Hold::Nothing })
+        Ok(if self.succeeds(transaction)? { HeldTables::Twin } else { HeldTables::Nothing })
     }
 
     /// Makes a twin of the gate that ends with this connection (Linux 5.12); where that takes more
@@ -180,14 +180,14 @@ impl Nftables {
         self.socket.transact(closing).map(|()| Cover::Closed)
     }
 
-    fn own_all(&mut self, tables: &[Live]) -> Result<bool, NetlinkError> {
+    fn own_all(&mut self, tables: &[LiveTable]) -> Result<bool, NetlinkError> {
         let mut transaction = Transaction::new();
         for live in tables {
             match live.tenure {
-                Tenure::Owned => {}
-                Tenure::Orphan => transaction.adopt(&live.image),
+                Ownership::Owned => {}
+                Ownership::Orphan => transaction.adopt(&live.image),
                 // Whether it outlives its owner is settled when a table is made.
-                Tenure::Free => transaction.create_owned(&live.image),
+                Ownership::Free => transaction.create_owned(&live.image),
             }
         }
         if transaction.parts.len() == 0 {
@@ -234,21 +234,21 @@ impl Nftables {
     }
 
     /// Reads the gate's table with everything in it, as of one moment; `None` if there is none.
-    pub fn read(&mut self) -> Result<Option<Live>, NetlinkError> {
+    pub fn read(&mut self) -> Result<Option<LiveTable>, NetlinkError> {
         decode::read(&mut self.socket, TableName::Gate, decode::Depth::Everything)
     }
 
     /// Reads all of agent-fw's tables that are there, each as of one moment.
-    pub fn read_tables(&mut self) -> Result<Vec<Live>, NetlinkError> {
+    pub fn read_tables(&mut self) -> Result<Vec<LiveTable>, NetlinkError> {
         self.read_all(decode::Depth::Everything)
     }
 
     /// The same, without the elements of sets.
-    pub fn outline(&mut self) -> Result<Vec<Live>, NetlinkError> {
+    pub fn outline(&mut self) -> Result<Vec<LiveTable>, NetlinkError> {
         self.read_all(decode::Depth::Outline)
     }
 
-    fn read_all(&mut self, depth: decode::Depth) -> Result<Vec<Live>, NetlinkError> {
+    fn read_all(&mut self, depth: decode::Depth) -> Result<Vec<LiveTable>, NetlinkError> {
         let mut tables = Vec::new();
         for name in TableName::ALL {
             tables.extend(decode::read(&mut self.socket, name, depth)?);

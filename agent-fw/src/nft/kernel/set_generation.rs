@@ -8,7 +8,7 @@
 
 /// Which of a set's two names is in use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) enum Epoch {
+pub(super) enum SetGeneration {
     /// The plain name.
     #[default]
     Even,
@@ -18,7 +18,7 @@ pub(super) enum Epoch {
 
 const SUFFIX: &str = ".b";
 
-impl Epoch {
+impl SetGeneration {
     pub(super) fn other(self) -> Self {
         match self {
             Self::Even => Self::Odd,

@@ -8,7 +8,7 @@ use super::ruleset::{Rule, Set};
 use super::truth::Truth;
 use super::xtables;
 use crate::netlink::nfnetlink::{Connection, find, number, text};
-use crate::trace::events::Place;
+use crate::trace::events::ChainRef;
 use crate::trace::rule_text::words_of;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -16,7 +16,7 @@ use std::rc::Rc;
 /// The sets of the host, each read when a rule first looks into it.
 pub(super) struct Sets {
     pub(super) connection: Connection,
-    read: BTreeMap<(Place, String), Option<Rc<Set>>>,
+    read: BTreeMap<(ChainRef, String), Option<Rc<Set>>>,
 }
 
 impl Sets {
@@ -29,14 +29,14 @@ impl Sets {
         self.read.clear();
     }
 
-    fn get(&mut self, at: &Place, name: &str) -> Option<Rc<Set>> {
-        let table = Place { chain: String::new(), ..at.clone() };
+    fn get(&mut self, at: &ChainRef, name: &str) -> Option<Rc<Set>> {
+        let table = ChainRef { chain: String::new(), ..at.clone() };
         let connection = &mut self.connection;
         let read = self.read.entry((table, name.to_owned()));
         read.or_insert_with(|| Set::read(connection, at, name).map(Rc::new)).clone()
     }
 
-    pub(super) fn words_of(&mut self, at: &Place, rule: &Rule) -> String {
+    pub(super) fn words_of(&mut self, at: &ChainRef, rule: &Rule) -> String {
         words_of(&mut self.connection, at, &rule.message)
     }
 }
@@ -52,7 +52,7 @@ pub(super) struct Looked {
 
 impl Looked {
     /// The packet is told what the rule may do to it.
-    pub(super) fn at(rule: &Rule, place: &Place, packet: &mut Packet, sets: &mut Sets) -> Self {
+    pub(super) fn at(rule: &Rule, place: &ChainRef, packet: &mut Packet, sets: &mut Sets) -> Self {
         let mut looked = Self { holds: Truth::Yes, effect: None, verdicts: Vec::new() };
         let mut registers = Registers::new();
         let only_logs = only_logs(rule);
@@ -75,7 +75,7 @@ impl Looked {
         &mut self,
         name: &str,
         data: &[u8],
-        place: &Place,
+        place: &ChainRef,
         packet: &mut Packet,
         registers: &mut Registers,
         sets: &mut Sets,
@@ -163,7 +163,13 @@ impl Looked {
         self.demand(from.and(to).inverted(field(2).unwrap_or(0) == 1));
     }
 
-    fn look_up(&mut self, data: &[u8], place: &Place, registers: &mut Registers, sets: &mut Sets) {
+    fn look_up(
+        &mut self,
+        data: &[u8],
+        place: &ChainRef,
+        registers: &mut Registers,
+        sets: &mut Sets,
+    ) {
         let field = |kind| find(data, kind).and_then(number);
         let name = find(data, 1).map(text).unwrap_or_default();
         let Some(set) = sets.get(place, &name) else {
@@ -197,7 +203,7 @@ impl Looked {
     }
 
     /// A named object; from a map, any of those that it may lead to.
-    fn refer(&mut self, data: &[u8], place: &Place, sets: &mut Sets) {
+    fn refer(&mut self, data: &[u8], place: &ChainRef, sets: &mut Sets) {
         /// `NFTA_OBJREF_SET_NAME`.
         const MAP: u16 = 4;
         let Some(map) = find(data, MAP).map(text) else { return };

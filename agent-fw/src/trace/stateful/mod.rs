@@ -20,7 +20,7 @@ pub(super) use packet::Packet;
 use crate::netlink::link::Interface;
 use crate::netlink::nfnetlink::Connection;
 use crate::nft::{Generation, Nftables};
-use crate::trace::events::Place;
+use crate::trace::events::ChainRef;
 use crate::trace::{rewriting, tc};
 use anyhow::Context as _;
 use expressions::Sets;
@@ -56,7 +56,7 @@ pub struct StatefulRule {
 }
 
 impl StatefulRule {
-    fn of_nft(place: &Place, handle: u64, text: String, effect: &'static str) -> Self {
+    fn of_nft(place: &ChainRef, handle: u64, text: String, effect: &'static str) -> Self {
         let full = place.to_string();
         let chain = place.chain.escape_debug().to_string();
         let table = full.strip_suffix(&chain).unwrap_or(&full).trim().to_owned();

@@ -4,7 +4,7 @@ use super::legacy::{self, Tables};
 use super::memory;
 use crate::netlink::message::attributes;
 use crate::netlink::nfnetlink::{Connection, Kind, Message, find, named, number, text};
-use crate::trace::events::Place;
+use crate::trace::events::ChainRef;
 use crate::trace::trace_table;
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ pub(super) enum Hook {
 /// What hangs there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Chain {
-    Nft(Place),
+    Nft(ChainRef),
     /// A table's chain in iptables-legacy.
     Legacy(&'static str, &'static str),
 }
@@ -64,7 +64,7 @@ impl Rule {
 /// All of it.
 pub(super) struct Ruleset {
     pub(super) bases: Vec<BaseChain>,
-    pub(super) rules: BTreeMap<Place, Vec<Rule>>,
+    pub(super) rules: BTreeMap<ChainRef, Vec<Rule>>,
     /// iptables-legacy's, for IPv4 and for IPv6; `Err` where they cannot be read.
     pub(super) legacy: [Result<Tables, String>; 2],
 }
@@ -89,14 +89,14 @@ impl Ruleset {
                 |base| matches!(&base.chain, Chain::Nft(place) if !is_own(&message, &place.table)),
             ));
         }
-        let mut rules: BTreeMap<Place, Vec<Rule>> = BTreeMap::new();
+        let mut rules: BTreeMap<ChainRef, Vec<Rule>> = BTreeMap::new();
         for message in connection.dump(Kind::GetRule, every_family, &[])? {
             let (Some(table), Some(chain)) = (message.text(1), message.text(2)) else { continue };
             if is_own(&message, &table) {
                 continue;
             }
             let handle = message.find(3).and_then(crate::netlink::nfnetlink::long).unwrap_or(0);
-            let place = Place { family: message.family, table, chain };
+            let place = ChainRef { family: message.family, table, chain };
             rules.entry(place).or_default().push(Rule { handle, message });
         }
         let legacy = [true, false].map(legacy::read);
@@ -131,7 +131,8 @@ fn base_chain(message: &Message) -> Option<BaseChain> {
     };
     let one = find(about, DEVICE).map(text);
     let several = attributes(find(about, DEVICES).unwrap_or_default()).map(|(_, name)| text(name));
-    let place = Place { family: message.family, table: message.text(1)?, chain: message.text(3)? };
+    let place =
+        ChainRef { family: message.family, table: message.text(1)?, chain: message.text(3)? };
     Some(BaseChain {
         chain: Chain::Nft(place),
         hook,
@@ -166,7 +167,7 @@ pub(super) struct Element {
 
 impl Set {
     /// Reads it; `None` where that fails.
-    pub(super) fn read(connection: &mut Connection, at: &Place, name: &str) -> Option<Self> {
+    pub(super) fn read(connection: &mut Connection, at: &ChainRef, name: &str) -> Option<Self> {
         /// Numbers of linux/netfilter/nf_tables.h.
         const INTERVAL: u32 = 0x4;
         const CHANGING: u32 = 0x10 | 0x20;

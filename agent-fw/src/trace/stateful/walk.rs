@@ -10,7 +10,7 @@ use super::ruleset::{BaseChain, Chain, Hook, Rule, Ruleset};
 use super::truth::Truth;
 use super::xtables;
 use crate::netlink::link::Interface;
-use crate::trace::events::Place;
+use crate::trace::events::ChainRef;
 use std::collections::BTreeMap;
 
 /// `NFPROTO_IPV4`, `NFPROTO_IPV6`.
@@ -52,7 +52,7 @@ pub(super) struct Walk<'a> {
     /// The states that it may have for connection tracking, by the numbers of nf_tables.
     states: &'static [u32],
     /// What chains that were walked came to: the packet before and behind each.
-    walked: BTreeMap<Place, Vec<(Packet, Packet, Flow)>>,
+    walked: BTreeMap<ChainRef, Vec<(Packet, Packet, Flow)>>,
 }
 
 impl<'a> Walk<'a> {
@@ -111,7 +111,7 @@ impl<'a> Walk<'a> {
         self.packet = after;
     }
 
-    fn chain(&mut self, place: &Place, depth: usize) -> Flow {
+    fn chain(&mut self, place: &ChainRef, depth: usize) -> Flow {
         let fits = match place.family {
             V4 => self.packet.is_v4(),
             V6 => !self.packet.is_v4(),
@@ -146,7 +146,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Whether the chain certainly ends with this rule, and how.
-    fn rule(&mut self, place: &Place, rule: &Rule, depth: usize) -> Option<Flow> {
+    fn rule(&mut self, place: &ChainRef, rule: &Rule, depth: usize) -> Option<Flow> {
         let looked = Looked::at(rule, place, &mut self.packet, self.sets);
         if let Some(effect) = looked.effect {
             self.note(place, rule, effect);
@@ -159,7 +159,7 @@ impl<'a> Walk<'a> {
         for (code, chain) in &looked.verdicts {
             let end = match *code {
                 libc::NFT_JUMP | libc::NFT_GOTO => {
-                    let to = Place { chain: chain.clone(), ..place.clone() };
+                    let to = ChainRef { chain: chain.clone(), ..place.clone() };
                     let flow = self.chain(&to, depth + 1);
                     match (flow, *code) {
                         (Flow::Ends, _) => Some(Flow::Ends),
@@ -183,7 +183,7 @@ impl<'a> Walk<'a> {
         ends
     }
 
-    fn note(&mut self, place: &Place, rule: &Rule, effect: &'static str) {
+    fn note(&mut self, place: &ChainRef, rule: &Rule, effect: &'static str) {
         let key = (place.to_string(), place.family.to_string(), rule.handle);
         if !self.found.contains_key(&key) {
             let text = self.sets.words_of(place, rule);

@@ -12,7 +12,7 @@ use crate::nft::Stamp;
 use crate::nft::compile::agent_port::GATE;
 use crate::nft::expression::{Expression, Program};
 use crate::nft::foreign::{Foreign, Instruction};
-use crate::nft::kernel::set_generation::Epoch;
+use crate::nft::kernel::set_generation::SetGeneration;
 use crate::nft::table::{Chain, Elements, Image, Set};
 use reader::Reader;
 pub(super) use reader::generation;
@@ -23,7 +23,7 @@ const ATTEMPTS: usize = 20;
 
 /// The table as it is in the kernel.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Live {
+pub struct LiveTable {
     /// What of it agent-fw could have put there.
     pub image: Image,
     /// What it certainly has not put there, in words.
@@ -34,12 +34,12 @@ pub struct Live {
     /// What could be read of what agent-fw has not put there.
     pub foreign: Foreign,
     /// Who may change it.
-    pub tenure: Tenure,
+    pub tenure: Ownership,
     /// Which names the sets in use have.
-    pub(super) epoch: Epoch,
+    pub(super) epoch: SetGeneration,
 }
 
-impl Live {
+impl LiveTable {
     /// The stamp: which policy the table says that it enforces.
     pub fn stamp(&self) -> Option<Stamp> {
         let gate = self.image.chains.iter().find(|chain| chain.name == GATE)?;
@@ -49,7 +49,7 @@ impl Live {
 
 /// Who may change a table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Tenure {
+pub enum Ownership {
     /// Whoever may change nf_tables.
     #[default]
     Free,
@@ -73,7 +73,7 @@ pub(super) fn read(
     socket: &mut Socket,
     table: TableName,
     depth: Depth,
-) -> Result<Option<Live>, NetlinkError> {
+) -> Result<Option<LiveTable>, NetlinkError> {
     for _ in 0..ATTEMPTS {
         let before = generation(socket)?;
         let reading = read_once(socket, table, depth)?;
@@ -86,7 +86,7 @@ pub(super) fn read(
 
 /// What one pass over the table found.
 struct Reading {
-    live: Option<Live>,
+    live: Option<LiveTable>,
     /// Whether the ruleset changed meanwhile.
     torn: bool,
 }
@@ -110,17 +110,17 @@ fn read_once(socket: &mut Socket, table: TableName, depth: Depth) -> Result<Read
     let leftovers = leftovers(&mut sets, epoch);
     tell_lengths(&mut sets, &chains);
     let image = Image { name: table, comment, counters, sets, chains };
-    Ok(Reading { live: Some(Live { image, strays, leftovers, foreign, tenure, epoch }), torn })
+    Ok(Reading { live: Some(LiveTable { image, strays, leftovers, foreign, tenure, epoch }), torn })
 }
 
 /// Gives the sets that rules look into the compiler's names, and tells of which epoch they are, and
 /// whether all are of that one.
-fn epoch_in_use(chains: &mut [Chain<Program>]) -> (Epoch, bool) {
+fn epoch_in_use(chains: &mut [Chain<Program>]) -> (SetGeneration, bool) {
     let mut epochs = Vec::new();
     let rules = chains.iter_mut().flat_map(|chain| &mut chain.rules);
     for expression in rules.flat_map(|rule| &mut rule.expressions) {
         if let Expression::Lookup { set } | Expression::Learn { set } = expression {
-            let (name, epoch) = Epoch::split(set);
+            let (name, epoch) = SetGeneration::split(set);
             epochs.push(epoch);
             *set = name.to_owned();
         }
@@ -130,13 +130,13 @@ fn epoch_in_use(chains: &mut [Chain<Program>]) -> (Epoch, bool) {
 }
 
 /// Gives the sets of this epoch that foreign rules look into the compiler's names.
-fn name_sets(foreign: &mut Foreign, epoch: Epoch) {
+fn name_sets(foreign: &mut Foreign, epoch: SetGeneration) {
     for instruction in foreign.rules.iter_mut().flat_map(|rule| &mut rule.instructions) {
         if let Instruction::Known(Expression::Lookup { set } | Expression::Learn { set })
         | Instruction::LookupNot(set) = instruction
-            && Epoch::split(set).1 == epoch
+            && SetGeneration::split(set).1 == epoch
         {
-            *set = Epoch::split(set).0.to_owned();
+            *set = SetGeneration::split(set).0.to_owned();
         }
     }
 }
@@ -162,11 +162,11 @@ fn tell_lengths(sets: &mut [Set], chains: &[Chain<Program>]) {
 }
 
 /// Takes the sets of the epoch that is not in use out, and gives the others the compiler's names.
-fn leftovers(sets: &mut Vec<Set>, in_use: Epoch) -> Vec<String> {
-    let left = sets.extract_if(.., |set| Epoch::split(&set.name).1 != in_use);
+fn leftovers(sets: &mut Vec<Set>, in_use: SetGeneration) -> Vec<String> {
+    let left = sets.extract_if(.., |set| SetGeneration::split(&set.name).1 != in_use);
     let left = left.map(|set| set.name).collect();
     for set in sets {
-        Epoch::split(&set.name).0.to_owned().clone_into(&mut set.name);
+        SetGeneration::split(&set.name).0.to_owned().clone_into(&mut set.name);
     }
     left
 }

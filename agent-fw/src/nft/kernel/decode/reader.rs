@@ -8,12 +8,12 @@
 
 use super::element::{Bounds, Form};
 use super::object::Object;
-use super::{Depth, Tenure};
+use super::{Depth, Ownership};
 use crate::model::TableName;
 use crate::nft::expression::Program;
 use crate::nft::foreign::{Foreign, ForeignRule};
 use crate::nft::kernel::generation::Generation;
-use crate::nft::kernel::set_generation::Epoch;
+use crate::nft::kernel::set_generation::SetGeneration;
 use crate::nft::kernel::socket::{Dump, NetlinkError, Socket};
 use crate::nft::kernel::uapi::{
     NFT_OBJECT_COUNTER, TABLE_DORMANT, TABLE_OWNER, TABLE_PERSIST, attributes, family, table_name,
@@ -55,7 +55,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The table's comment and who may change it, or `None` if there is no table.
-    pub(super) fn table(&mut self) -> Result<Option<(String, Tenure)>, NetlinkError> {
+    pub(super) fn table(&mut self) -> Result<Option<(String, Ownership)>, NetlinkError> {
         let table = self.name;
         let mut found = None;
         let ask = |header| {
@@ -80,13 +80,13 @@ impl<'a> Reader<'a> {
             self.foreign.dormant = true;
         }
         let tenure = match flags & !TABLE_DORMANT {
-            0 => Tenure::Free,
-            TABLE_PERSIST => Tenure::Orphan,
-            flags if flags == TABLE_PERSIST | TABLE_OWNER => Tenure::Owned,
+            0 => Ownership::Free,
+            TABLE_PERSIST => Ownership::Orphan,
+            flags if flags == TABLE_PERSIST | TABLE_OWNER => Ownership::Owned,
             // An owner's alone, it goes with its owner's connection.
             flags => {
                 self.strays.push(format!("flags {flags:#x} of the table"));
-                Tenure::Free
+                Ownership::Free
             }
         };
         Ok(Some((comment, tenure)))
@@ -195,7 +195,7 @@ impl<'a> Reader<'a> {
         let (elements, faults) = bounds.into_elements();
         set.elements = elements;
         if !faults.is_empty() {
-            self.foreign.opaque_sets.push(Epoch::split(&set.name).0.to_owned());
+            self.foreign.opaque_sets.push(SetGeneration::split(&set.name).0.to_owned());
         }
         let name = set.name.escape_debug().to_string();
         self.strays.extend(faults.into_iter().map(|fault| format!("{fault} of set {name}")));

@@ -8,7 +8,7 @@
 
 use super::message::{attribute, c_string};
 use crate::nft::expression::Expression;
-use crate::nft::kernel::set_generation::Epoch;
+use crate::nft::kernel::set_generation::SetGeneration;
 use crate::nft::kernel::uapi::{
     CT_LABELS, DYNSET_UPDATE, FIB_F_DADDR, FIB_F_SADDR, FIB_RESULT_ADDRTYPE, LIMIT_PACKETS,
     NFT_OBJECT_COUNTER, ONE_SECOND, REGISTER, ct_key, meta_key, payload_base,
@@ -19,7 +19,7 @@ use std::ptr::NonNull;
 /// An expression, with the epoch of the sets that it may look into.
 pub(super) struct InEpoch<'a> {
     pub(super) expression: &'a Expression,
-    pub(super) epoch: Epoch,
+    pub(super) epoch: SetGeneration,
 }
 
 impl nftnl::expr::Expression for InEpoch<'_> {

@@ -3,12 +3,12 @@
 mod expression;
 mod message;
 
-use super::decode::Live;
+use super::decode::LiveTable;
 use super::generation::Generation;
 use crate::model::TableName;
 use crate::model::{Ordinal, Range};
 use crate::nft::expression::Program;
-use crate::nft::kernel::set_generation::Epoch;
+use crate::nft::kernel::set_generation::SetGeneration;
 use crate::nft::kernel::uapi::{TABLE_OWNER, TABLE_PERSIST, attributes, family, hook, table_name};
 use crate::nft::table::{Chain, Counter, Elements, Image, Set};
 use expression::InEpoch;
@@ -96,18 +96,18 @@ impl<'a> Transaction<'a> {
             let message = CounterMessage(image.name, counter);
             self.push_add(Part::Named("counter", &counter.name), &message);
         }
-        self.add_sets(image, Epoch::default());
+        self.add_sets(image, SetGeneration::default());
         let table = nftnl::Table::new(table_name(image.name), family(image.name));
         let chains = chain_messages(image, &table);
         for (chain, message) in image.chains.iter().zip(&chains) {
             self.push_add(Part::Named("chain", &chain.name), message);
         }
-        self.add_rules(image, &chains, Epoch::default());
+        self.add_rules(image, &chains, SetGeneration::default());
     }
 
     /// Makes the sets of `image` ready in the other epoch than that of `live`, where no rule refers
     /// to them yet; and takes away what an update left there that did not come to its end.
-    pub(super) fn prepare(&mut self, image: &'a Image, live: &'a Live) {
+    pub(super) fn prepare(&mut self, image: &'a Image, live: &'a LiveTable) {
         for name in &live.leftovers {
             self.push_delete(Part::Named("set", name), &SetName(image.name, name));
         }
@@ -115,7 +115,7 @@ impl<'a> Transaction<'a> {
     }
 
     /// Takes back what [`Self::prepare`] has made.
-    pub(super) fn abandon(&mut self, image: &'a Image, live: &Live) {
+    pub(super) fn abandon(&mut self, image: &'a Image, live: &LiveTable) {
         for set in &image.sets {
             let name = live.epoch.other().name_of(&set.name);
             self.push_delete(Part::Named("set", &set.name), &SetName(image.name, &name));
@@ -128,7 +128,7 @@ impl<'a> Transaction<'a> {
     /// Were a base chain replaced by another, a packet could pass the new one before the
     /// transaction and the old one behind it, and so be seen by neither; a chain that stays has its
     /// rules exchanged at once. And a counter that stays loses nothing.
-    pub(super) fn exchange(&mut self, image: &'a Image, live: &'a Live) {
+    pub(super) fn exchange(&mut self, image: &'a Image, live: &'a LiveTable) {
         let name = image.name;
         let table = nftnl::Table::new(table_name(name), family(name));
         self.push_delete(Part::Named("rules of table", name.name()), &AllRulesMessage(name));
@@ -160,7 +160,7 @@ impl<'a> Transaction<'a> {
         self.add_rules(image, &chains, live.epoch.other());
     }
 
-    fn add_sets(&mut self, image: &'a Image, epoch: Epoch) {
+    fn add_sets(&mut self, image: &'a Image, epoch: SetGeneration) {
         let table = image.name;
         for set in &image.sets {
             let name = c_string(&epoch.name_of(&set.name));
@@ -170,7 +170,7 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    fn add_rules(&mut self, image: &'a Image, chains: &[nftnl::Chain<'_>], epoch: Epoch) {
+    fn add_rules(&mut self, image: &'a Image, chains: &[nftnl::Chain<'_>], epoch: SetGeneration) {
         for (chain, message) in image.chains.iter().zip(chains) {
             for (index, rule) in chain.rules.iter().enumerate() {
                 let mut built = nftnl::Rule::new(message);

@@ -5,7 +5,7 @@ use std::fmt;
 
 /// Something that the user should know.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Notice {
+pub enum Warning {
     /// Prefixes had bits set beyond their length.
     HostBits {
         /// The source.
@@ -52,14 +52,14 @@ pub enum Notice {
     },
 }
 
-impl Notice {
+impl Warning {
     /// Whether it is said for as long as it is so, not only when the policy is compiled.
     pub fn is_lasting(&self) -> bool {
         matches!(self, Self::Unconfirmed { .. } | Self::NoEngineRules | Self::LacksEnd)
     }
 }
 
-impl fmt::Display for Notice {
+impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::HostBits { source, host_bits } if host_bits.line == 0 => {

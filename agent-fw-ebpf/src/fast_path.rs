@@ -3,7 +3,7 @@
 
 use crate::config::Config;
 use crate::packet::{Unaligned, Wire, prefix};
-use crate::{Packet, Undecided, ethernet, ipv6, tcp};
+use crate::{Packet, PassReason, ethernet, ipv6, tcp};
 
 /// What a glance tells. What it takes to say more of a frame comes after all glances, so that those
 /// at packets to other ports, most of a host's, are one straight piece of code.
@@ -65,12 +65,12 @@ fn glance_short<'a>(packet: &'a (impl Packet + ?Sized), config: &Config) -> Glan
 impl Glance<'_> {
     /// Why the frame is not decided on; nothing, where that takes a closer look.
     #[inline(always)]
-    pub(crate) fn reason(self) -> Option<Undecided> {
+    pub(crate) fn reason(self) -> Option<PassReason> {
         match self {
-            Self::OtherPort => Some(Undecided::OtherPort),
-            Self::OtherV4(frame) => frame.is_not_tcp().then_some(Undecided::NotTcp),
-            Self::OtherV6(frame) => frame.is_not_tcp().then_some(Undecided::NotTcp),
-            Self::Other(frame) => frame.is_not_ip().then_some(Undecided::NotIp),
+            Self::OtherPort => Some(PassReason::OtherPort),
+            Self::OtherV4(frame) => frame.is_not_tcp().then_some(PassReason::NotTcp),
+            Self::OtherV6(frame) => frame.is_not_tcp().then_some(PassReason::NotTcp),
+            Self::Other(frame) => frame.is_not_ip().then_some(PassReason::NotIp),
             Self::V4 | Self::V6 | Self::Unclear => None,
         }
     }

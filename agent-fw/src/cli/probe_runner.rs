@@ -2,22 +2,24 @@
 
 use super::asking::{self, PacketsSent};
 use super::own_packets::OwnPackets;
+use super::path_report;
 use super::report::{self, say};
-use super::road;
 use super::sample::decide;
 use crate::model::Verdict;
-use crate::model::rule::Lowered;
+use crate::model::rule::AgentPolicy;
 use crate::netlink::link;
 use crate::netlink::link::Interface;
-use crate::trace::{Case, Conclusion, NotAsked, Question, Road, Session, SideEffects};
+use crate::trace::{
+    Conclusion, NotAsked, PacketTrace, ProbeRequest, ResolvedProbe, Session, SideEffects,
+};
 use anyhow::anyhow;
 use serde_json::{Value, json};
 use std::net::IpAddr;
 
 /// What it takes to ask, made anew when the interface is another: the kernel can have one at a
 /// time.
-pub(super) struct Trial<'a> {
-    lowered: &'a Lowered,
+pub(super) struct ProbeRunner<'a> {
+    lowered: &'a AgentPolicy,
     interfaces: Vec<Interface>,
     session: Option<(u32, Session)>,
     own: OwnPackets,
@@ -26,17 +28,17 @@ pub(super) struct Trial<'a> {
     pub(super) sent: PacketsSent,
 }
 
-impl<'a> Trial<'a> {
-    pub(super) fn of(lowered: &'a Lowered, side_effects: SideEffects) -> anyhow::Result<Self> {
+impl<'a> ProbeRunner<'a> {
+    pub(super) fn of(lowered: &'a AgentPolicy, side_effects: SideEffects) -> anyhow::Result<Self> {
         let (own, sent) = (OwnPackets::begin(), PacketsSent::default());
         let interfaces = link::list()?;
         Ok(Self { lowered, interfaces, session: None, own, side_effects, sent })
     }
 
     /// Asks the kernel, unless rules would remember it.
-    pub(super) fn ask(&mut self, question: &Question) -> Answer {
+    pub(super) fn ask(&mut self, question: &ProbeRequest) -> Answer {
         let source = question.source;
-        let case = Case::among(question, &self.interfaces);
+        let case = ResolvedProbe::among(question, &self.interfaces);
         let mac = case.as_ref().ok().map(|case| case.mac).or(question.mac);
         let due = decide(&self.lowered.policy, source, mac);
         let found = case.and_then(|case| Ok((case.clone(), self.road(&case)?)));
@@ -50,7 +52,7 @@ impl<'a> Trial<'a> {
         answer
     }
 
-    fn road(&mut self, case: &Case) -> anyhow::Result<Road> {
+    fn road(&mut self, case: &ResolvedProbe) -> anyhow::Result<PacketTrace> {
         let index = case.interface.index;
         if self.session.as_ref().is_none_or(|(of, _)| *of != index) {
             // The other one goes first.
@@ -66,7 +68,7 @@ impl<'a> Trial<'a> {
 pub(super) struct Answer {
     pub(super) source: IpAddr,
     pub(super) due: Verdict,
-    pub(super) found: anyhow::Result<(Case, Road)>,
+    pub(super) found: anyhow::Result<(ResolvedProbe, PacketTrace)>,
 }
 
 impl Answer {
@@ -124,7 +126,7 @@ impl Answer {
     /// By which interface, and what became of it.
     pub(super) fn outcome(&self) -> (&str, String) {
         match &self.found {
-            Ok((case, road)) => (case.interface.name.as_str(), road::conclusion(road)),
+            Ok((case, road)) => (case.interface.name.as_str(), path_report::conclusion(road)),
             Err(error) => ("-", asking::why_not(error)),
         }
     }
@@ -155,7 +157,7 @@ impl Answer {
         let promised = (!self.is_open_question()).then(|| self.is_as_promised());
         match &self.found {
             Ok((case, road)) => {
-                let mut value = road::to_json(case, road);
+                let mut value = path_report::to_json(case, road);
                 value["admitted"] = json!(self.due == Verdict::Accept);
                 value["as_promised"] = json!(promised);
                 value

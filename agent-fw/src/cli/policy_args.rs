@@ -8,7 +8,7 @@ use crate::input::options::{Backend, Mode, XdpMode};
 use crate::input::outbound::Outbound;
 use crate::input::{ListFile, Lists, Source};
 use crate::model::digest;
-use crate::model::{Others, Port};
+use crate::model::{DefaultAction, Port};
 use crate::system;
 use anyhow::{Context as _, anyhow};
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
@@ -18,7 +18,7 @@ use std::str::FromStr;
 /// What the policy is.
 #[derive(clap::Args, Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
-pub(super) struct Words {
+pub(super) struct PolicyArgs {
     /// A source that is admitted; repeatable. Without it, any source is
     ///
     /// An address, a prefix (192.0.2.0/24, 192.0.2.0/255.255.255.0, 192.168.0/24), a range
@@ -87,7 +87,7 @@ pub(super) struct Words {
     direction: Mode,
     /// What becomes of other sources: dropped, or left to the host's other rules
     #[arg(long, value_name = "WHAT", default_value_t)]
-    otherwise: Others,
+    otherwise: DefaultAction,
     /// Drop refused packets before routing, too, and spare connection tracking
     ///
     /// Only packets that are addressed to this host's agent port as they arrive. A port that a NAT
@@ -121,7 +121,7 @@ pub(super) struct Words {
     xdp_mode: XdpMode,
 }
 
-impl Words {
+impl PolicyArgs {
     /// Whether the flags say in so many words that everyone is admitted.
     pub(super) fn say_any(&self) -> bool {
         self.allow_from.iter().any(|source| source == "any")

@@ -5,7 +5,8 @@ use super::report::{self, say};
 use crate::model::Port;
 use crate::system::ds_agent;
 use crate::trace::{
-    Action, Case, Conclusion, Decider, Decision, Driver, LegacyRule, Road, Taker, Verdict,
+    Action, Conclusion, Decider, Decision, Driver, LegacyRule, PacketTrace, ResolvedProbe, Taker,
+    Verdict,
 };
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -15,8 +16,8 @@ pub(super) const OWN_RULES: &str =
     "it accepts from every address in iptables, which binds no other table";
 
 /// The packet, in a line.
-pub(super) fn packet(case: &Case) -> String {
-    let Case { syn, mac, is_mac_invented, interface, .. } = case;
+pub(super) fn packet(case: &ResolvedProbe) -> String {
+    let ResolvedProbe { syn, mac, is_mac_invented, interface, .. } = case;
     let (from, to, port) = (syn.source, syn.destination, syn.port);
     let invented = if *is_mac_invented { ", invented: the neighbour's is not known" } else { "" };
     format!(
@@ -26,7 +27,7 @@ pub(super) fn packet(case: &Case) -> String {
 }
 
 /// Prints the road, a line a station.
-pub(super) fn print(case: &Case, road: &Road) {
+pub(super) fn print(case: &ResolvedProbe, road: &PacketTrace) {
     report::remark(&packet(case));
     if let Some(driver) = &road.driver {
         station("XDP", &driver_in_words(driver));
@@ -80,12 +81,12 @@ pub(super) fn print(case: &Case, road: &Road) {
 }
 
 /// Where the packet has come to, where that is not what it was sent to.
-fn rewritten(case: &Case, road: &Road) -> Option<(IpAddr, Port)> {
+fn rewritten(case: &ResolvedProbe, road: &PacketTrace) -> Option<(IpAddr, Port)> {
     road.arrived_at.filter(|end| *end != (case.syn.destination, case.syn.port))
 }
 
 /// Why no socket takes a packet that reaches the port, in words.
-fn not_taken(case: &Case, road: &Road) -> Option<String> {
+fn not_taken(case: &ResolvedProbe, road: &PacketTrace) -> Option<String> {
     let (address, port) = road.arrived_at.unwrap_or((case.syn.destination, case.syn.port));
     match &road.taker {
         Some(Taker::Nobody) => Some(format!("nothing listens on TCP {port} now")),
@@ -101,7 +102,7 @@ fn not_taken(case: &Case, road: &Road) -> Option<String> {
 }
 
 /// Why it is not known whether a connection comes about.
-fn not_known(road: &Road) -> String {
+fn not_known(road: &PacketTrace) -> String {
     match (&road.conclusion, &road.answer) {
         (Conclusion::Reaches, Some(Err(why))) => {
             format!("it reaches the port, but whether the answer gets out is not known: {why}")
@@ -151,11 +152,11 @@ fn decided(decision: &Decision) -> String {
 }
 
 /// What became of the packet, in one line.
-pub(super) fn conclusion(road: &Road) -> String {
+pub(super) fn conclusion(road: &PacketTrace) -> String {
     match &road.conclusion {
         Conclusion::Reaches => match road.stopped_answer() {
             None => "reaches the port".to_owned(),
-            Some(Road { conclusion: Conclusion::NotKnown(why), .. }) => {
+            Some(PacketTrace { conclusion: Conclusion::NotKnown(why), .. }) => {
                 format!("reaches the port; whether the answer gets out is not known: {why}")
             }
             Some(answer) => format!("reaches the port, but the answer is {}", conclusion(answer)),
@@ -215,7 +216,7 @@ fn dropped(decision: &Decision) -> String {
 }
 
 /// The road as data.
-pub(super) fn to_json(case: &Case, road: &Road) -> Value {
+pub(super) fn to_json(case: &ResolvedProbe, road: &PacketTrace) -> Value {
     let decisions = road.decisions.iter().map(|decision| {
         let Decision { at, base, .. } = decision;
         let (rule, chain, handle) = match &decision.decider {
