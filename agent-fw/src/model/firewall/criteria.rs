@@ -16,9 +16,9 @@ pub struct Criteria {
     /// Whether `ICMPv6` is left out: no Deny touches it that does not name it.
     pub spares_icmpv6: bool,
     /// Where the packet comes from.
-    pub source: EndpointMatch,
+    pub source: Place,
     /// Where it goes.
-    pub destination: EndpointMatch,
+    pub destination: Place,
     /// The TCP flags.
     pub tcp_flags: Option<TcpFlags>,
     /// The ICMP message.
@@ -27,7 +27,7 @@ pub struct Criteria {
 
 /// One end of a packet's way.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct EndpointMatch {
+pub struct Place {
     /// The IP addresses; of a version that the rule is not about, none.
     pub addresses: AddressSet,
     /// The MAC addresses.
@@ -77,8 +77,7 @@ impl Criteria {
     }
 
     fn match_transport(&self, transport: Transport) -> bool {
-        let is_at =
-            |place: &EndpointMatch, port| place.ports.as_ref().is_none_or(|p| p.contains(port));
+        let is_at = |place: &Place, port| place.ports.as_ref().is_none_or(|p| p.contains(port));
         match transport {
             Transport::Tcp(from, to, flags) => {
                 is_at(&self.source, from)
@@ -97,7 +96,7 @@ impl Criteria {
 
     /// Whether packets of this version of IP are meant.
     pub fn is_about(&self, family: Family) -> bool {
-        let has = |place: &EndpointMatch| match family {
+        let has = |place: &Place| match family {
             Family::V4 => !place.addresses.v4.is_empty(),
             Family::V6 => !place.addresses.v6.is_empty(),
         };
@@ -106,7 +105,7 @@ impl Criteria {
 
     /// Whether no packet is meant.
     pub fn is_empty(&self) -> bool {
-        let none = |place: &EndpointMatch| {
+        let none = |place: &Place| {
             place.macs.is_empty() || place.ports.as_ref().is_some_and(RangeSet::is_empty)
         };
         none(&self.source)

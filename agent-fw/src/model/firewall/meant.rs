@@ -1,6 +1,6 @@
 //! The packets that a rule means, as a set.
 
-use super::criteria::{Criteria, EndpointMatch, match_flags};
+use super::criteria::{Criteria, Place, match_flags};
 use super::packet::ICMPV6;
 use crate::model::packet_set::{Cube, ETHERNET, Field, PacketSet, only};
 use crate::model::rule::Icmp;
@@ -56,12 +56,12 @@ fn messages(icmp: Icmp) -> RangeSet<u128> {
     if icmp.not { Field::SourcePort.all().difference(&named) } else { named }
 }
 
-fn ports(place: &EndpointMatch, field: Field) -> RangeSet<u128> {
+fn ports(place: &Place, field: Field) -> RangeSet<u128> {
     place.ports.as_ref().map_or_else(|| field.all(), RangeSet::numbers)
 }
 
 /// Those of which a MAC address is meant: others than Ethernet frames have none.
-fn with_macs(cube: Cube, place: &EndpointMatch, field: Field) -> Option<Cube> {
+fn with_macs(cube: Cube, place: &Place, field: Field) -> Option<Cube> {
     match &place.macs {
         MacMatch::Any => Some(cube),
         MacMatch::Only(macs) => {

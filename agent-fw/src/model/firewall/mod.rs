@@ -12,7 +12,7 @@ mod rule;
 mod shadowing;
 mod verdicts;
 
-pub use criteria::{Criteria, EndpointMatch, Protocols};
+pub use criteria::{Criteria, Place, Protocols};
 pub use packet::{Datagram, Flow, ICMP, ICMPV6, Packet, Payload, TCP, Transport, UDP};
 pub use reach::Service;
 pub use rule::{FirewallError, Rule, Unenforceable};

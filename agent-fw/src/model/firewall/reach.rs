@@ -116,15 +116,15 @@ mod tests {
             protocol in prop::option::of(prop::sample::select(vec![TCP, UDP])),
             flags in prop::option::of(any::<bool>()),
         ) -> Rule {
-            use crate::model::firewall::{Criteria, EndpointMatch, Protocols};
+            use crate::model::firewall::{Criteria, Place, Protocols};
             let v4 = set(subset(&[0, 1, 2, 3].map(address), far));
             let ports = far_ports.map(|mask| set(subset(&PORTS.map(Port), mask)));
             let macs = macs.filter(|_| incoming).map_or(MacMatch::Any, |mask| {
                 MacMatch::Only(set(subset(&MACS, mask)))
             });
-            let far = EndpointMatch { addresses: AddressSet { v4, v6: RangeSet::default() }, macs, ports };
+            let far = Place { addresses: AddressSet { v4, v6: RangeSet::default() }, macs, ports };
             let near =
-                EndpointMatch { addresses: AddressSet::all(), macs: MacMatch::Any, ports: None };
+                Place { addresses: AddressSet::all(), macs: MacMatch::Any, ports: None };
             let (source, destination) = if incoming { (far, near) } else { (near, far) };
             // A rule about flags is about TCP.
             let protocol = if flags.is_some() { Some(TCP) } else { protocol };

@@ -1,6 +1,6 @@
 //! A rule of a firewall policy, made from one in the vendor's words.
 
-use super::criteria::{Criteria, EndpointMatch, Protocols};
+use super::criteria::{Criteria, Place, Protocols};
 use super::packet::{ICMP, ICMPV6, TCP, UDP};
 use crate::model::rule::{Action, Direction, Endpoint, FrameType, Match, Priority, Protocol};
 use crate::model::{AddressSet, MacMatch, RangeSet, rule};
@@ -183,7 +183,7 @@ fn protocols(protocol: &Match<Protocol>) -> Protocols {
     }
 }
 
-fn place(end: &Endpoint, frames: Frames) -> EndpointMatch {
+fn place(end: &Endpoint, frames: Frames) -> Place {
     let named = match &end.addresses {
         Match::Any => AddressSet::all(),
         Match::Is(addresses) => addresses.all(),
@@ -204,5 +204,5 @@ fn place(end: &Endpoint, frames: Frames) -> EndpointMatch {
         Match::Is(ports) => Some(ports.clone()),
         Match::Not(ports) => Some(ports.complement()),
     };
-    EndpointMatch { addresses, macs, ports }
+    Place { addresses, macs, ports }
 }
