@@ -43,11 +43,8 @@ impl StaticLibraries {
             eprintln!("xtask: fetching {} of Debian {SUITE}", PACKAGES.join(" and "));
             let apt = place.join("apt");
             let suite = Suite::of_architecture(apt, SUITE, Some(architecture.debian()))?;
-            let mut versions = String::new();
-            for package in PACKAGES {
-                let version = suite.unpack(package)?;
-                versions.push_str(&format!("{package} {version}\n"));
-            }
+            let version = |package| Ok(format!("{package} {}\n", suite.unpack(package)?));
+            let versions = PACKAGES.into_iter().map(version).collect::<Result<String>>()?;
             fs::write(place.join(VERSIONS), versions)?;
             let found = format!("usr/lib/{}-linux-gnu", architecture.name());
             merge(architecture, &suite.root().join(found), place)?;
