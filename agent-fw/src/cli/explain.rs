@@ -28,8 +28,9 @@ use std::str::FromStr;
 ///
 /// Sends a marked packet in by the interface and follows it through every chain of every table. It
 /// is caught before any socket, and nothing answers it. Counters of rules that it meets count it.
-/// Exit code 1 if it does not reach the port, or this host's rules stop the answer; 5 if it was not
-/// asked, because rules of this host would remember the packet and judge the next ones otherwise.
+/// Exit code 1 if it does not reach the port, or this host's rules or routes stop the answer; 5 if
+/// that is not known: something on the way cannot be asked, or rules of this host would remember the
+/// packet and judge the next ones otherwise.
 #[derive(clap::Args, Debug)]
 pub(super) struct Explain {
     /// Where the packet comes from; an address of one link with its interface, as in fe80::1%eth0
