@@ -39,9 +39,9 @@ const ON_STOCK_KERNELS: [&str; 26] = [
     "the_table_outlives_a_guard_that_is_killed_and_the_next_one_takes_it_over",
     "a_program_that_is_detached_behind_the_guards_back_is_put_back",
     "native_and_generic_programs_admit_listed_sources_and_no_others",
-    "a_listed_connection_goes_on_through_60_updates_of_the_program_and_nobody_is_let_in",
+    "counters_of_the_program_go_on_through_updates",
     "behind_anothers_xdp_program_the_tc_hook_admits_listed_sources_and_no_others",
-    "updates_at_the_tc_hook_lose_nothing_and_let_nobody_in",
+    "a_vlan_tag_gets_nobody_past_the_tc_hook",
     "a_later_change_of_mac_addresses_opens_nothing",
     "verify_says_in_words_and_in_json_what_is_true",
     // What they have as modules, and the kernel in user mode in another version.
