@@ -84,7 +84,7 @@ fn merge(architecture: Architecture, from: &Path, to: &Path) -> Result<()> {
     run(compile.args(["-O2", "-c", "-o"]).arg(&object).arg(&source))?;
     let script = format!(
         "create {nftnl}\naddlib {from}/libnftnl.a\naddlib {from}/libmnl.a\naddmod {object}\n\
-         save\nend\ncreate {mnl}\nsave\nend\n",
+         save\ncreate {mnl}\nsave\nend\n",
         nftnl = to.join("libnftnl.a").display(),
         // The crates ask for it by its name, too.
         mnl = to.join("libmnl.a").display(),
