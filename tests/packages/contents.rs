@@ -93,13 +93,14 @@ fn every_kind_of_package_has_the_program_and_all_that_goes_with_it() -> Result<(
 }
 
 fn debians_own_checker_finds_nothing_wrong() -> Result<()> {
-    let checked = output([Path::new("lintian"), &package("newer", ".deb")?])?;
-    // A project without a home has no address for mail.
-    let known = |line: &&str| line.contains("bogus-mail-host");
-    let found = checked.stdout.lines().filter(|line| line.starts_with(['E', 'W']));
-    let unknown: Vec<&str> = found.filter(|line| !known(line)).collect();
-    ensure!(unknown.is_empty(), "{unknown:#?}");
-    ensure!(checked.stdout.lines().any(|line| known(&line)), "it has not looked: {checked}");
+    let words = ["lintian", "--show-overrides"].map(Path::new);
+    let checked = output([words[0], words[1], &package("newer", ".deb")?])?;
+    let found: Vec<&str> =
+        checked.stdout.lines().filter(|line| line.starts_with(['E', 'W'])).collect();
+    ensure!(found.is_empty(), "{found:#?}");
+    // A static program looks to it like a library without others.
+    let is_overridden = |line: &str| line.starts_with("O: agent-fw: shared-library-lacks");
+    ensure!(checked.stdout.lines().any(is_overridden), "it has not looked: {checked}");
     Ok(())
 }
 
@@ -122,12 +123,18 @@ fn checksums_are_those_of_the_packages() -> Result<()> {
 fn the_program_asks_nothing_of_a_host_but_its_kernel() -> Result<()> {
     Lab::run(|_| {
         let program = unpack()?.join("usr/bin/agent-fw");
-        // A root directory with nothing else in it: no library, no loader.
-        let root = Path::new("/run/empty");
+        // A root directory with nothing else in it: no library, no loader. Nothing is executed in /run.
+        let root = Path::new("/var/lib/empty");
         fs::create_dir(root)?;
         run([Path::new("cp"), &program, root])?;
-        let said =
-            run(["chroot", "/run/empty", "/agent-fw", "compile", "--allow-from", "region:us-1"])?;
+        let said = run([
+            "chroot",
+            "/var/lib/empty",
+            "/agent-fw",
+            "compile",
+            "--allow-from",
+            "region:us-1",
+        ])?;
         ensure!(said.contains("table inet agent_fw"), "{said}");
         let (deb, rpm) = (package("newer", ".deb")?, package("newer", ".rpm")?);
         let depends = run(["dpkg-deb", "--field", &deb.to_string_lossy(), "Depends"])?;

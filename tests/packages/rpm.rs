@@ -17,10 +17,6 @@ fn rpm_finds_its_package_whole() -> Result<()> {
     let package = package("newer", ".rpm")?;
     let said = run([Path::new("rpm"), Path::new("--checksig"), &package])?;
     ensure!(said.contains("digests OK"), "{said}");
-    let wanted = run([Path::new("rpm"), Path::new("-qp"), Path::new("--requires"), &package])?;
-    for library in ["libnftnl.so.11()(64bit)", "libmnl.so.0()(64bit)"] {
-        ensure!(wanted.contains(library), "{library} is not asked for: {wanted}");
-    }
     Ok(())
 }
 

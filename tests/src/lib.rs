@@ -68,5 +68,5 @@ pub use peer::Peer;
 pub use ping::ping;
 pub use silent::{Silence, SilentFiles, has_silent_files};
 pub use tcp::{Conversation, Listener, connect};
-pub use udp::{UdpEcho, ask};
+pub use udp::{UdpEcho, ask, bind_udp};
 pub use wire::Wire;

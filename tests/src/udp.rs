@@ -1,6 +1,7 @@
 //! UDP: an echo, and a question to it.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,6 +31,23 @@ pub fn ask(from: IpAddr, to: SocketAddr, timeout: Duration) -> Result<Outcome> {
         Err(error) => Outcome::of_io_error(&error)
             .ok_or(error)
             .with_context(|| format!("cannot ask {to} from {from}")),
+    }
+}
+
+/// A socket of this namespace, at an address and port that another one may have been closed at just
+/// now: a process that another thread has just forked keeps that alive until it executes its
+/// program.
+pub fn bind_udp(address: impl Into<IpAddr>, port: u16) -> Result<UdpSocket> {
+    let (address, deadline) = (address.into(), Instant::now() + RELEASE);
+    loop {
+        match UdpSocket::bind((address, port)) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            bound => {
+                return bound.with_context(|| format!("cannot bind UDP {address} port {port}"));
+            }
+        }
     }
 }
 

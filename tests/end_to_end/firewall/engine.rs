@@ -5,7 +5,9 @@ use crate::path_mtu::packet;
 use crate::scene::{AMPLE, PATIENCE, doctor, install, status, try_install};
 use crate::tests;
 use agent_fw_lab::packet::checksum;
-use agent_fw_lab::{Lab, Listener, Outcome, Peer, UdpEcho, Wire, agent_fw, ask, connect, run};
+use agent_fw_lab::{
+    Lab, Listener, Outcome, Peer, UdpEcho, Wire, agent_fw, ask, bind_udp, connect, run,
+};
 use anyhow::{Result, ensure};
 use serde_json::Value;
 use std::fs;
@@ -75,8 +77,8 @@ fn demand(peer: &Peer, due: bool) -> Result<()> {
     for (client, server, due) in [(68, 67, due), (68, 69, false), (70, 67, false)] {
         let any = Ipv4Addr::UNSPECIFIED;
         let patience = if due { AMPLE } else { PATIENCE };
-        let here = UdpSocket::bind((any, client))?;
-        let there = peer.enter(|| UdpSocket::bind((any, server)))??;
+        let here = bind_udp(any, client)?;
+        let there = peer.enter(|| bind_udp(any, server))??;
         let (out, back) = (peer.v4(), peer.host_v4());
         let what = format!("between {client} here and {server} there, due: {due}");
         ensure!(arrives(&here, &there, out, patience)? == due, "a request {what}");
@@ -85,8 +87,8 @@ fn demand(peer: &Peer, due: bool) -> Result<()> {
     // Without a request, too: the lease's server may speak first.
     let other = Ipv4Addr::new(203, 0, 113, 67);
     peer.add_address(other.into())?;
-    let here = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 68))?;
-    let there = peer.enter(|| UdpSocket::bind((other, 67)))??;
+    let here = bind_udp(Ipv4Addr::UNSPECIFIED, 68)?;
+    let there = peer.enter(|| bind_udp(other, 67))??;
     ensure!(arrives(&there, &here, peer.host_v4(), patience)? == due, "unasked, due: {due}");
     peer.remove_address(other.into())
 }

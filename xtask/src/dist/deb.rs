@@ -20,6 +20,11 @@ const DESCRIPTION: &str = "restricts a security agent's listening port to its ma
  nftables ruleset or an XDP program, and tells what the kernel enforces.
  .
  Without a policy, the package changes nothing.";
+/// What Debian's checker is told.
+const OVERRIDES: &str = "\
+# The program is static and position-independent: to lintian, a library that needs no other.
+agent-fw: shared-library-lacks-prerequisites [usr/bin/agent-fw]
+";
 const DOCUMENTS: &str = "usr/share/doc/agent-fw";
 
 /// Packs what is in `tree` into `place`.
@@ -34,6 +39,7 @@ pub(super) fn build(
     tree.rename("usr/share/zsh/site-functions", "usr/share/zsh/vendor-completions")?;
     let data = workspace().join("agent-fw/data/package");
     tree.copy_in(&data.join("copyright"), &format!("{DOCUMENTS}/copyright"))?;
+    tree.write("usr/share/lintian/overrides/agent-fw", OVERRIDES)?;
     tree.write(&format!("{DOCUMENTS}/changelog"), &changelog(release)?)?;
     let changelog = tree.root().join(DOCUMENTS).join("changelog");
     output(Command::new("gzip").args(["--best", "--no-name"]).arg(changelog))?;
