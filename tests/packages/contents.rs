@@ -123,9 +123,14 @@ fn checksums_are_those_of_the_packages() -> Result<()> {
 fn the_program_asks_nothing_of_a_host_but_its_kernel() -> Result<()> {
     Lab::run(|_| {
         let program = unpack()?.join("usr/bin/agent-fw");
-        // A root directory with nothing else in it: no library, no loader. Nothing is executed in /run.
+        // A root directory with nothing else in it but the kernel's: no library, no loader. Nothing is
+        // executed in /run.
         let root = Path::new("/var/lib/empty");
-        fs::create_dir(root)?;
+        for kernels in ["proc", "dev"] {
+            let place = root.join(kernels);
+            fs::create_dir_all(&place)?;
+            run(["mount", "--bind", &format!("/{kernels}"), &place.to_string_lossy()])?;
+        }
         run([Path::new("cp"), &program, root])?;
         let said = run([
             "chroot",
