@@ -413,7 +413,9 @@ mod tests {
 
     #[test]
     fn every_need_names_its_packages_for_every_manager() {
-        for need in NEEDS.iter().filter(|need| need.group != Group::Debian) {
+        // Packages are tested on Debian, and programs of another architecture are built there.
+        let debians = [Group::Debian, Group::StaticAarch64, Group::StaticX86_64];
+        for need in NEEDS.iter().filter(|need| !debians.contains(&need.group)) {
             for list in [need.apt, need.dnf, need.pacman] {
                 assert!(!list.is_empty(), "{}", need.probe.describe());
             }
