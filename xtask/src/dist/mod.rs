@@ -29,7 +29,7 @@ pub(crate) struct Options {
     /// Build all of it again in another directory, and fail unless every byte is the same
     #[arg(long)]
     check: bool,
-    /// An architecture to build for; repeatable. Without it, every one that packages are made for
+    /// An architecture to build for; repeatable. Without it, this machine's
     #[arg(long, value_name = "NAME")]
     architecture: Vec<Architecture>,
 }
@@ -65,11 +65,14 @@ impl Release {
 /// Builds the packages into `target/dist`, and says where they are.
 pub(crate) fn dist(options: &Options) -> Result<()> {
     setup::ensure(&[Group::Build, Group::Dist])?;
-    let named = &options.architecture;
-    let architectures = if named.is_empty() { &Architecture::ALL[..] } else { named };
-    let place = make_from(workspace(), architectures)?;
+    let mut architectures = options.architecture.clone();
+    if architectures.is_empty() {
+        let this = Architecture::of_this_machine();
+        architectures.push(this.context("packages are not made for this machine's architecture")?);
+    }
+    let place = make_from(workspace(), &architectures)?;
     if options.check {
-        check(&place, architectures)?;
+        check(&place, &architectures)?;
     }
     print!("{}", fs::read_to_string(place.join(CHECKSUMS))?);
     println!("xtask: the packages are in {}", place.display());
