@@ -3,13 +3,13 @@
 //! directory to fill.
 
 use agent_fw::cli;
+use agent_fw::cli::completions::{Shell, script};
 use agent_fw::configuration::Configuration;
 use agent_fw::system::systemd::{
     MODULES, Origin, RULE, modules, modules_besides, udev_rule, units,
 };
 use anyhow::{Context as _, Result};
 use clap::Command;
-use clap_complete::Shell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -60,9 +60,7 @@ fn write_completions(root: &Path) -> Result<()> {
         (Shell::Fish, "fish/vendor_completions.d/agent-fw.fish"),
         (Shell::Zsh, "zsh/site-functions/_agent-fw"),
     ] {
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut cli::command(), "agent-fw", &mut script);
-        write(&root.join("usr/share").join(place), script)?;
+        write(&root.join("usr/share").join(place), script(shell)?)?;
     }
     Ok(())
 }

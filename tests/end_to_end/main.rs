@@ -25,6 +25,7 @@ mod firewall;
 mod foreign;
 mod guard;
 mod half_done;
+mod help;
 mod hostile;
 mod kernel_features;
 mod late_gate;

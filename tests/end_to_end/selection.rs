@@ -7,7 +7,7 @@ use crate::kernel_features::Feature;
 use crate::{
     Test, admission, advice, agent_tls, below, boot_unit, breadth, bystanders, changes, closed,
     consent, cut_off, detours, disguise, dispatcher, doctor, enforcement, exceptions, explain,
-    explain_all, firewall, guard, half_done, hostile, late_gate, lifecycle, live_sessions,
+    explain_all, firewall, guard, half_done, help, hostile, late_gate, lifecycle, live_sessions,
     loopback, lost_answers, memories, messages, metrics, openness, outbound, own_frames, path_mtu,
     ports, regions, relay, rule_files, ruleset, silent_files, specification, tc, tests, unpinned,
     unplugged, updates, verdicts, verify, verify_xdp, watch, way_back, way_out, without_lock, xdp,
@@ -144,6 +144,7 @@ fn elsewhere_the_same() -> Vec<&'static [Test]> {
         doctor::TESTS,
         enforcement::TESTS,
         exceptions::TESTS,
+        help::TESTS,
         hostile::TESTS,
         explain_all::TESTS,
         lifecycle::TESTS,
