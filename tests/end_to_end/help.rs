@@ -6,11 +6,17 @@ use agent_fw::cli::examples::EXAMPLES;
 use agent_fw_lab::{Finished, Lab, agent_fw, agent_fw_path, command};
 use anyhow::{Context as _, Result, ensure};
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::process::Stdio;
+use std::time::Duration;
 
 tests![
     every_example_of_the_help_does_what_it_says,
     a_slip_is_told_from_nonsense,
     a_policy_is_edited_as_by_visudo,
+    bash_completes_options_and_this_hosts_regions_and_interfaces,
+    zsh_completes_them,
+    fish_completes_them,
 ];
 
 /// What a person types, each word by itself: the examples quote nothing.
@@ -88,6 +94,85 @@ fn a_slip_is_told_from_nonsense() -> Result<()> {
         let [short, long] = [&["explain", "34.205.5.1"][..], &["explain", "--from", "34.205.5.1"]]
             .map(|words| agent_fw(words));
         ensure!(short?.stdout.lines().next() == long?.stdout.lines().next());
+        Ok(())
+    })
+}
+
+/// What a shell shows on a terminal in which this is typed, a piece after the other. The directory of
+/// agent-fw is the first of its PATH.
+fn in_shell(shell: &str, pieces: &[&str]) -> Result<String> {
+    let program = agent_fw_path();
+    let directory = program.parent().and_then(|path| path.to_str()).context("a directory")?;
+    let path = format!("{directory}:{}", std::env::var("PATH")?);
+    let mut terminal = command(["script", "--quiet", "--return", "--flush", "--command", shell]);
+    let terminal = terminal.arg("/dev/null").env("PATH", path).env("TERM", "dumb");
+    let mut child = terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut typed = child.stdin.take().context("a keyboard")?;
+    let start = Duration::from_secs(2);
+    std::thread::sleep(start);
+    for piece in pieces {
+        typed.write_all(piece.as_bytes())?;
+        std::thread::sleep(start);
+    }
+    typed.write_all(b"\nexit\n")?;
+    drop(typed);
+    let mut shown = String::new();
+    child.stdout.take().context("a screen")?.read_to_string(&mut shown)?;
+    child.wait()?;
+    Ok(shown)
+}
+
+/// What is typed before a tabulator, and what is to be shown behind it. Control and U empties the line.
+const COMPLETED: [(&str, &str); 4] = [
+    ("agent-fw ver", "agent-fw verify"),
+    ("agent-fw install --back", "agent-fw install --backend"),
+    ("agent-fw install --allow-from region:us", "agent-fw install --allow-from region:us-1"),
+    ("agent-fw regions show gb", "agent-fw regions show gb-1"),
+];
+
+fn completes(shell: &str, begin: &[&str], more: &[(&str, &str)]) -> Result<()> {
+    let all: Vec<_> = COMPLETED.iter().chain(more).collect();
+    let typed: Vec<String> = all.iter().map(|(begun, _)| format!("{begun}\t\x15")).collect();
+    let typed: Vec<&str> = begin.iter().copied().chain(typed.iter().map(String::as_str)).collect();
+    let shown = in_shell(shell, &typed)?;
+    for (begun, completed) in all {
+        ensure!(shown.contains(completed), "{begun}: {shown}");
+    }
+    Ok(())
+}
+
+fn bash_completes_options_and_this_hosts_regions_and_interfaces() -> Result<()> {
+    Lab::run(|lab| {
+        lab.peer("manager")?;
+        let begin = ["source <(agent-fw completions bash)\n"];
+        let more = [
+            ("agent-fw install --backend=b", "agent-fw install --backend=both"),
+            ("agent-fw install --interface man", "agent-fw install --interface manager0"),
+            ("agent-fw allow file:/etc/passw", "agent-fw allow file:/etc/passwd"),
+        ];
+        completes("bash --norc --noprofile -i", &begin, &more)
+    })
+}
+
+fn zsh_completes_them() -> Result<()> {
+    Lab::run(|_| {
+        let begin = ["autoload -U compinit; compinit -u\n", "source <(agent-fw completions zsh)\n"];
+        completes("zsh -f -i", &begin, &[])
+    })
+}
+
+fn fish_completes_them() -> Result<()> {
+    Lab::run(|_| {
+        let program = agent_fw_path();
+        let directory = program.parent().and_then(|path| path.to_str()).context("a directory")?;
+        for (begun, completed) in COMPLETED {
+            let ask = format!(
+                "set PATH {directory} $PATH; agent-fw completions fish | source; complete -C '{begun}'"
+            );
+            let shown = agent_fw_lab::run(["fish", "--no-config", "-c", &ask])?;
+            let word = completed.rsplit(' ').next().context("a word")?;
+            ensure!(shown.lines().any(|line| line.starts_with(word)), "{begun}: {shown}");
+        }
         Ok(())
     })
 }

@@ -88,7 +88,9 @@ pub(super) fn with_words(command: clap::Command) -> clap::Command {
             Some("SOURCE") => arg.add(clap_complete::ArgValueCompleter::new(sources)),
             Some("FILE") => arg.add(clap_complete::ArgValueCompleter::new(PathCompleter::file())),
             Some("DIRECTORY") => arg.add(clap_complete::ArgValueCompleter::new(PathCompleter::dir())),
-            Some("REGION") => arg.add(ArgValueCandidates::new(regions)),
+            Some("NAME") if matches!(arg.get_id().as_str(), "name" | "region") => {
+                arg.add(ArgValueCandidates::new(regions))
+            }
             Some("NAME") if arg.get_id() == "interface" => arg.add(ArgValueCandidates::new(interfaces)),
             _ => arg,
         }
