@@ -17,8 +17,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[(
     from_the_first_packet_to_the_last_no_unlisted_source_is_answered,
 )];
 
-const INSTALL: [&str; 5] =
-    ["agent-fw", "install", "--replace", "--allow-from", "region:us-1"];
+const INSTALL: [&str; 5] = ["agent-fw", "install", "--replace", "--allow-from", "region:us-1"];
 const NFTABLES_RESTARTED: [&str; 3] = ["systemctl", "restart", "nftables"];
 const NFTABLES_STOPPED: [&str; 3] = ["systemctl", "stop", "nftables"];
 /// What forbids to load modules.

@@ -6,9 +6,9 @@ use crate::engine::policy::catalogue;
 use crate::netlink::link;
 use anyhow::Context as _;
 use clap::ValueEnum;
+use clap_complete::engine::ValueCompleter as _;
 use clap_complete::env::Shells;
 use clap_complete::{ArgValueCandidates, CompletionCandidate, PathCompleter};
-use clap_complete::engine::ValueCompleter as _;
 use std::ffi::OsStr;
 use std::io::Write as _;
 
@@ -87,11 +87,15 @@ pub(super) fn with_words(command: clap::Command) -> clap::Command {
         match arg.get_value_names().and_then(|names| names.first()).map(|name| name.as_str()) {
             Some("SOURCE") => arg.add(clap_complete::ArgValueCompleter::new(sources)),
             Some("FILE") => arg.add(clap_complete::ArgValueCompleter::new(PathCompleter::file())),
-            Some("DIRECTORY") => arg.add(clap_complete::ArgValueCompleter::new(PathCompleter::dir())),
+            Some("DIRECTORY") => {
+                arg.add(clap_complete::ArgValueCompleter::new(PathCompleter::dir()))
+            }
             Some("NAME") if matches!(arg.get_id().as_str(), "name" | "region") => {
                 arg.add(ArgValueCandidates::new(regions))
             }
-            Some("NAME") if arg.get_id() == "interface" => arg.add(ArgValueCandidates::new(interfaces)),
+            Some("NAME") if arg.get_id() == "interface" => {
+                arg.add(ArgValueCandidates::new(interfaces))
+            }
             _ => arg,
         }
     });
