@@ -23,6 +23,8 @@ mod read_files;
 mod regions;
 mod report;
 mod rules;
+mod rules_check;
+mod rules_report;
 mod sample;
 mod security_group;
 mod status;

@@ -32,12 +32,37 @@ pub(super) struct PolicyArgs {
     /// for packets through a router, the router's.
     #[arg(long, value_name = "MAC")]
     allow_mac: Vec<String>,
-    /// A file of firewall rules in the vendor's API form (JSON), or the same as TOML; repeatable
+    /// Files of firewall rules in the vendor's API form (JSON), or the same as TOML; repeatable
     ///
-    /// The sources of its rules that replace the agent's hidden rule are admitted, beside those of
-    /// --allow-from. `agent-fw rules check FILE` tells what each rule means. `-` is standard input.
-    #[arg(long, value_name = "FILE")]
+    /// What the API answers, as it comes: rules, lists, policies and assignments, in any number of
+    /// files. The sources of rules that replace the agent's hidden rule are admitted, beside those
+    /// of --allow-from. Where a file has a policy or an assignment, only assigned rules hold.
+    /// `agent-fw rules check FILE...` tells what each rule means. `-` is standard input.
+    ///
+    /// With HOST such as workload.us-1.cloudone.trendmicro.com and an API KEY, each of these is a
+    /// file: for A in firewallrules iplists maclists portlists policies/ID; do curl -fsS -H
+    /// "Authorization: ApiKey $KEY" -H "api-version: v1" "https://$HOST/api/$A" >
+    /// "$(echo $A | tr / -).json"; done
+    #[arg(long, value_name = "FILE", num_args = 1..)]
     rules: Vec<String>,
+    /// A file that says which of these rules are assigned to this host; repeatable
+    ///
+    /// A policy (GET /api/policies/ID), or what GET /api/policies/ID/firewall/rules or
+    /// /api/computers/ID/firewall/rules answers. Only these rules hold.
+    #[arg(long, value_name = "FILE", requires = "rules")]
+    assigned: Vec<String>,
+    /// Of several policies or computers in these files, the one that is meant: its name or ID
+    #[arg(long, value_name = "NAME", requires = "rules")]
+    assigned_policy: Option<String>,
+    /// All rules hold, though they carry IDs of a manager and nothing assigns them to this host
+    #[arg(long, requires = "rules", conflicts_with_all = ["assigned", "assigned_policy"])]
+    all_rules: bool,
+    /// Leave out rules that agent-fw cannot enforce, where that cannot open anything
+    ///
+    /// Rules with a schedule or a context, above all. A Deny or Log Only is not left out, nor is the
+    /// last Allow of its direction.
+    #[arg(long, requires = "rules")]
+    skip_unsupported: bool,
     /// Enforce all rules of these files, as a whole firewall policy
     ///
     /// In tables of its own, inet agent_fw_policy and arp agent_fw_policy, beside the one for the
@@ -51,6 +76,16 @@ pub(super) struct PolicyArgs {
     /// 67), incoming DHCP (from 67 to 68), incoming ICMP type 3 code 4.
     #[arg(long, requires = "policy")]
     no_engine_rules: bool,
+    /// An Allow of the policy admits unsolicited UDP
+    ///
+    /// In the vendor's engine UDP is stateful by default: what an Allow admits has to be a reply,
+    /// within 60 seconds there, here for as long as connection tracking knows the request
+    /// (net.netfilter.nf_conntrack_udp_timeout). Other UDP needs a Force Allow.
+    #[arg(long, requires = "policy")]
+    no_stateful_udp: bool,
+    /// An Allow of the policy admits ICMP replies alone, as agents up to 8.0 do
+    #[arg(long, requires = "policy")]
+    stateful_icmp: bool,
     /// Ignore fields of rules that agent-fw does not know
     #[arg(long, requires = "rules")]
     lenient: bool,
@@ -195,8 +230,14 @@ impl PolicyArgs {
             allow_from,
             allow_mac,
             rules: self.rules.into_iter().map(ListFile::from).collect(),
+            assigned: self.assigned.into_iter().map(ListFile::from).collect(),
+            assigned_policy: self.assigned_policy.unwrap_or_default(),
+            all_rules: Some(self.all_rules),
+            skip_unsupported: self.skip_unsupported,
             policy,
             engine_rules: Some(!self.no_engine_rules),
+            udp_stateful: Some(!self.no_stateful_udp),
+            icmp_stateful: self.stateful_icmp,
             lenient,
             relay,
             outbound,
@@ -279,6 +320,10 @@ impl Configuration {
         for file in &mut self.rules {
             let name = file.to_string();
             make_lasting(file, &mut lists).with_context(|| format!("--rules {name}"))?;
+        }
+        for file in &mut self.assigned {
+            let name = file.to_string();
+            make_lasting(file, &mut lists).with_context(|| format!("--assigned {name}"))?;
         }
         Ok(lists)
     }

@@ -162,7 +162,7 @@ impl Configuration {
         let engine = if self.enforces_engine_rules() { &engine_rules()[..] } else { &[] };
         // Behind the others: of two rules that say the same, the written one decides.
         let all = written.into_iter().chain(&closing).chain(flags).chain(&answers).chain(engine);
-        let firewall = Firewall::new(all)?;
+        let firewall = Firewall::new(all)?.stateful(self.stateful());
         Ok(Some(if denies { firewall.denying(Direction::Outgoing) } else { firewall }))
     }
 }

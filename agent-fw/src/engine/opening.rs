@@ -89,6 +89,10 @@ fn lost_keys(before: &Configuration, after: &Configuration) -> impl Iterator<Ite
     [
         ("allow_mac", is_lost(|known| !known.allow_mac.is_empty())),
         ("outbound_to", is_lost(|known| !known.outbound_to.is_empty())),
+        ("assigned", is_lost(|known| !known.assigned.is_empty())),
+        ("all_rules", is_lost(|known| known.all_rules == Some(false))),
+        ("udp_stateful", is_lost(|known| known.stateful().udp)),
+        ("icmp_stateful", is_lost(|known| known.stateful().icmp)),
         ("early_drop", is_lost(|known| known.early_drop)),
         ("backend", is_lost(|known| known.backend.has_programs())),
     ]

@@ -17,8 +17,8 @@ pub use list::{
     AddressList, HostBits, LineError, ListError, ListFile, Lists, parse_addresses, parse_macs,
 };
 pub use mac::{MacSource, MacSourceError, resolve_macs};
-pub(crate) use region::located;
 pub use region::{Catalogue, OBSOLETE, OVERRIDES, Region, UnknownRegion};
+pub(crate) use region::{line_and_column, located};
 pub use region_check::{About, Doubt, doubts};
 pub use region_file::{Beside, Change, Regions, changes, merged, read_regions};
 pub use warning::Warning;

@@ -140,11 +140,16 @@ pub(super) fn checked(
 
 /// An error of a TOML file with its place in it.
 pub(crate) fn located(file: &str, text: &str, error: &toml::de::Error) -> anyhow::Error {
+    let (line, column) = line_and_column(text, error);
+    anyhow::anyhow!("{file}:{line}:{column}: {}", error.message())
+}
+
+/// Where an error of a TOML file is: the line and the column, counted from 1.
+pub(crate) fn line_and_column(text: &str, error: &toml::de::Error) -> (usize, usize) {
     let start = error.span().map_or(0, |span| span.start.min(text.len()));
     let before = &text[..text.floor_char_boundary(start)];
-    let line = 1 + before.matches('\n').count();
     let column = 1 + before.chars().rev().take_while(|&c| c != '\n').count();
-    anyhow::anyhow!("{file}:{line}:{column}: {}", error.message())
+    (1 + before.matches('\n').count(), column)
 }
 
 fn check(name: &str, region: &Region) -> anyhow::Result<()> {

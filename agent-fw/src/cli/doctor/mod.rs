@@ -116,6 +116,12 @@ fn lasting_notices(compiled: &Compiled) -> impl Iterator<Item = Check> {
         let (name, why) = if *notice == Warning::LacksEnd {
             let why = "what stood behind the place where a file was cut off is not enforced";
             ("policy.toml is whole", why)
+        } else if *notice == Warning::AllRules {
+            let why = "rules that are meant for other computers may open ports of this one";
+            ("assigned rules", why)
+        } else if *notice == Warning::StatelessUdp {
+            let why = "the vendor's engine admits unsolicited UDP by Force Allow alone";
+            ("stateful UDP", why)
         } else if *notice == Warning::NoEngineRules {
             let why = "where a policy is restrictive, the engine lets DNS, DHCP and words about \
                        packets that are too large through";
