@@ -71,6 +71,7 @@ impl Install {
         // By a flag, or in the answer.
         let meant = words.say_any();
         let required = words.require_sources();
+        words.tell_direction();
         let mut configuration = words.configuration()?;
         let lists = configuration.keep_lists().map_err(Failure::Input)?;
         name_interfaces(&mut configuration)?;

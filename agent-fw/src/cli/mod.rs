@@ -29,6 +29,7 @@ mod sample;
 mod security_group;
 mod status;
 mod terminal;
+mod tls;
 mod uninstall;
 mod units;
 mod verify;
@@ -94,6 +95,8 @@ enum Command {
     #[command(subcommand)]
     Rules(rules::Rules),
     Ports(ports::Ports),
+    #[command(subcommand)]
+    Tls(tls::Tls),
     Metrics(metrics::Metrics),
     #[command(hide = true)]
     ReadFiles(read_files::ReadFiles),
@@ -136,6 +139,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Regions(regions) => regions.run(),
         Command::Rules(rules) => rules.run(),
         Command::Ports(ports) => ports.run(),
+        Command::Tls(tls) => tls.run(),
         Command::Metrics(metrics) => metrics.run(),
         Command::ReadFiles(reader) => reader.run(),
     };

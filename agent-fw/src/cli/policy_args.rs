@@ -10,6 +10,7 @@ use crate::input::{ListFile, Lists, Source};
 use crate::model::digest;
 use crate::model::{DefaultAction, Port};
 use crate::system;
+use crate::system::ds_agent;
 use anyhow::{Context as _, anyhow};
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::Path;
@@ -110,16 +111,20 @@ pub(super) struct PolicyArgs {
     /// Where a service of your own is, of those that stay open: SERVICE=ADDRESSES; repeatable
     ///
     /// Such as dns-server=192.0.2.53 or relay=file:PATH: what --allow-from takes, or `none`. A
-    /// service that is not named may be anywhere. What has no published addresses, 443 above all,
+    /// service that is not named may be anywhere. A web proxy has an address and a port, such as
+    /// proxy=192.0.2.3:1443, and is reached only if it is named. What has no published addresses, 443 above all,
     /// cannot be narrowed.
     #[arg(long, value_name = "SERVICE=ADDRESSES")]
     outbound_to: Vec<String>,
     /// The TCP port that the agent listens on
     #[arg(long, value_name = "PORT", default_value_t = Port::AGENT.0, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
-    /// Who opens connections; agent-initiated closes the port to all
-    #[arg(long, value_name = "MODE", default_value_t)]
-    direction: Mode,
+    /// Who opens connections; agent-initiated closes the port to all. Without it, bidirectional
+    ///
+    /// The vendor's default is agent-initiated, and its documents strongly recommend not to change
+    /// it. `agent-fw ports` tells what each of them needs, and what speaks for and against it.
+    #[arg(long, value_name = "MODE")]
+    direction: Option<Mode>,
     /// What becomes of other sources: dropped, or left to the host's other rules
     #[arg(long, value_name = "WHAT", default_value_t)]
     otherwise: DefaultAction,
@@ -166,7 +171,19 @@ impl PolicyArgs {
     fn name_somebody(&self) -> bool {
         let Self { allow_from, allow_mac, rules, direction, .. } = self;
         let is_said = !allow_from.is_empty() || !allow_mac.is_empty() || !rules.is_empty();
-        is_said || *direction == Mode::AgentInitiated
+        is_said || *direction == Some(Mode::AgentInitiated)
+    }
+
+    /// Which direction was taken, and why, where no flag says it.
+    pub(super) fn tell_direction(&self) {
+        if self.direction.is_none() {
+            report::remark(&format!(
+                "direction: bidirectional, as no --direction says otherwise and who reaches the \
+                 agent's port is named. The vendor's default is agent-initiated: {}; but {}",
+                Mode::AgentInitiated.merit(),
+                Mode::AgentInitiated.demerit()
+            ));
+        }
     }
 
     /// Fails where no flag says who may reach the port: a flag, or the variable behind it, may have
@@ -176,9 +193,10 @@ impl PolicyArgs {
             return Ok(());
         }
         let port = self.port;
+        let (region, whose) = suggested_region();
         Err(Failure::Input(anyhow!(
             "nothing says who may reach TCP port {port}: name sources, such as --allow-from \
-             region:us-1, or say --allow-from any if every source is meant"
+             {region}{whose}, or say --allow-from any if every source is meant"
         )))
     }
 
@@ -189,9 +207,10 @@ impl PolicyArgs {
         }
         let port = self.port;
         let mut output = std::io::stdout();
+        let (region, whose) = suggested_region();
         write!(
             output,
-            "Who may reach TCP port {port}? Sources such as region:us-1, `any` for everyone: "
+            "Who may reach TCP port {port}? Sources such as {region}{whose}, `any` for everyone: "
         )?;
         output.flush()?;
         let mut answer = String::new();
@@ -205,7 +224,8 @@ impl PolicyArgs {
 
     /// The configuration that the flags describe.
     pub(super) fn configuration(self) -> Result<Configuration> {
-        let Self { port, direction, otherwise, early_drop, log, .. } = self;
+        let Self { port, otherwise, early_drop, log, .. } = self;
+        let direction = self.direction.unwrap_or_default();
         let allow_from = parse_all("--allow-from", &self.allow_from);
         let allow_mac = parse_all("--allow-mac", &self.allow_mac);
         let relay = parse_all("--relay", &self.relay);
@@ -260,6 +280,19 @@ impl PolicyArgs {
         configuration.check_standard_input().map_err(Failure::Input)?;
         Ok(configuration)
     }
+}
+
+/// The region of the manager that this host's agent talks to, and that it is that one; else one as
+/// an example.
+fn suggested_region() -> (String, &'static str) {
+    let host = ds_agent::manager();
+    let own = host.zip(policy::catalogue().ok()).and_then(|(host, catalogue)| {
+        catalogue.region_of_host(&host).map(|(name, _)| name.to_owned())
+    });
+    own.map_or_else(
+        || ("region:us-1".to_owned(), ""),
+        |name| (format!("region:{name}"), " (where this host's agent has its manager)"),
+    )
 }
 
 /// Reads every value of a flag, or says of each that is wrong what is wrong with it.

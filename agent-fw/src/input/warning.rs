@@ -57,6 +57,13 @@ pub enum Warning {
     StatelessUdp,
     /// A policy.toml does not end with the line that tells a whole one from one that was cut off.
     LacksEnd,
+    /// A country has two regions, of which one is named.
+    Sibling {
+        /// The one.
+        region: String,
+        /// The other.
+        other: &'static str,
+    },
     /// The vendor's block of before 2019 is admitted.
     Obsolete {
         /// The source.
@@ -116,6 +123,12 @@ impl fmt::Display for Warning {
             Self::LacksEnd => f.write_str(
                 "policy.toml has no last line that tells a whole file from one that was cut off; \
                  it is taken as it is. If it is whole, end it with the line `# End of policy`",
+            ),
+            Self::Sibling { region, other } => write!(
+                f,
+                "region:{region} is not region:{other}: the vendor's page for the country lists \
+                 the subnets of both together. The manager's address (`workload.{region}. ...`) \
+                 tells which one it is"
             ),
             Self::Obsolete { source } => write!(
                 f,

@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Assignment {
     /// Who says so: a policy's or computer's name, or the field.
     pub by: String,
+    /// Whether it was asked for alone, and is not one of all that there are.
+    pub(super) is_alone: bool,
     /// Its number, if it has one.
     pub(super) number: Option<u32>,
     /// The rules' numbers.
@@ -41,11 +43,12 @@ impl Assignment {
 }
 
 /// Reads a policy or a computer. What it says about other than its firewall has no meaning here.
-pub(super) fn policy(mut reader: Reader<'_>, file: usize) -> Option<Assignment> {
+pub(super) fn policy(mut reader: Reader<'_>, file: usize, is_alone: bool) -> Option<Assignment> {
     let name = reader.text("name").or_else(|| reader.text("hostName"));
     let number = reader.reference("ID");
     let mut assignment = Assignment {
         by: name.unwrap_or_else(|| "firewall.ruleIDs".to_owned()),
+        is_alone,
         number,
         rules: BTreeSet::new(),
         is_off: false,
@@ -87,6 +90,7 @@ pub(super) fn listed(reader: &mut Reader<'_>, name: &str, file: usize) -> Option
     let at = reader.at().field(name);
     Some(Assignment {
         by: name.to_owned(),
+        is_alone: true,
         number: None,
         rules,
         is_off: false,
@@ -97,13 +101,17 @@ pub(super) fn listed(reader: &mut Reader<'_>, name: &str, file: usize) -> Option
     })
 }
 
-/// Of several, the one that is meant: by its name, or because they agree. `Err` says why there is
-/// none.
+/// Of several, the one that is meant: by its name, or because they agree. What was asked for alone
+/// comes before a list of all policies. `Err` says why there is none.
 pub(super) fn choose<'a>(
     all: &[&'a Assignment],
     named: Option<&str>,
+    file: impl Fn(usize) -> String,
 ) -> Result<Option<&'a Assignment>, String> {
-    let words = || all.iter().map(|one| one.words()).collect::<Vec<_>>().join(", ");
+    let words = || {
+        let one = |one: &&Assignment| format!("{} in {}", one.words(), file(one.file));
+        all.iter().map(one).collect::<Vec<_>>().join(", ")
+    };
     if let Some(name) = named {
         let found = all.iter().find(|assignment| assignment.is_called(name));
         return match found {
@@ -112,7 +120,11 @@ pub(super) fn choose<'a>(
             None => Err(format!("no file has a policy `{name}`; there are {}", words())),
         };
     }
-    let Some((first, others)) = all.split_first() else { return Ok(None) };
+    let mut likely: Vec<&Assignment> = all.iter().copied().filter(|of| of.is_alone).collect();
+    if likely.is_empty() {
+        likely = all.to_vec();
+    }
+    let Some((first, others)) = likely.split_first() else { return Ok(None) };
     if others.iter().all(|other| other.rules == first.rules) {
         return Ok(Some(first));
     }

@@ -19,6 +19,9 @@ pub(super) struct Namespace {
     rules: Vec<Unread>,
 }
 
+/// A fault was said.
+struct Said;
+
 /// A rule that is not read yet.
 struct Unread {
     file: usize,
@@ -134,7 +137,8 @@ impl Namespace {
                 self.lists.take_bare(reader, &fields, file);
             }
             Shape::Policy => {
-                let policy = assignment::policy(document.reader(at, fields), file);
+                let is_alone = at == Path::default();
+                let policy = assignment::policy(document.reader(at, fields), file, is_alone);
                 self.assignments.extend(policy);
             }
             // Several answers in one list, too.
@@ -154,7 +158,9 @@ impl Namespace {
         self.lists.take(&mut answer, file);
         let rules = answer.tables(RULES);
         for name in POLICIES {
-            answer.each(name, |policy| self.assignments.extend(assignment::policy(policy, file)));
+            answer.each(name, |policy| {
+                self.assignments.extend(assignment::policy(policy, file, false));
+            });
         }
         for name in ASSIGNED {
             self.assignments.extend(assignment::listed(&mut answer, name, file));
@@ -171,18 +177,20 @@ impl Namespace {
 
     /// Reads the rules that are meant.
     pub(super) fn resolve(self, documents: &mut [Document<'_>], options: Options<'_>) -> RuleFiles {
-        let assignment = if options.scope == Scope::All {
-            None
-        } else {
-            self.assignment(documents, options.policy)
+        let assignment = match options.scope {
+            Scope::All => Ok(None),
+            Scope::Assigned | Scope::Told => self.assignment(documents, options.policy),
         };
+        // Where several contradict each other, that is the fault, and not that there is none.
+        let is_silent = assignment.as_ref().is_ok_and(Option::is_none);
+        let assignment = assignment.unwrap_or_default();
         let Self { lists, rules, .. } = self;
         let mut found = RuleFiles::default();
         if let Some(assignment) = &assignment {
             demand_defined(assignment, &rules, documents);
             let place = documents[assignment.file].place(&assignment.at);
             found.assignment = Some((assignment.clone(), place));
-        } else if options.scope == Scope::Assigned {
+        } else if options.scope == Scope::Assigned && is_silent {
             refuse_numbered(&rules, documents);
         }
         let mut known: BTreeMap<u32, usize> = BTreeMap::new();
@@ -220,12 +228,13 @@ impl Namespace {
         found
     }
 
-    /// Who says which rules are assigned: the files that were named for it, or else any.
+    /// Who says which rules are assigned: the files that were named for it, or else any. If it is
+    /// not to be told, a fault was said.
     fn assignment(
         &self,
         documents: &mut [Document<'_>],
         policy: Option<&str>,
-    ) -> Option<Assignment> {
+    ) -> Result<Option<Assignment>, Said> {
         let named = |of: &Assignment| documents[of.file].assigns;
         let asked = documents.iter().any(|document| document.assigns);
         let all: Vec<&Assignment> =
@@ -238,10 +247,11 @@ impl Namespace {
         if let Some(silent) = silent {
             let said = "expected an assignment: assignedRuleIDs, or firewall.ruleIDs of a policy";
             documents[silent].fault(Path::default(), said);
-            return None;
+            return Err(Said);
         }
-        match assignment::choose(&all, policy) {
-            Ok(chosen) => chosen.cloned(),
+        let chosen = assignment::choose(&all, policy, |file| documents[file].name.to_owned());
+        match chosen {
+            Ok(chosen) => Ok(chosen.cloned()),
             Err(said) => {
                 let (file, at) = all
                     .first()
@@ -249,7 +259,7 @@ impl Namespace {
                 if let Some(document) = documents.get_mut(file) {
                     document.fault(at, said);
                 }
-                None
+                Err(Said)
             }
         }
     }
@@ -293,8 +303,8 @@ fn refuse_numbered(rules: &[Unread], documents: &mut [Document<'_>]) {
         let mut numbered = rules.iter().filter(|rule| rule.file == file && rule.id().is_some());
         let Some(first) = numbered.next() else { continue };
         let said = format!(
-            "{} rules of this file have an ID of a manager, and nothing says which are assigned \
-             to this host: rules for other computers would hold here. Add what GET \
+            "rules of this file have an ID of a manager ({} of them), and nothing says which are \
+             assigned to this host: rules for other computers would hold here. Add what GET \
              /api/policies/ID or /api/computers/ID/firewall/rules answers, with --assigned FILE \
              or --rules FILE, or say --all-rules if all are meant",
             1 + numbered.count()
