@@ -71,12 +71,15 @@ impl Install {
         // By a flag, or in the answer.
         let meant = words.say_any();
         let required = words.require_sources();
-        words.tell_direction();
+        let assumed = words.assumed_direction();
         let mut configuration = words.configuration()?;
         let lists = configuration.keep_lists().map_err(Failure::Input)?;
         name_interfaces(&mut configuration)?;
         let compiled = compile(&configuration, &lists)?;
         required?;
+        if let Some(assumed) = assumed {
+            report::remark(&assumed);
+        }
         // What is kept for the next boot is read before the lock is taken.
         let texts = SourceTexts::read_for(&configuration, &lists).map_err(Failure::Input)?;
         reader::dismiss();

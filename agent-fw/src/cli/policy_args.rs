@@ -175,15 +175,15 @@ impl PolicyArgs {
     }
 
     /// Which direction was taken, and why, where no flag says it.
-    pub(super) fn tell_direction(&self) {
-        if self.direction.is_none() {
-            report::remark(&format!(
+    pub(super) fn assumed_direction(&self) -> Option<String> {
+        self.direction.is_none().then(|| {
+            format!(
                 "direction: bidirectional, as no --direction says otherwise and who reaches the \
-                 agent's port is named. The vendor's default is agent-initiated: {}; but {}",
-                Mode::AgentInitiated.merit(),
+                 agent's port is named. The vendor's default is agent-initiated, which its \
+                 documents strongly recommend not to change: no port is open to anybody, but {}",
                 Mode::AgentInitiated.demerit()
-            ));
-        }
+            )
+        })
     }
 
     /// Fails where no flag says who may reach the port: a flag, or the variable behind it, may have
