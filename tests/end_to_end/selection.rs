@@ -5,11 +5,11 @@
 
 use crate::kernel_features::Feature;
 use crate::{
-    Test, admission, advice, agent_tls, below, boot_unit, breadth, bystanders, closed, consent,
-    cut_off, detours, disguise, dispatcher, doctor, enforcement, exceptions, explain, explain_all,
-    firewall, guard, half_done, hostile, late_gate, lifecycle, live_sessions, loopback,
-    lost_answers, memories, messages, metrics, openness, outbound, own_frames, path_mtu, ports,
-    regions, relay, rule_files, ruleset, silent_files, specification, tc, tests, unpinned,
+    Test, admission, advice, agent_tls, below, boot_unit, breadth, bystanders, changes, closed,
+    consent, cut_off, detours, disguise, dispatcher, doctor, enforcement, exceptions, explain,
+    explain_all, firewall, guard, half_done, hostile, late_gate, lifecycle, live_sessions,
+    loopback, lost_answers, memories, messages, metrics, openness, outbound, own_frames, path_mtu,
+    ports, regions, relay, rule_files, ruleset, silent_files, specification, tc, tests, unpinned,
     unplugged, updates, vendor_answers, vendor_facts, vendor_packets, verdicts, verify, verify_xdp,
     watch, way_back, way_out, without_lock, xdp, xdp_alone, xdp_others, xdp_stacked, xdp_tags,
 };
@@ -137,6 +137,7 @@ fn elsewhere_the_same() -> Vec<&'static [Test]> {
         below::TESTS,
         boot_unit::TESTS,
         breadth::TESTS,
+        changes::TESTS,
         closed::TESTS,
         consent::TESTS,
         cut_off::TESTS,

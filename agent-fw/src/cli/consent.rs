@@ -2,7 +2,7 @@
 
 use super::outcome::{Failure, Result};
 use super::report;
-use crate::configuration::{Compiled, Configuration};
+use crate::configuration::{Compiled, Configuration, quoted};
 use crate::engine::live::LiveSessions;
 use crate::engine::opening::Known;
 use crate::engine::risk::{Name, Risk, is_asked_about, risks};
@@ -10,7 +10,6 @@ use crate::engine::{last_good, policy};
 use crate::model::Port;
 use crate::system::sockets::Protocol;
 use crate::trace::Opener;
-use std::fmt;
 
 /// The port of `sshd`, where nothing else is known.
 const SSH: Port = Port(22);
@@ -27,22 +26,25 @@ pub(super) struct Consent {
     accept_risk: Vec<Name>,
 }
 
-/// Something that is in use would be cut off, and has not been accepted.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct AtRisk {
-    risks: Vec<Risk>,
-    /// The command that accepts it.
+/// Something was refused that nobody has consented to.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{text}")]
+pub(super) struct Refused {
+    /// What, and why.
+    pub(super) text: String,
+    /// The command that consents.
     pub(super) command: String,
 }
 
-impl std::error::Error for AtRisk {}
-
-impl fmt::Display for AtRisk {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("nothing was changed: this policy would cut off what is in use now")?;
-        self.risks.iter().try_for_each(|risk| write!(f, "\n{}", words(risk)))?;
-        f.write_str("\nIf that is meant, accept it by name:")
-    }
+/// A policy that would cut off what is in use, and was not accepted.
+fn at_risk(risks: &[&Risk]) -> Refused {
+    let named: String = risks.iter().map(|risk| format!("\n{}", words(risk))).collect();
+    let text = format!(
+        "nothing was changed: this policy would cut off what is in use now{named}\nIf that is meant, \
+         accept it by name:"
+    );
+    let names: Vec<String> = risks.iter().map(|risk| risk.name.to_string()).collect();
+    Refused { text, command: this_command(&["--accept-risk", &names.join(",")]) }
 }
 
 impl Consent {
@@ -57,9 +59,7 @@ impl Consent {
         let is_accepted = |risk: &&Risk| self.accept_risk.contains(&risk.name);
         let (accepted, refused): (Vec<&Risk>, Vec<&Risk>) = found.iter().partition(is_accepted);
         if !refused.is_empty() {
-            let risks: Vec<Risk> = refused.into_iter().cloned().collect();
-            let command = command(&risks);
-            return Err(Failure::Input(AtRisk { risks, command }.into()));
+            return Err(Failure::Input(at_risk(&refused).into()));
         }
         for risk in accepted {
             report::caution("cut off, as accepted:", words(risk));
@@ -110,36 +110,17 @@ fn words(risk: &Risk) -> String {
     if is_ssh(risk.name) { format!("ssh: {risk}") } else { risk.to_string() }
 }
 
-/// This command, with these accepted besides.
-fn command(risks: &[Risk]) -> String {
-    let names: Vec<String> = risks.iter().map(|risk| risk.name.to_string()).collect();
+/// A command that is longer than so many bytes is not shown.
+const LONGEST: usize = 2000;
+
+/// This command, with these words besides, for a shell.
+pub(super) fn this_command(besides: &[&str]) -> String {
     let given = std::env::args_os().map(|word| quoted(&word.to_string_lossy()));
-    let accepted = ["--accept-risk".to_owned(), names.join(",")];
-    given.chain(accepted).collect::<Vec<_>>().join(" ")
-}
-
-/// A word as a shell reads it back.
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    if word.chars().any(char::is_control) {
-        // As `$'…'` reads it; a terminal must not.
-        return format!("$'{}'", word.escape_default());
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::quoted;
-
-    #[test]
-    fn words_are_quoted_where_a_shell_would_change_them() {
-        assert_eq!(quoted("--allow-from=region:us-1"), "--allow-from=region:us-1");
-        assert_eq!(quoted("/etc/my rules.json"), "'/etc/my rules.json'");
-        assert_eq!(quoted("it's"), r"'it'\''s'");
-        assert_eq!(quoted(""), "''");
+    let besides: Vec<String> = besides.iter().map(|word| quoted(word)).collect();
+    let whole = given.chain(besides.iter().cloned()).collect::<Vec<_>>().join(" ");
+    match besides.is_empty() {
+        _ if whole.len() <= LONGEST => whole,
+        true => format!("{} …", &whole[..whole.floor_char_boundary(LONGEST)]),
+        false => format!("the same command, and {}", besides.join(" ")),
     }
 }

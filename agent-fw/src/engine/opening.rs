@@ -90,6 +90,7 @@ fn lost_keys(before: &Configuration, after: &Configuration) -> impl Iterator<Ite
     let unassigned =
         before.all_rules == Some(false) && after.all_rules.is_none() && !after.rules.is_empty();
     [
+        ("except", is_lost(|known| !known.except.is_empty())),
         ("allow_mac", is_lost(|known| !known.allow_mac.is_empty())),
         ("outbound_to", is_lost(|known| !known.outbound_to.is_empty())),
         ("assigned", is_lost(|known| !known.assigned.is_empty())),
@@ -144,6 +145,7 @@ mod tests {
         let region = || from("region:us-1");
         vec![
             region(),
+            Configuration { except: vec!["18.97.19.0/28".parse().expect("a source")], ..region() },
             Configuration {
                 allow_mac: vec!["02:00:00:00:00:01".parse().expect("a MAC")],
                 ..region()
@@ -209,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_port_that_a_rule_denied_is_opened_without_the_rule() {
-        let mut policy = policies().remove(5);
+        let mut policy = policies().remove(6);
         let before = compiled(&policy.to_toml()).expect("valid");
         policy.policy = false;
         let after = compiled(&policy.to_toml()).expect("valid");
