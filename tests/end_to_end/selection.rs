@@ -10,8 +10,8 @@ use crate::{
     explain_all, firewall, guard, half_done, help, hostile, late_gate, lifecycle, live_sessions,
     loopback, lost_answers, memories, messages, metrics, openness, outbound, own_frames, path_mtu,
     ports, regions, relay, rule_files, ruleset, silent_files, specification, tc, tests, unpinned,
-    unplugged, updates, verdicts, verify, verify_xdp, watch, way_back, way_out, without_lock, xdp,
-    xdp_alone, xdp_others, xdp_stacked, xdp_tags,
+    unplugged, updates, vendor_answers, vendor_facts, vendor_packets, verdicts, verify, verify_xdp,
+    watch, way_back, way_out, without_lock, xdp, xdp_alone, xdp_others, xdp_stacked, xdp_tags,
 };
 use agent_fw_lab::{RARE, is_emulated, is_whole};
 use anyhow::{Result, ensure};
@@ -116,6 +116,7 @@ fn by_kernel() -> Vec<&'static [Test]> {
         relay::TESTS,
         ruleset::TESTS,
         unpinned::TESTS,
+        vendor_packets::TESTS,
         unplugged::TESTS,
         updates::TESTS,
         verdicts::TESTS,
@@ -165,6 +166,8 @@ fn elsewhere_the_same() -> Vec<&'static [Test]> {
         firewall::PROOF,
         firewall::SPECIFICATION,
         specification::TESTS,
+        vendor_answers::TESTS,
+        vendor_facts::TESTS,
         verify::TESTS,
         verify_xdp::TESTS,
         watch::TESTS,

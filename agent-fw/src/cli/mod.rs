@@ -31,11 +31,14 @@ mod read_files;
 mod regions;
 mod report;
 mod rules;
+mod rules_check;
+mod rules_report;
 mod sample;
 mod security_group;
 mod set;
 mod status;
 mod terminal;
+mod tls;
 mod uninstall;
 mod units;
 mod verify;
@@ -109,6 +112,8 @@ enum Command {
     #[command(subcommand)]
     Rules(rules::Rules),
     Ports(ports::Ports),
+    #[command(subcommand)]
+    Tls(tls::Tls),
     Metrics(metrics::Metrics),
     Completions(completions::Completions),
     #[command(hide = true)]
@@ -186,6 +191,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Regions(regions) => regions.run(),
         Command::Rules(rules) => rules.run(),
         Command::Ports(ports) => ports.run(),
+        Command::Tls(tls) => tls.run(),
         Command::Metrics(metrics) => metrics.run(),
         Command::Completions(completions) => completions.run(),
         Command::ReadFiles(reader) => reader.run(),
