@@ -18,6 +18,7 @@ pub use reach::Service;
 pub use rule::{FirewallError, Rule, Unenforceable};
 pub use shadowing::ShadowedRule;
 pub use verdicts::Verdicts;
+pub(crate) use verdicts::loopback;
 
 use crate::model::rule::{Action, Direction, Priority};
 

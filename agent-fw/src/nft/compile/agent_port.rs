@@ -224,10 +224,16 @@ fn own(policy: &Policy) -> [Chain<Rule>; 2] {
             Statement::Accept,
         ])
     });
+    // A connection of this host's own that has slept is reset without having been learned. Forged, a
+    // reset does no more than one from a listed source, which can be forged anywhere.
+    let reset = [Statement::FromLoopback, flags(SYN | RST, RST, false)];
+    let reset =
+        [vec![Statement::FromThisHost], vec![Statement::Is(Family::V6), Statement::FromLinkLocal]]
+            .map(|from| Rule::new(reset.iter().cloned().chain(from).chain([Statement::Accept])));
     let base = Some(BaseChain { hook: Hook::Output, priority: LATE_PRIORITY });
     [
         Chain { name: SENT.to_owned(), base, rules: learn.into() },
-        Chain { name: OWN.to_owned(), base: None, rules: admit.into() },
+        Chain { name: OWN.to_owned(), base: None, rules: admit.into_iter().chain(reset).collect() },
     ]
 }
 
