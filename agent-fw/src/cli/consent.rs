@@ -45,15 +45,23 @@ impl fmt::Display for AtRisk {
     }
 }
 
+/// The installed policy, where what it lets pass matters and was not kept when it was put in force. Its
+/// files may keep waiting whoever reads them: it is read before the lock is taken.
+pub(super) fn installed(configuration: &Configuration) -> Option<Known> {
+    let is_needed = is_asked_about(configuration) && !last_good::is_kept();
+    is_needed.then(|| policy::compiled().ok().flatten()).flatten()
+}
+
 impl Consent {
     /// Refuses a policy that cuts off what is in use and not accepted. What is accepted is told; what
-    /// there is, is returned.
+    /// there is, is returned. `installed` is what [`installed`] has read.
     pub(super) fn check(
         &self,
         configuration: &Configuration,
         compiled: &Compiled,
+        installed: Option<Known>,
     ) -> Result<LiveSessions> {
-        let (live, found) = found(configuration, compiled)?;
+        let (live, found) = found(configuration, compiled, installed)?;
         let is_accepted = |risk: &&Risk| self.accept_risk.contains(&risk.name);
         let (accepted, refused): (Vec<&Risk>, Vec<&Risk>) = found.iter().partition(is_accepted);
         if !refused.is_empty() {
@@ -79,13 +87,14 @@ impl Consent {
 fn found(
     configuration: &Configuration,
     compiled: &Compiled,
+    installed: Option<Known>,
 ) -> anyhow::Result<(LiveSessions, Vec<Risk>)> {
     if !is_asked_about(configuration) {
         return Ok((LiveSessions::default(), Vec::new()));
     }
     // The policy in force is the last that was put there; before that was kept, the installed one.
     let before = last_good::compiled().ok().flatten().filter(|_| policy::is_installed());
-    let before = before.or_else(|| policy::compiled().ok().flatten());
+    let before = before.or(installed);
     let after: Known = (configuration.clone(), compiled.clone());
     let mut live = LiveSessions::read()?;
     let mut found = risks(&live, before.as_ref(), &after);

@@ -1,6 +1,6 @@
 //! `agent-fw install`: from words to an enforced policy, all of it or nothing.
 
-use super::consent::Consent;
+use super::consent::{self, Consent};
 use super::outcome::{Failure, Outcome, Result};
 use super::policy_args::{PolicyArgs, compile};
 use super::units::Units;
@@ -78,6 +78,7 @@ impl Install {
         required?;
         // What is kept for the next boot is read before the lock is taken.
         let texts = SourceTexts::read_for(&configuration, &lists).map_err(Failure::Input)?;
+        let before = consent::installed(&configuration);
         reader::dismiss();
         let mut nftables = Nftables::open()?;
         if self.dry_run {
@@ -85,12 +86,12 @@ impl Install {
             let boot = self.units.files()?;
             let installed = is_installed(&configuration, &lists, boot.as_deref());
             let outcome = dry_run(&held.differences(&configuration, &compiled)?, installed);
-            self.consent.check(&configuration, &compiled)?;
+            self.consent.check(&configuration, &compiled, before)?;
             return Ok(outcome);
         }
         let lock = lock::acquire_for_change("install", self.patience.duration())?;
         refuse_to_open(&configuration, &compiled, meant)?;
-        let live = self.consent.check(&configuration, &compiled)?;
+        let live = self.consent.check(&configuration, &compiled, before)?;
         let held = KernelState::read(&mut nftables)?;
         let boot = self.units.files()?;
         let differing = held.differences(&configuration, &compiled)?;
@@ -99,6 +100,8 @@ impl Install {
             if boot.is_some() {
                 systemd::enable()?;
             }
+            // It may have been taken away.
+            apply::keep(&texts, &compiled).iter().for_each(|note| report::caution("note:", note));
             drop(lock);
             let started = if boot.is_some() { self.units.start(true) } else { Ok(()) };
             report::remark("no change: the kernel and policy.toml are as they should be");
