@@ -101,7 +101,9 @@ impl Install {
                 systemd::enable()?;
             }
             // It may have been taken away.
-            apply::keep(&texts, &compiled).iter().for_each(|note| report::caution("note:", note));
+            if let Some(note) = apply::keep(&texts, &compiled) {
+                report::caution("note:", note);
+            }
             drop(lock);
             let started = if boot.is_some() { self.units.start(true) } else { Ok(()) };
             report::remark("no change: the kernel and policy.toml are as they should be");

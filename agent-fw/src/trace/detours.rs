@@ -442,10 +442,10 @@ impl<'a> Rule<'a> {
                         return false;
                     }
                 }
-                Some(Value::Protocol) => {
-                    if bounds(1).is_some_and(|(from, to)| from[0] > TCP || to[0] < TCP) {
-                        return false;
-                    }
+                Some(Value::Protocol)
+                    if bounds(1).is_some_and(|(from, to)| from[0] > TCP || to[0] < TCP) =>
+                {
+                    return false;
                 }
                 Some(Value::Destination(mask)) => {
                     taken = mask.len();

@@ -11,6 +11,9 @@ use std::net::IpAddr;
 /// `IPS_OFFLOAD` of linux/netfilter/nf_conntrack_common.h.
 const OFFLOADED: u32 = 1 << 14;
 
+/// `CTA_STATUS_MASK`.
+const MASK: u16 = 26;
+
 /// The detour that a flowtable is, past an early drop, for connections to the policy's port that the
 /// policy would not let begin.
 pub fn offloaded(policy: &Policy) -> anyhow::Result<Option<Detour>> {
@@ -19,8 +22,6 @@ pub fn offloaded(policy: &Policy) -> anyhow::Result<Option<Detour>> {
     if netfilter.dump(Kind::GetFlowtable, every_family, &[])?.is_empty() {
         return Ok(None);
     }
-    /// `CTA_STATUS_MASK`.
-    const MASK: u16 = 26;
     let filter = [numbered(STATUS, OFFLOADED), numbered(MASK, OFFLOADED)].concat();
     let all = netfilter.list(GET, every_family, &filter)?;
     let is_admitted = |source: &IpAddr| {
