@@ -2,13 +2,13 @@
 //! units, the rule of udev and a policy to begin with. `cargo xtask dist` runs this, with the
 //! directory to fill.
 
-use agent_fw::cli::Arguments;
+use agent_fw::cli;
 use agent_fw::configuration::Configuration;
 use agent_fw::system::systemd::{
     MODULES, Origin, RULE, modules, modules_besides, udev_rule, units,
 };
 use anyhow::{Context as _, Result};
-use clap::{Command, CommandFactory as _};
+use clap::Command;
 use clap_complete::Shell;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ fn write_units(root: &Path) -> Result<()> {
 
 /// One page for the command and one for each subcommand, in the section for administrators.
 fn write_manual(root: &Path) -> Result<()> {
-    let mut command = Arguments::command().disable_help_subcommand(true);
+    let mut command = cli::command().disable_help_subcommand(true);
     // Gives each subcommand its full name.
     command.build();
     write_pages(&root.join("usr/share/man/man8"), &command)
@@ -61,7 +61,7 @@ fn write_completions(root: &Path) -> Result<()> {
         (Shell::Zsh, "zsh/site-functions/_agent-fw"),
     ] {
         let mut script = Vec::new();
-        clap_complete::generate(shell, &mut Arguments::command(), "agent-fw", &mut script);
+        clap_complete::generate(shell, &mut cli::command(), "agent-fw", &mut script);
         write(&root.join("usr/share").join(place), script)?;
     }
     Ok(())

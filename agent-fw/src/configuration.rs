@@ -1,9 +1,13 @@
 //! What the user wants, as flags say it and `policy.toml` keeps it.
 
 mod beyond;
+pub mod change;
 mod command_line;
+mod edit;
 mod file;
 
+pub use command_line::quoted;
+pub use edit::Edit;
 pub use file::is_edited;
 
 use crate::input::options::{Backend, Mode, XdpMode};
@@ -14,7 +18,7 @@ use crate::model::firewall::Firewall;
 use crate::model::rule::{
     Addresses, AgentPolicy, Endpoint, HiddenRuleMatch, Match, Rule, closed, hidden_rule, lower,
 };
-use crate::model::{DefaultAction, Origin, Policy, Port};
+use crate::model::{AddressSet, DefaultAction, Origin, Policy, Port};
 use crate::nft::{Extras, Image, Ruleset};
 use crate::system::file::Trust;
 use anyhow::{Context as _, bail};
@@ -30,6 +34,8 @@ pub struct Configuration {
     /// Sources that are admitted. Without MAC addresses, "any" is what the agent's hidden rule
     /// says; none then is no policy, so that a lost line never opens the port.
     pub allow_from: Vec<Source>,
+    /// Sources that are taken out of all that are admitted, whatever admits them.
+    pub except: Vec<Source>,
     /// MAC addresses that are admitted; none means any.
     pub allow_mac: Vec<MacSource>,
     /// Files of rules in the vendor's vocabulary. The sources of those that replace the agent's
@@ -82,6 +88,7 @@ impl Default for Configuration {
     fn default() -> Self {
         Self {
             allow_from: Vec::new(),
+            except: Vec::new(),
             allow_mac: Vec::new(),
             rules: Vec::new(),
             policy: false,
@@ -150,6 +157,18 @@ impl Configuration {
         if let Some(name) = self.interfaces.iter().find(|name| !is_interface_name(name)) {
             bail!("`{}` is no name of an interface", name.escape_debug());
         }
+        if self.except.contains(&Source::Any) {
+            bail!(
+                "--except any would leave nobody who reaches the port; --direction agent-initiated \
+                 closes it to every source"
+            );
+        }
+        if self.direction == Mode::AgentInitiated && !self.except.is_empty() {
+            bail!(
+                "in agent-initiated mode the port is closed to all: there is nothing that --except \
+                 could take out"
+            );
+        }
         if self.port == 0 {
             bail!("port 0 is no port; the agent's is {} unless you changed it", Port::AGENT);
         }
@@ -205,6 +224,7 @@ impl Configuration {
             notices.push(Warning::NoEngineRules);
         }
         let lowered = if closes { closed(port) } else { lower(rules, port, self.otherwise)? };
+        let lowered = lowered.without(&self.excepted(catalogue, lists, &mut notices)?);
         let relay = firewall.as_ref().and_then(|firewall| self.relay_policy(firewall));
         let is_said = !self.restricts();
         self.check_breadth(&lowered.policy, is_said, &mut notices)?;
@@ -287,7 +307,8 @@ impl Configuration {
     /// The files that it names: lists, and rules.
     pub fn lists(&self) -> impl Iterator<Item = &ListFile> {
         let services = self.outbound_to.iter().filter_map(|destination| destination.at.as_ref());
-        let sources = self.allow_from.iter().chain(&self.relay).chain(services);
+        let sources = self.allow_from.iter().chain(&self.except).chain(&self.relay);
+        let sources = sources.chain(services);
         let sources = sources.filter_map(Source::list);
         sources.chain(self.allow_mac.iter().filter_map(MacSource::list)).chain(&self.rules)
     }
@@ -295,6 +316,18 @@ impl Configuration {
     /// Whether the list at `path` is one of its sources.
     pub fn names_list(&self, path: &Path) -> bool {
         self.lists().any(|list| matches!(list, ListFile::Path(named) if named == path))
+    }
+
+    /// The addresses that are admitted by nothing.
+    fn excepted(
+        &self,
+        catalogue: &Catalogue,
+        lists: &Lists,
+        notices: &mut Vec<Warning>,
+    ) -> anyhow::Result<AddressSet> {
+        let resolved = resolve("--except", &self.except, catalogue, lists)?;
+        notices.extend(resolved.notices);
+        Ok(Addresses(resolved.addresses).all())
     }
 
     /// The flags as a rule in the vendor's vocabulary; none if they restrict nothing, since then

@@ -1,9 +1,8 @@
 //! The command `agent-fw`.
 
-use agent_fw::cli::{Arguments, run};
-use clap::Parser as _;
+use agent_fw::cli::{arguments, run};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    run(Arguments::parse())
+    run(arguments())
 }

@@ -49,7 +49,7 @@ fn install_with_unit(lab: &Lab, flags: &[&str]) -> Result<String> {
     lab.overlay("/usr/local/bin")?;
     let program = "/usr/local/bin/agent-fw";
     copy_program(program)?;
-    run([program, "install", "--untested"].iter().chain(flags))
+    run([program, "install", "--untested", "--replace"].iter().chain(flags))
 }
 
 /// Copied by another process: one that this one has open for writing, and so has a child of some

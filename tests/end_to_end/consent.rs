@@ -14,13 +14,18 @@ tests![
     every_unit_that_starts_something_has_a_deadline,
 ];
 
-/// A bare `install` whose input is a terminal on which this is typed; its exit code, and what is
-/// shown and said.
+/// A bare `install` on a terminal.
 fn install_on_a_terminal(typed: &str) -> Result<(Option<i32>, String)> {
+    on_a_terminal(&["install", "--no-boot", "--untested", "--replace"], typed)
+}
+
+/// A command of agent-fw's whose input is a terminal on which this is typed; its exit code, and what
+/// is shown and said.
+pub(crate) fn on_a_terminal(words: &[&str], typed: &str) -> Result<(Option<i32>, String)> {
     let terminal = openpty(None, None)?;
     let mut person = File::from(terminal.master);
     let mut install = command([agent_fw_path()]);
-    let install = install.args(["install", "--no-boot", "--untested"]);
+    let install = install.args(words);
     let install = install.stdin(Stdio::from(terminal.slave));
     let mut child = install.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     person.write_all(typed.as_bytes())?;

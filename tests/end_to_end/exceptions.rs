@@ -54,7 +54,7 @@ fn open(flags: &[&str]) -> Result<String> {
 }
 
 fn try_open(flags: &[&str]) -> Result<Finished> {
-    agent_fw(["install", "--no-boot", "--open-host-firewall"].iter().chain(flags))
+    agent_fw(["install", "--no-boot", "--replace", "--open-host-firewall"].iter().chain(flags))
 }
 
 fn manager(lab: &Lab) -> Result<Peer> {
@@ -113,7 +113,8 @@ fn life(neighbour: &Neighbour) -> Result<()> {
         let many: String = (0..80).map(|n| format!("198.51.100.{}\n", n * 2)).collect();
         std::fs::write("/etc/many", format!("{many}{LATER}\n2001:db8:42::/48\n"))?;
         let others = ["--allow-from", "file:/etc/many"];
-        let said = agent_fw(["install", "--no-boot"].iter().chain(&others))?.success()?;
+        let said =
+            agent_fw(["install", "--no-boot", "--replace"].iter().chain(&others))?.success()?;
         ensure!(said.contains("exception taken back: "), "{said}");
         expect(&peer, &said, true, &[LATER, "2001:db8:42::7"])?;
         expect(&peer, &said, false, &INSIDE)?;
@@ -332,7 +333,7 @@ fn a_kill_at_any_moment_leaves_nothing_that_uninstall_does_not_find() -> Result<
         let before = ufw_rules()?;
         let mut left_something = 0;
         for round in 0..12_u64 {
-            let flags = ["install", "--no-boot", "--open-host-firewall"];
+            let flags = ["install", "--no-boot", "--replace", "--open-host-firewall"];
             let argv = flags.iter().chain(&ALLOWED);
             kill_agent_fw_after(Duration::from_millis(60 + round * 130), argv)?;
             let finished = agent_fw(["uninstall"])?;

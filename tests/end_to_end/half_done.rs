@@ -58,7 +58,8 @@ fn an_install_of_both_that_is_killed_at_any_moment_is_finished_or_taken_back() -
         let rounds = 24;
         for round in 0..rounds {
             let next = if round % 2 == 0 { wide } else { narrow };
-            let words = ["install", "--no-boot", "--untested"].into_iter().chain(flags(next));
+            let words =
+                ["install", "--no-boot", "--untested", "--replace"].into_iter().chain(flags(next));
             kill_agent_fw_after(took * round / rounds + Duration::from_millis(1), words)?;
             finish(&manager, round).with_context(|| format!("round {round}"))?;
             let is_wide = fs::read_to_string(POLICY)?.contains(wide);

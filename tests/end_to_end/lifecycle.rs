@@ -70,7 +70,7 @@ fn installing_again_changes_nothing_and_says_so() -> Result<()> {
 fn a_dry_run_shows_the_difference_and_changes_nothing() -> Result<()> {
     Lab::run(|_| {
         let dry = try_install(&["--allow-from", "region:us-1", "--dry-run"])?;
-        ensure!(dry.code == Some(1) && dry.stdout.contains("is not there"), "{dry}");
+        ensure!(dry.code == Some(1) && dry.stdout.contains("would be closed to all but"), "{dry}");
         ensure!(
             !Path::new("/etc/agent-fw").exists() && run(["nft", "list", "ruleset"])?.is_empty()
         );
@@ -78,8 +78,9 @@ fn a_dry_run_shows_the_difference_and_changes_nothing() -> Result<()> {
         let before = run(["nft", "--handle", "list", "ruleset"])?;
         let dry = try_install(&["--allow-from", "region:us-1", "--dry-run"])?;
         ensure!(dry.code == Some(0) && dry.stdout.contains("nothing would change"), "{dry}");
-        let dry = try_install(&["--allow-from", "region:gb-1", "--dry-run"])?;
+        let dry = try_install(&["--allow-from", "region:gb-1", "--dry-run", "--verbose"])?;
         ensure!(dry.code == Some(1), "{dry}");
+        ensure!(dry.stdout.contains("(region gb-1) would be admitted"), "{dry}");
         for part in
             ["missing: element 18.98.162.128/27", "not in this policy: element 34.205.5.0/27"]
         {
@@ -105,7 +106,7 @@ fn kill_9_at_any_moment_of_install_leaves_the_old_or_the_new_policy() -> Result<
         write_list("/run/old.list", 11)?;
         write_list("/run/new.list", 12)?;
         let old = ["--allow-from", "file:/run/old.list"];
-        let new = ["install", "--no-boot", "--allow-from", "file:/run/new.list"];
+        let new = ["install", "--no-boot", "--replace", "--allow-from", "file:/run/new.list"];
         install(&old)?;
         let old_hash = status()?.0["kernel_policy"].clone();
         let start = Instant::now();
@@ -155,7 +156,15 @@ fn twenty_installs_at_once_leave_one_of_their_policies_whole() -> Result<()> {
         let spawn = |n: u32| {
             let source = format!("192.0.2.{n}");
             command([agent_fw_path()])
-                .args(["install", "--no-boot", "--wait", "60", "--allow-from", &source])
+                .args([
+                    "install",
+                    "--no-boot",
+                    "--replace",
+                    "--wait",
+                    "60",
+                    "--allow-from",
+                    &source,
+                ])
                 .stdout(Stdio::null())
                 .spawn()
         };
@@ -234,7 +243,7 @@ fn when_the_boot_unit_cannot_be_enabled_everything_is_undone() -> Result<()> {
         // A unit without a section [Install] that is masked: systemctl refuses it.
         fs::create_dir_all("/etc/systemd/system")?;
         std::os::unix::fs::symlink("/dev/null", "/etc/systemd/system/agent-fw.service")?;
-        let failed = agent_fw(["install", "--allow-from", "region:gb-1"])?;
+        let failed = agent_fw(["install", "--replace", "--allow-from", "region:gb-1"])?;
         ensure!(failed.code == Some(3), "{failed}");
         ensure!(failed.stderr.contains("systemctl enable"), "{failed}");
         ensure!(failed.stderr.contains("the previous policy remains in force"), "{failed}");
@@ -481,7 +490,7 @@ fn a_table_that_was_altered_is_undone_to_the_policy_of_before() -> Result<()> {
             let unit = "/etc/systemd/system/agent-fw.service";
             fs::create_dir_all("/etc/systemd/system")?;
             std::os::unix::fs::symlink("/dev/null", unit)?;
-            let failed = agent_fw(["install", "--allow-from", "203.0.113.1"])?;
+            let failed = agent_fw(["install", "--replace", "--allow-from", "203.0.113.1"])?;
             fs::remove_file(unit)?;
             ensure!(failed.code == Some(3), "{failed}");
             ensure!(failed.stderr.contains("the previous policy remains in force"), "{failed}");
@@ -521,7 +530,7 @@ fn a_full_disk_behind_the_output_does_not_stop_an_installation() -> Result<()> {
         install(&["--allow-from", "region:us-1"])?;
         fs::write(POLICY, fs::read_to_string(POLICY)? + "# edited\n")?;
         let code = command([agent_fw_path()])
-            .args(["install", "--no-boot", "--allow-from", "region:gb-1"])
+            .args(["install", "--no-boot", "--replace", "--allow-from", "region:gb-1"])
             .stdout(fs::OpenOptions::new().write(true).open("/dev/full")?)
             .stderr(fs::OpenOptions::new().write(true).open("/dev/full")?)
             .status()?

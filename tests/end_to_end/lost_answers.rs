@@ -37,7 +37,7 @@ fn lost(process: u32) -> u64 {
 
 fn what_is_said_of_a_policy_is_so_though_acknowledgements_are_lost() -> Result<()> {
     Lab::run(|_| {
-        let mut install = String::from("install --no-boot --untested");
+        let mut install = String::from("install --no-boot --untested --replace");
         for number in 0..lists()? {
             let (third, fourth) = (number / 250, number % 250);
             let prefixes = format!("10.{third}.{fourth}.0/25\n11.{third}.{fourth}.0/25\n");
@@ -45,7 +45,7 @@ fn what_is_said_of_a_policy_is_so_though_acknowledgements_are_lost() -> Result<(
             write!(install, " --allow-from file:/run/list-{number}")?;
         }
         // Made, exchanged for another, and exchanged for one that takes most of it away.
-        let one = "install --no-boot --untested --allow-from 198.51.100.3".to_owned();
+        let one = "install --no-boot --untested --replace --allow-from 198.51.100.3".to_owned();
         let steps = [
             (format!("{install} --allow-from 198.51.100.1"), "198.51.100.1"),
             (format!("{install} --allow-from 198.51.100.2"), "198.51.100.2"),

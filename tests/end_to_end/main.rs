@@ -9,6 +9,7 @@ mod boot_unit;
 mod breadth;
 mod bystanders;
 mod chance;
+mod changes;
 mod closed;
 mod consent;
 mod cut_off;

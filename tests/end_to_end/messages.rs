@@ -110,7 +110,14 @@ fn what_is_printed_fits_80_columns() -> Result<()> {
             agent_fw(["install", "--no-boot"].map(str::to_owned).iter().chain(&many))?,
             agent_fw(["status"])?,
             agent_fw(["install", "--no-boot", "--dry-run", "--allow-from", "region:us-1"])?,
-            agent_fw(["install", "--no-boot", "--allow-from", "54.221.196.9/24", "--log"])?,
+            agent_fw([
+                "install",
+                "--no-boot",
+                "--allow-from",
+                "54.221.196.9/24",
+                "--log",
+                "--replace",
+            ])?,
             agent_fw(["regions", "list"])?,
             agent_fw(["regions", "show", "us-1"])?,
         ];

@@ -294,7 +294,7 @@ fn whether_sources_get_through_is_a_metric_that_feigns_no_contact() -> Result<()
             {
                 agent_fw(asked)?;
             }
-            let again = [&["install", "--no-boot"], &words[..], backend].concat();
+            let again = [&["install", "--no-boot", "--replace"], &words[..], backend].concat();
             agent_fw(again)?.success()?;
             let (said, _) = check_after(24)?;
             ensure!(said["heartbeat"]["state"] == "never-arrived", "{}", said["heartbeat"]);

@@ -57,7 +57,7 @@ pub(crate) fn try_install(flags: &[&str]) -> Result<Finished> {
     const NAMING: [&str; 4] = ["--allow-from", "--allow-mac", "--rules", "agent-initiated"];
     let names = flags.iter().any(|flag| NAMING.contains(flag));
     let any: &[&str] = if names { &[] } else { &["--allow-from", "any"] };
-    agent_fw(["install", "--no-boot", "--untested"].iter().chain(flags).chain(any))
+    agent_fw(["install", "--no-boot", "--untested", "--replace"].iter().chain(flags).chain(any))
 }
 
 /// What becomes of a connection from `source`, an address that the peer is given for it.

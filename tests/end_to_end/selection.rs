@@ -5,13 +5,13 @@
 
 use crate::kernel_features::Feature;
 use crate::{
-    Test, admission, advice, agent_tls, below, boot_unit, breadth, bystanders, closed, consent,
-    cut_off, detours, disguise, dispatcher, doctor, encapsulation, enforcement, exceptions,
-    explain, explain_all, firewall, guard, half_done, hostile, late_gate, lifecycle, little_room,
-    live_sessions, loopback, lost_answers, memories, messages, metrics, openness, outbound,
-    own_frames, path_mtu, ports, regions, relay, rule_files, ruleset, silent_files, specification,
-    tc, tests, unpinned, unplugged, updates, verdicts, verify, verify_xdp, watch, way_back,
-    way_out, without_lock, xdp, xdp_alone, xdp_others, xdp_stacked, xdp_tags,
+    Test, admission, advice, agent_tls, below, boot_unit, breadth, bystanders, changes, closed,
+    consent, cut_off, detours, disguise, dispatcher, doctor, encapsulation, enforcement,
+    exceptions, explain, explain_all, firewall, guard, half_done, hostile, late_gate, lifecycle,
+    little_room, live_sessions, loopback, lost_answers, memories, messages, metrics, openness,
+    outbound, own_frames, path_mtu, ports, regions, relay, rule_files, ruleset, silent_files,
+    specification, tc, tests, unpinned, unplugged, updates, verdicts, verify, verify_xdp, watch,
+    way_back, way_out, without_lock, xdp, xdp_alone, xdp_others, xdp_stacked, xdp_tags,
 };
 use agent_fw_lab::{RARE, is_emulated, is_whole};
 use anyhow::{Result, ensure};
@@ -141,6 +141,7 @@ fn elsewhere_the_same() -> Vec<&'static [Test]> {
         below::TESTS,
         boot_unit::TESTS,
         breadth::TESTS,
+        changes::TESTS,
         closed::TESTS,
         consent::TESTS,
         cut_off::TESTS,

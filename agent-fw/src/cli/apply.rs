@@ -1,12 +1,18 @@
 //! `agent-fw apply`: what the boot unit runs.
 
+use super::consent::this_command;
 use super::outcome::{Outcome, Result};
 use super::{LockWait, exceptions, report};
-use crate::engine::apply::{self, Applied, AtBoot, Read};
+use crate::configuration::change::{Tense, differences};
+use crate::engine::apply::{self, Applied, ApplyConsent, AtBoot, Read};
+use crate::engine::history::{self, Made};
 use crate::engine::judge::{Beyond, NotClosed, judge, judge_beyond};
 use crate::engine::kernel_state::KernelState;
-use crate::engine::without_lock;
+use crate::engine::opening::Known;
+use crate::engine::sources::SourceTexts;
+use crate::engine::{last_good, without_lock};
 use crate::nft::Nftables;
+use crate::system;
 use crate::system::lock::Busy;
 use crate::system::privilege;
 use sd_notify::NotifyState;
@@ -33,6 +39,15 @@ pub(super) struct Apply {
     /// enforced; the last good policy is.
     #[arg(long, conflicts_with = "boot")]
     accept_opening: bool,
+    /// Take a list that has lost more than half of its entries since the policy was put into force
+    ///
+    /// Without it, the list may be half written, and is refused. At boot the last good policy is
+    /// enforced then.
+    #[arg(long, conflicts_with = "boot")]
+    allow_shrink: bool,
+    /// Print what would change, and change nothing (exit code 1 if anything would)
+    #[arg(long, conflicts_with = "boot")]
+    dry_run: bool,
     #[command(flatten)]
     patience: LockWait,
 }
@@ -43,11 +58,62 @@ impl Apply {
         if self.boot {
             return at_boot(self.patience.duration());
         }
+        let consent = ApplyConsent { opening: self.accept_opening, shrinking: self.allow_shrink };
+        if self.dry_run {
+            return dry_run(consent);
+        }
         let (read, _lock) = Read::with_lock_for_change("apply", self.patience.duration())?;
-        let applied = apply::apply(&read, self.accept_opening)?;
+        // The last policy that was put into force, whatever has become of policy.toml since.
+        let before = last_good::read().ok().flatten();
+        let before = before.and_then(|texts| Some((texts.compile(system::POLICY).ok()?, texts)));
+        let applied = apply::apply(&read, consent)?;
         tell(&applied);
+        note_change(&read, before, &applied);
         exceptions::refresh(&applied.configuration, &applied.compiled);
         Ok(Outcome::Done)
+    }
+}
+
+/// What `apply` would change, in words.
+fn dry_run(consent: ApplyConsent) -> Result<Outcome> {
+    let read = Read::now();
+    let (configuration, compiled) = apply::checked(&read, consent)?;
+    compiled.notices.iter().for_each(report::notice);
+    let before = last_good::compiled().ok().flatten();
+    let before = before.as_ref().map(|(configuration, compiled)| (configuration, compiled));
+    let changes = differences(before, (&configuration, &compiled));
+    let held = KernelState::read(&mut Nftables::open()?)?;
+    let differing = held.differences(&configuration, &compiled)?;
+    if differing.is_empty() {
+        report::remark("the kernel enforces this policy already; nothing would change");
+        return Ok(Outcome::Done);
+    }
+    if changes.is_empty() {
+        report::remark(
+            "the policy is the one that was last put into force, which the kernel does not enforce \
+             as it should: apply would put it right",
+        );
+    } else {
+        report::remark("apply would change:");
+        let words = changes.iter().map(|change| change.in_words(Tense::Would));
+        report::changes(&words.collect::<Vec<_>>(), false);
+    }
+    Ok(Outcome::False)
+}
+
+/// Writes down that a policy.toml was put into force which somebody has edited.
+fn note_change(read: &Read, before: Option<(Known, SourceTexts)>, applied: &Applied) {
+    let Some(texts) = read.texts().filter(|_| !read.is_on_trial()) else { return };
+    let Applied { configuration, compiled, .. } = applied;
+    if before.as_ref().is_some_and(|(_, before)| before == texts) {
+        return;
+    }
+    let known = before.as_ref().map(|((words, compiled), _)| (words, compiled));
+    let changes = differences(known, (configuration, compiled));
+    let made = Made::now(&this_command(&[]), &changes, None);
+    let before = before.as_ref().map(|((_, compiled), texts)| (texts, compiled));
+    if let Err(error) = history::note(before, (texts, compiled), made) {
+        report::caution("note:", format_args!("this change is not in the history: {error:#}"));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::outcome::{Failure, Result};
 use super::report;
-use crate::configuration::{Compiled, Configuration};
+use crate::configuration::{Compiled, Configuration, quoted};
 use crate::engine::live::LiveSessions;
 use crate::engine::opening::Known;
 use crate::engine::risk::{Name, Risk, is_asked_about, risks};
@@ -10,7 +10,6 @@ use crate::engine::{last_good, policy};
 use crate::model::Port;
 use crate::system::sockets::Protocol;
 use crate::trace::Opener;
-use std::fmt;
 
 /// The port of `sshd`, where nothing else is known.
 const SSH: Port = Port(22);
@@ -27,47 +26,42 @@ pub(super) struct Consent {
     accept_risk: Vec<Name>,
 }
 
-/// Something that is in use would be cut off, and has not been accepted.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct AtRisk {
-    risks: Vec<Risk>,
-    /// The command that accepts it.
+/// Something was refused that nobody has consented to.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{text}")]
+pub(super) struct Refused {
+    /// What, and why.
+    pub(super) text: String,
+    /// The command that consents.
     pub(super) command: String,
 }
 
-impl std::error::Error for AtRisk {}
-
-impl fmt::Display for AtRisk {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("nothing was changed: this policy would cut off what is in use now")?;
-        self.risks.iter().try_for_each(|risk| write!(f, "\n{}", words(risk)))?;
-        f.write_str("\nIf that is meant, accept it by name:")
-    }
-}
-
-/// The installed policy, where what it lets pass matters and was not kept when it was put in force. Its
-/// files may keep waiting whoever reads them: it is read before the lock is taken.
-pub(super) fn installed(configuration: &Configuration) -> Option<Known> {
-    let is_needed = is_asked_about(configuration) && !last_good::is_kept();
-    is_needed.then(|| policy::compiled().ok().flatten()).flatten()
+/// A policy that would cut off what is in use, and was not accepted.
+fn at_risk(risks: &[&Risk]) -> Refused {
+    let named: String = risks.iter().map(|risk| format!("\n{}", words(risk))).collect();
+    let text = format!(
+        "nothing was changed: this policy would cut off what is in use now{named}\nIf that is meant, \
+         accept it by name:"
+    );
+    let names: Vec<String> = risks.iter().map(|risk| risk.name.to_string()).collect();
+    Refused { text, command: this_command(&["--accept-risk", &names.join(",")]) }
 }
 
 impl Consent {
     /// Refuses a policy that cuts off what is in use and not accepted. What is accepted is told; what
-    /// there is, is returned. `installed` is what [`installed`] has read.
+    /// there is, is returned. `installed` is the installed policy, as it was
+    /// read before the lock was taken: its files may keep waiting whoever reads them.
     pub(super) fn check(
         &self,
         configuration: &Configuration,
         compiled: &Compiled,
-        installed: Option<Known>,
+        installed: Option<&Known>,
     ) -> Result<LiveSessions> {
         let (live, found) = found(configuration, compiled, installed)?;
         let is_accepted = |risk: &&Risk| self.accept_risk.contains(&risk.name);
         let (accepted, refused): (Vec<&Risk>, Vec<&Risk>) = found.iter().partition(is_accepted);
         if !refused.is_empty() {
-            let risks: Vec<Risk> = refused.into_iter().cloned().collect();
-            let command = command(&risks);
-            return Err(Failure::Input(AtRisk { risks, command }.into()));
+            return Err(Failure::Input(at_risk(&refused).into()));
         }
         for risk in accepted {
             report::caution("cut off, as accepted:", words(risk));
@@ -87,20 +81,20 @@ impl Consent {
 fn found(
     configuration: &Configuration,
     compiled: &Compiled,
-    installed: Option<Known>,
+    installed: Option<&Known>,
 ) -> anyhow::Result<(LiveSessions, Vec<Risk>)> {
     if !is_asked_about(configuration) {
         return Ok((LiveSessions::default(), Vec::new()));
     }
     // The policy in force is the last that was put there; before that was kept, the installed one.
-    let before = last_good::compiled().ok().flatten().filter(|_| policy::is_installed());
-    let before = before.or(installed);
+    let kept = last_good::compiled().ok().flatten().filter(|_| policy::is_installed());
+    let before = kept.as_ref().or(installed);
     let after: Known = (configuration.clone(), compiled.clone());
     let mut live = LiveSessions::read()?;
-    let mut found = risks(&live, before.as_ref(), &after);
+    let mut found = risks(&live, before, &after);
     if found.iter().any(|risk| risk.is_service && risk.name.protocol == Protocol::Udp) {
         live.forget_passing_clients()?;
-        found = risks(&live, before.as_ref(), &after);
+        found = risks(&live, before, &after);
     }
     found.sort_by_key(|risk| (!is_ssh(risk.name), risk.name));
     Ok((live, found))
@@ -119,36 +113,17 @@ fn words(risk: &Risk) -> String {
     if is_ssh(risk.name) { format!("ssh: {risk}") } else { risk.to_string() }
 }
 
-/// This command, with these accepted besides.
-fn command(risks: &[Risk]) -> String {
-    let names: Vec<String> = risks.iter().map(|risk| risk.name.to_string()).collect();
+/// A command that is longer than so many bytes is not shown.
+const LONGEST: usize = 2000;
+
+/// This command, with these words besides, for a shell.
+pub(super) fn this_command(besides: &[&str]) -> String {
     let given = std::env::args_os().map(|word| quoted(&word.to_string_lossy()));
-    let accepted = ["--accept-risk".to_owned(), names.join(",")];
-    given.chain(accepted).collect::<Vec<_>>().join(" ")
-}
-
-/// A word as a shell reads it back.
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    if word.chars().any(char::is_control) {
-        // As `$'…'` reads it; a terminal must not.
-        return format!("$'{}'", word.escape_default());
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::quoted;
-
-    #[test]
-    fn words_are_quoted_where_a_shell_would_change_them() {
-        assert_eq!(quoted("--allow-from=region:us-1"), "--allow-from=region:us-1");
-        assert_eq!(quoted("/etc/my rules.json"), "'/etc/my rules.json'");
-        assert_eq!(quoted("it's"), r"'it'\''s'");
-        assert_eq!(quoted(""), "''");
+    let besides: Vec<String> = besides.iter().map(|word| quoted(word)).collect();
+    let whole = given.chain(besides.iter().cloned()).collect::<Vec<_>>().join(" ");
+    match besides.is_empty() {
+        _ if whole.len() <= LONGEST => whole,
+        true => format!("{} …", &whole[..whole.floor_char_boundary(LONGEST)]),
+        false => format!("the same command, and {}", besides.join(" ")),
     }
 }

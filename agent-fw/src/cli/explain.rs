@@ -34,8 +34,11 @@ use std::str::FromStr;
 #[derive(clap::Args, Debug)]
 pub(super) struct Explain {
     /// Where the packet comes from; an address of one link with its interface, as in fe80::1%eth0
-    #[arg(long, value_name = "SOURCE", required_unless_present = "all")]
+    #[arg(long, value_name = "SOURCE", required_unless_present_any = ["all", "source"])]
     from: Option<Source>,
+    /// The same as --from
+    #[arg(value_name = "SOURCE", hide = true, conflicts_with_all = ["from", "all"])]
+    source: Option<Source>,
     /// The MAC address that it comes from; without it, that of the neighbour towards the source
     #[arg(long, value_name = "MAC")]
     mac: Option<MacAddr>,
@@ -73,7 +76,7 @@ impl Explain {
         let catalogue = catalogue();
         let (read, _lock) = Read::with_lock("explain", self.patience.duration())?;
         trace::clear();
-        match self.from.clone() {
+        match self.from.clone().or_else(|| self.source.clone()) {
             Some(Source { address, interface }) if !self.all => {
                 if interface.is_some() && self.interface.is_some() && interface != self.interface {
                     return Err(Failure::Input(anyhow!(

@@ -40,7 +40,8 @@ pub(super) fn last(contact: &Contact, by: &str) -> Option<String> {
     Some(if same { ago(to) } else { format!("{} to {}", in_words(to), ago(from)) })
 }
 
-fn ago(time: Duration) -> String {
+/// So long ago, in words.
+pub(super) fn ago(time: Duration) -> String {
     format!("{} ago", in_words(time))
 }
 

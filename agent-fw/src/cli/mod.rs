@@ -1,15 +1,20 @@
 //! The command line: one file a subcommand.
 
+mod allow;
 mod apply;
 mod asking;
+mod change;
 mod compile;
+mod confirm;
 mod consent;
 mod counterexample;
 mod doctor;
+pub mod examples;
 mod exceptions;
 mod explain;
 mod guard;
 mod heartbeat;
+mod history;
 mod install;
 mod metrics;
 mod openness;
@@ -17,6 +22,7 @@ mod outcome;
 mod own_packets;
 mod path_report;
 mod policy_args;
+mod policy_changes;
 mod ports;
 mod probe_runner;
 mod read_files;
@@ -25,6 +31,7 @@ mod report;
 mod rules;
 mod sample;
 mod security_group;
+mod set;
 mod status;
 mod terminal;
 mod uninstall;
@@ -35,7 +42,7 @@ mod watch;
 
 use crate::system::reader;
 use clap::builder::styling::{AnsiColor, Styles};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -78,6 +85,12 @@ const EXIT_CODES: &str = "Exit codes: 0 done or true, 1 false (kernel and policy
 #[derive(Subcommand, Debug)]
 enum Command {
     Install(install::Install),
+    Allow(allow::Allow),
+    Deny(allow::Deny),
+    Set(Box<set::Set>),
+    Confirm(confirm::Confirm),
+    Undo(history::Undo),
+    History(history::History),
     Apply(apply::Apply),
     Uninstall(uninstall::Uninstall),
     Compile(compile::Compile),
@@ -111,6 +124,27 @@ impl LockWait {
     }
 }
 
+/// The command with its subcommands, each with its examples.
+pub fn command() -> clap::Command {
+    let with_examples = |command: clap::Command, words: &[&str], text: String| match words {
+        [name] => command.mut_subcommand(*name, |command| command.after_long_help(text)),
+        [group, name] => command.mut_subcommand(*group, |command| {
+            command.mut_subcommand(*name, |command| command.after_long_help(text))
+        }),
+        _ => command,
+    };
+    examples::EXAMPLES.iter().fold(Arguments::command(), |command, (words, examples)| {
+        with_examples(command, words, examples::in_help(examples))
+    })
+}
+
+/// The arguments of this process. Where they are wrong, it ends.
+pub fn arguments() -> Arguments {
+    let matches = command().get_matches();
+    Arguments::from_arg_matches(&matches)
+        .unwrap_or_else(|error| error.format(&mut command()).exit())
+}
+
 /// Runs the command, says what went wrong, and gives the exit code.
 pub fn run(arguments: Arguments) -> ExitCode {
     let Some(command) = arguments.command else {
@@ -122,6 +156,12 @@ pub fn run(arguments: Arguments) -> ExitCode {
     }
     let result = match command {
         Command::Install(install) => install.run(),
+        Command::Allow(allow) => allow.run(),
+        Command::Deny(deny) => deny.run(),
+        Command::Set(set) => set.run(),
+        Command::Confirm(confirm) => confirm.run(),
+        Command::Undo(undo) => undo.run(),
+        Command::History(history) => history.run(),
         Command::Apply(apply) => apply.run(),
         Command::Uninstall(uninstall) => uninstall.run(),
         Command::Compile(compile) => compile.run(),
@@ -142,7 +182,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Ok(outcome) => outcome.exit_code(),
         Err(failure) => {
             report::failure(failure.error());
-            if let Some(refused) = failure.error().downcast_ref::<consent::AtRisk>() {
+            if let Some(refused) = failure.error().downcast_ref::<consent::Refused>() {
                 report::command(&refused.command);
             }
             outcome::failed(&failure)

@@ -7,6 +7,7 @@ use super::report::{self, say};
 use super::sample::{self, Sample};
 use super::status::Findings;
 use crate::configuration::{Compiled, Configuration};
+use crate::engine::last_test::LastTest;
 use crate::host_firewall::{Firewall, Plan, Sources};
 use crate::model::rule::AgentPolicy;
 use crate::model::{Policy, Port, Verdict};
@@ -27,17 +28,21 @@ const ENOUGH: Duration = Duration::from_secs(2);
 const NAMED: usize = 3;
 
 /// Asks the kernel about a few sources of the policy, and says what of its promises holds. What
-/// goes wrong here is said and does no harm: the policy is in force.
-pub(super) fn test(configuration: &Configuration, compiled: &Compiled) {
+/// goes wrong here is said and does no harm: the policy is in force. Whether every admitted source
+/// that was to be tried gets through.
+pub(super) fn test(configuration: &Configuration, compiled: &Compiled) -> bool {
     let policy = &compiled.lowered.policy;
     if policy.admissions().is_empty() {
-        return;
+        return true;
     }
     let port = Port(configuration.port);
     let end = Instant::now() + ENOUGH;
     let mut answers = match ask(&compiled.lowered, port) {
         Ok(answers) => answers,
-        Err(error) => return report::caution("open:", format_args!("not tested: {error:#}")),
+        Err(error) => {
+            report::caution("open:", format_args!("not tested: {error:#}"));
+            return false;
+        }
     };
     let tried = std::iter::from_fn(|| (Instant::now() < end).then(|| answers.next()).flatten());
     let (admitted, others): (Vec<_>, Vec<_>) =
@@ -49,10 +54,16 @@ pub(super) fn test(configuration: &Configuration, compiled: &Compiled) {
     others.iter().filter(|answer| !answer.is_as_promised()).for_each(not_closed);
     let all = sample::few(policy, MOST).len();
     open(&admitted, all, policy, port);
+    let of = |connects| admitted.iter().filter(|a| a.connects() == Some(connects)).count();
+    let test = LastTest::now(policy.hash(), all, of(true), of(false));
+    // What cannot be written down was not tried.
+    drop(test.map(|test| test.keep()));
+    let is_open = admitted.len() == all && admitted.iter().all(|a| a.connects() == Some(true));
     sent.tell();
     for (program, rule) in ds_agent::own_rules(port) {
         report::remark(&format!("note: the agent has added `{rule}` ({program}): {OWN_RULES}"));
     }
+    is_open
 }
 
 /// What the kernel says of a few sources, admitted and not, one after the other.

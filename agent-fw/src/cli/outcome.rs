@@ -2,8 +2,9 @@
 
 pub(super) use crate::engine::failure::{Failure, Result};
 
-use super::consent::AtRisk;
+use super::consent::Refused;
 use crate::engine::apply::OpensMore;
+use crate::engine::shrunk::Shrunk;
 use std::process::ExitCode;
 
 /// A command ended as it should.
@@ -29,7 +30,8 @@ impl Outcome {
 
 /// The exit code of a command that could not do what it should.
 pub(super) fn failed(failure: &Failure) -> ExitCode {
-    if failure.error().is::<OpensMore>() || failure.error().is::<AtRisk>() {
+    let error = failure.error();
+    if error.is::<OpensMore>() || error.is::<Shrunk>() || error.is::<Refused>() {
         return ExitCode::from(1);
     }
     match failure {

@@ -4,6 +4,7 @@ use super::heartbeat;
 use super::sample::decide;
 use crate::engine::kernel_state::KernelState;
 use crate::engine::last_seen::{Contact, Counted, Moment};
+use crate::engine::last_test;
 use crate::engine::own_counts::{OwnCounts, Readings, readings};
 use crate::model::rule::AgentPolicy;
 use crate::model::{MacAddr, Verdict};
@@ -22,6 +23,8 @@ pub(super) struct OwnPackets {
     sent: Counted,
     /// All of them.
     total: u64,
+    /// The generation of the ruleset before.
+    generation: Option<u32>,
 }
 
 impl OwnPackets {
@@ -30,7 +33,8 @@ impl OwnPackets {
         let has_programs = xdp::attachments().is_ok_and(|attached| !attached.is_empty());
         let before = now_counted().map(|(_, readings)| readings).unwrap_or_default();
         let began = Moment::now().ok();
-        Self { began, before, has_programs, sent: Counted::default(), total: 0 }
+        let generation = last_test::generation();
+        Self { began, before, has_programs, sent: Counted::default(), total: 0, generation }
     }
 
     /// So many were sent as from this source.
@@ -81,5 +85,6 @@ impl Drop for OwnPackets {
     fn drop(&mut self) {
         // What cannot be written down is taken for a contact: no reason to fail.
         drop(self.write_down());
+        last_test::disregard(self.generation);
     }
 }

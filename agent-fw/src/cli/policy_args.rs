@@ -24,100 +24,106 @@ pub(super) struct PolicyArgs {
     /// An address, a prefix (192.0.2.0/24, 192.0.2.0/255.255.255.0, 192.168.0/24), a range
     /// (192.0.2.1-192.0.2.9), region:NAME (see `agent-fw regions list`), file:PATH or file:- (an
     /// item a line, # starts a comment), or `any`.
-    #[arg(long, value_name = "SOURCE")]
+    #[arg(long, help_heading = "Sources", value_name = "SOURCE")]
     allow_from: Vec<String>,
+    /// A source that nothing admits, whatever names it; repeatable
+    ///
+    /// What --allow-from takes, but `any`. It is taken out of the sources of --allow-from and of
+    /// --rules, also when a region's or a list's addresses change. It does not concern --relay.
+    #[arg(long, help_heading = "Sources", value_name = "SOURCE")]
+    except: Vec<String>,
     /// A MAC address, or file:PATH, that is admitted; repeatable
     ///
     /// With --allow-from too, a packet must match both. Only the neighbour's MAC address is seen:
     /// for packets through a router, the router's.
-    #[arg(long, value_name = "MAC")]
+    #[arg(long, help_heading = "Sources", value_name = "MAC")]
     allow_mac: Vec<String>,
     /// A file of firewall rules in the vendor's API form (JSON), or the same as TOML; repeatable
     ///
     /// The sources of its rules that replace the agent's hidden rule are admitted, beside those of
     /// --allow-from. `agent-fw rules check FILE` tells what each rule means. `-` is standard input.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = "Rules", value_name = "FILE")]
     rules: Vec<String>,
     /// Enforce all rules of these files, as a whole firewall policy
     ///
     /// In tables of its own, inet agent_fw_policy and arp agent_fw_policy, beside the one for the
     /// agent's port; a packet has to pass both. Mind that one Allow rule closes its direction to
     /// all that no rule admits.
-    #[arg(long, requires = "rules")]
+    #[arg(long, help_heading = "Rules")]
     policy: bool,
     /// Leave out of the policy the rules that the vendor's engine has of its own
     ///
     /// They are Force Allow with priority 4: outgoing DNS (to port 53), outgoing DHCP (from 68 to
     /// 67), incoming DHCP (from 67 to 68), incoming ICMP type 3 code 4.
-    #[arg(long, requires = "policy")]
+    #[arg(long, help_heading = "Rules")]
     no_engine_rules: bool,
     /// Ignore fields of rules that agent-fw does not know
-    #[arg(long, requires = "rules")]
+    #[arg(long, help_heading = "Rules")]
     lenient: bool,
     /// On a relay: a source that reaches its port, TCP 4122, and nobody else does; repeatable
     ///
     /// As --allow-from. Without it, that port is left alone. Loopback, and TCP 4123 on it, always
     /// are. In tables of nf_tables, also with --backend both.
-    #[arg(long, value_name = "SOURCE")]
+    #[arg(long, help_heading = "Sources", value_name = "SOURCE")]
     relay: Vec<String>,
     /// Keep open what the agent needs outbound, whatever the rules of a --policy say
     ///
     /// DNS, NTP, 80 and 443 to any address, relays, and what else `agent-fw ports --role agent`
     /// lists. Everything else is left alone.
-    #[arg(long)]
+    #[arg(long, help_heading = "Direction")]
     restrict_outbound: bool,
     /// Besides, drop what else this host sends out and no rule admits
     ///
     /// But answers, ICMPv6 and loopback. Rules of a --policy open more. It takes
     /// --restrict-outbound along.
-    #[arg(long)]
+    #[arg(long, help_heading = "Direction")]
     default_deny_outbound: bool,
     /// Where a service of your own is, of those that stay open: SERVICE=ADDRESSES; repeatable
     ///
     /// Such as dns-server=192.0.2.53 or relay=file:PATH: what --allow-from takes, or `none`. A
     /// service that is not named may be anywhere. What has no published addresses, 443 above all,
     /// cannot be narrowed.
-    #[arg(long, value_name = "SERVICE=ADDRESSES")]
+    #[arg(long, help_heading = "Direction", value_name = "SERVICE=ADDRESSES")]
     outbound_to: Vec<String>,
     /// The TCP port that the agent listens on
-    #[arg(long, value_name = "PORT", default_value_t = Port::AGENT.0, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, help_heading = "Direction", value_name = "PORT", default_value_t = Port::AGENT.0, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
     /// Who opens connections; agent-initiated closes the port to all
-    #[arg(long, value_name = "MODE", default_value_t)]
+    #[arg(long, help_heading = "Direction", value_name = "MODE", default_value_t)]
     direction: Mode,
     /// What becomes of other sources: dropped, or left to the host's other rules
-    #[arg(long, value_name = "WHAT", default_value_t)]
+    #[arg(long, help_heading = "Enforcement", value_name = "WHAT", default_value_t)]
     otherwise: DefaultAction,
     /// Drop refused packets before routing, too, and spare connection tracking
     ///
     /// Only packets that are addressed to this host's agent port as they arrive. A port that a NAT
     /// rule of this host redirects elsewhere is closed by it as well.
-    #[arg(long)]
+    #[arg(long, help_heading = "Enforcement")]
     early_drop: bool,
     /// Write refused packets to the kernel's log, at most 10 a second
-    #[arg(long)]
+    #[arg(long, help_heading = "Enforcement")]
     log: bool,
     /// What enforces it: a table of nf_tables, an XDP program on each interface, or both
     ///
     /// Alone, XDP filters neither what comes by other interfaces or in tunnels, nor packets whose
     /// port a NAT rule of this host changes to the agent's.
-    #[arg(long, value_name = "WHAT", default_value_t)]
+    #[arg(long, help_heading = "Enforcement", value_name = "WHAT", default_value_t)]
     backend: Backend,
     /// An interface that gets the XDP program; repeatable. Without it, every physical one that is up
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, help_heading = "Enforcement", value_name = "NAME")]
     interface: Vec<String>,
     /// Admit single ranges that are wider than a /8, or a /16 of IPv6
     ///
     /// Kept in policy.toml. More than half of all addresses are not called closed all the same.
-    #[arg(long)]
+    #[arg(long, help_heading = "Sources")]
     allow_wide: bool,
     /// Read lists and rule files though others than root can change them
     ///
     /// Kept in policy.toml. Whoever can change such a file decides who reaches the port.
-    #[arg(long)]
+    #[arg(long, help_heading = "Sources")]
     trust_file_modes: bool,
     /// Where the XDP program runs: in the driver, or (slower than nft) in the network stack
-    #[arg(long, value_name = "MODE", default_value_t)]
+    #[arg(long, help_heading = "Enforcement", value_name = "MODE", default_value_t)]
     xdp_mode: XdpMode,
 }
 
@@ -170,16 +176,44 @@ impl PolicyArgs {
 
     /// The configuration that the flags describe.
     pub(super) fn configuration(self) -> Result<Configuration> {
+        for (is_given, flag, needs) in [
+            (self.no_engine_rules && !self.policy, "--no-engine-rules", "--policy"),
+            (self.lenient && self.rules.is_empty(), "--lenient", "--rules"),
+        ] {
+            if is_given {
+                return Err(Failure::Input(anyhow!(
+                    "{flag} says something about {needs}: name it, too"
+                )));
+            }
+        }
+        let mut configuration = self.parsed()?;
+        configuration.name_everyone();
+        configuration.check().map_err(Failure::Input)?;
+        configuration.check_standard_input().map_err(Failure::Input)?;
+        Ok(configuration)
+    }
+
+    /// The flags that take several values.
+    pub(super) fn lists_mut(&mut self) -> [&mut Vec<String>; 7] {
+        let Self { allow_from, except, allow_mac, rules, relay, outbound_to, interface, .. } = self;
+        [allow_from, except, allow_mac, rules, relay, outbound_to, interface]
+    }
+
+    /// The same, whether it contradicts itself or not.
+    pub(super) fn parsed(self) -> Result<Configuration> {
         let Self { port, direction, otherwise, early_drop, log, .. } = self;
         let allow_from = parse_all("--allow-from", &self.allow_from);
+        let except = parse_all("--except", &self.except);
         let allow_mac = parse_all("--allow-mac", &self.allow_mac);
         let relay = parse_all("--relay", &self.relay);
         let outbound_to = parse_all("--outbound-to", &self.outbound_to);
-        let (allow_from, allow_mac, relay, outbound_to) =
-            match (allow_from, allow_mac, relay, outbound_to) {
-                (Ok(sources), Ok(macs), Ok(relay), Ok(to)) => (sources, macs, relay, to),
-                (sources, macs, relay, to) => {
-                    let faults = [sources.err(), macs.err(), relay.err(), to.err()];
+        let (allow_from, except, allow_mac, relay, outbound_to) =
+            match (allow_from, except, allow_mac, relay, outbound_to) {
+                (Ok(from), Ok(except), Ok(macs), Ok(relay), Ok(to)) => {
+                    (from, except, macs, relay, to)
+                }
+                (from, except, macs, relay, to) => {
+                    let faults = [from.err(), except.err(), macs.err(), relay.err(), to.err()];
                     let faults: Vec<String> = faults.into_iter().flatten().collect();
                     return Err(Failure::Input(anyhow!(faults.join("\n"))));
                 }
@@ -191,8 +225,9 @@ impl PolicyArgs {
         };
         let Self { backend, interface: interfaces, xdp_mode, policy, lenient, .. } = self;
         let (allow_wide, trust_file_modes) = (self.allow_wide, self.trust_file_modes);
-        let mut configuration = Configuration {
+        Ok(Configuration {
             allow_from,
+            except,
             allow_mac,
             rules: self.rules.into_iter().map(ListFile::from).collect(),
             policy,
@@ -213,16 +248,12 @@ impl PolicyArgs {
             trust_file_modes,
             is_legacy: false,
             lacks_end: false,
-        };
-        configuration.name_everyone();
-        configuration.check().map_err(Failure::Input)?;
-        configuration.check_standard_input().map_err(Failure::Input)?;
-        Ok(configuration)
+        })
     }
 }
 
 /// Reads every value of a flag, or says of each that is wrong what is wrong with it.
-fn parse_all<T>(flag: &str, texts: &[String]) -> std::result::Result<Vec<T>, String>
+pub(super) fn parse_all<T>(flag: &str, texts: &[String]) -> std::result::Result<Vec<T>, String>
 where
     T: FromStr<Err: std::fmt::Display>,
 {
@@ -245,7 +276,7 @@ impl Configuration {
     }
 
     /// Standard input can be read once.
-    fn check_standard_input(&self) -> anyhow::Result<()> {
+    pub(super) fn check_standard_input(&self) -> anyhow::Result<()> {
         if self.lists().filter(|list| **list == ListFile::StandardInput).count() > 1 {
             return Err(anyhow!("`-` can be given once: standard input is read once"));
         }
@@ -263,7 +294,8 @@ impl Configuration {
             }
         }
         let services = self.outbound_to.iter_mut().filter_map(|to| to.at.as_mut());
-        let sources = self.relay.iter_mut().map(|source| ("--relay", source));
+        let except = self.except.iter_mut().map(|source| ("--except", source));
+        let sources = except.chain(self.relay.iter_mut().map(|source| ("--relay", source)));
         for (flag, source) in sources.chain(services.map(|source| ("--outbound-to", source))) {
             let name = source.to_string();
             if let Some(list) = source.list_mut() {

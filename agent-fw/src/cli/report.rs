@@ -112,6 +112,41 @@ pub(super) fn differences(differences: &[String]) {
     }
 }
 
+/// Changes that are named where nobody asks for all of them.
+pub(super) const CHANGES: usize = 12;
+
+/// What a policy changes, each change on its own line; all of them where that is asked.
+pub(super) fn changes(words: &[String], are_all: bool) {
+    let named = if are_all { words.len() } else { words.len().min(CHANGES) };
+    differences(&words[..named]);
+    if words.len() > named {
+        say!("  and {} more", grouped((words.len() - named) as u64));
+    }
+}
+
+/// Parts of tables and programs that are named where nobody asks for all of them.
+const PARTS: usize = 5;
+
+/// What the kernel does otherwise than the policy says: the sources, where it is about them; and the
+/// parts of tables and programs, all of them where that is asked.
+pub(super) fn what_differs(sources: &[String], parts: &[String], is_verbose: bool) {
+    differences(sources);
+    let named = match (is_verbose, sources.is_empty()) {
+        (true, _) => parts.len(),
+        (false, true) => parts.len().min(PARTS),
+        (false, false) => 0,
+    };
+    differences(&parts[..named]);
+    match parts.len() - named {
+        0 => {}
+        rest if named > 0 => say!("  and {} more (--verbose names them)", grouped(rest as u64)),
+        1 => say!("  in 1 part of a table or program (--verbose names it)"),
+        rest => {
+            say!("  in {} parts of tables or programs (--verbose names them)", grouped(rest as u64))
+        }
+    }
+}
+
 /// What puts right what differs from this configuration.
 pub(super) fn remedy(configuration: &Configuration) -> anyhow::Result<()> {
     remark(&format!("  {}", Remedy::of(configuration)?));

@@ -1,6 +1,6 @@
 //! `agent-fw status`: what is wanted, what the kernel has, and what it has counted.
 
-use super::heartbeat::{self, Check};
+use super::heartbeat::{self, Check, ago};
 use super::outcome::{Outcome, Result};
 use super::report::{self, say};
 use crate::configuration::{Compiled, Configuration};
@@ -8,14 +8,18 @@ use crate::engine::apply::Read;
 use crate::engine::judge::{Beyond, NotClosed, judge, judge_beyond};
 use crate::engine::kernel_state::KernelState;
 use crate::engine::last_seen::Contact;
+use crate::engine::last_test::LastTest;
 use crate::engine::own_counts::OwnCounts;
+use crate::engine::{pending, proof};
 use crate::model::PolicyHash;
 use crate::model::firewall::Rule;
+use crate::model::rule::AgentPolicy;
 use crate::nft::{Count, Counter, LEFT, Nftables, REFUSED, REFUSED_EARLY, Stamp};
 use crate::system;
 use crate::system::{privilege, systemd};
 use crate::xdp::{self, Admitted, Counters};
 use serde_json::{Map, Value, json};
+use std::fmt;
 use std::time::Duration;
 
 /// How long another agent-fw's work is waited for. What takes longer is shown as it stands.
@@ -23,7 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Shows the policy, whether the kernel enforces it, and what was admitted and refused
 ///
-/// Exit code 1 if nothing is installed, or if kernel and policy differ. nf_tables does not know when
+/// It sends no packets: whether admitted sources get through is what `install` or `explain --all` last
+/// found out. Exit code 1 if nothing is installed, or if kernel and policy differ. nf_tables does not know when
 /// a packet came: it came since somebody last asked for the status or the metrics.
 #[derive(clap::Args, Debug)]
 pub(super) struct Status {
@@ -35,6 +40,9 @@ pub(super) struct Status {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Name every part of tables and programs that differs
+    #[arg(long)]
+    verbose: bool,
 }
 
 /// All that there is to say.
@@ -65,7 +73,7 @@ impl Status {
             }
             say!("{json:#}");
         } else {
-            findings.print()?;
+            findings.print(self.verbose)?;
             check.iter().for_each(Check::print);
         }
         let good =
@@ -155,7 +163,8 @@ impl Findings {
         self.held.table.as_ref()?.stamp()
     }
 
-    fn print(&self) -> anyhow::Result<()> {
+    fn print(&self, is_verbose: bool) -> anyhow::Result<()> {
+        self.print_answer();
         match (&self.wanted, &self.fault) {
             (_, Some(fault)) => report::bad("policy:  ", fault),
             (None, None) => say!("policy:   none; `agent-fw install` writes one"),
@@ -166,9 +175,17 @@ impl Findings {
                 say!("          TCP port {port}, {direction}; {}", report::others(policy));
             }
         }
+        if let Some(pending) = pending::current() {
+            let left = pending.left().as_secs();
+            report::caution(
+                "on trial:",
+                format_args!("`agent-fw confirm` within {left} s keeps it, or it"),
+            );
+            say!("          is taken back; `agent-fw undo` does so at once");
+        }
         let said = self.wanted.iter().flat_map(|(_, compiled)| &compiled.notices);
         said.filter(|notice| notice.is_lasting()).for_each(report::notice);
-        self.print_kernel()?;
+        self.print_kernel(is_verbose)?;
         if let Some((configuration, compiled)) = &self.wanted
             && self.agree()
         {
@@ -234,7 +251,34 @@ impl Findings {
         counters.collect()
     }
 
-    fn print_kernel(&self) -> anyhow::Result<()> {
+    /// The answer, in a sentence.
+    fn print_answer(&self) {
+        let Some((_, compiled)) = &self.wanted else {
+            let what = match (&self.fault, self.held.is_something()) {
+                (Some(_), true) => {
+                    "the policy cannot be read; what is in force may be an older one"
+                }
+                (Some(_), false) => "the policy cannot be read, and nothing is in force",
+                (None, true) => "no policy is installed, and yet something is in force",
+                (None, false) => "no policy is installed, and nothing is in force",
+            };
+            return report::bad("not closed:", what);
+        };
+        if !self.agree() {
+            return report::bad("not as it should be:", "the kernel does not enforce the policy");
+        }
+        if let Some(reason) = self.not_closed.iter().find(|reason| !reason.is_meant()) {
+            return report::bad("not closed:", reason);
+        }
+        let open = Openness::of(compiled);
+        match (self.not_closed.first(), open.is_good()) {
+            (Some(reason), _) => report::caution("not closed:", reason),
+            (None, true) => report::good("closed,", open),
+            (None, false) => report::bad("closed,", open),
+        }
+    }
+
+    fn print_kernel(&self, is_verbose: bool) -> anyhow::Result<()> {
         if !self.held.is_something() {
             if self.held.unexplained.is_empty() {
                 let what = "has no table inet agent_fw and no XDP program: nothing is enforced";
@@ -260,12 +304,18 @@ impl Findings {
         };
         if let Some((configuration, _)) = &self.wanted {
             report::bad("kernel:  ", format_args!("{held}, and differs:"));
-            report::differences(&self.differences);
+            report::what_differs(&self.sources_in_words()?, &self.differences, is_verbose);
             report::remedy(configuration)?;
         } else {
             report::bad("kernel:  ", held);
         }
         Ok(())
+    }
+
+    /// The sources that the kernel decides otherwise than the policy says.
+    fn sources_in_words(&self) -> anyhow::Result<Vec<String>> {
+        let Some((configuration, compiled)) = &self.wanted else { return Ok(Vec::new()) };
+        proof::sources_in_words(configuration, compiled, &proof::kernel(&self.held)?)
     }
 
     fn to_json(&self) -> Value {
@@ -297,6 +347,10 @@ impl Findings {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "policy_file": system::POLICY,
+            "on_trial": pending::current().map(|pending| json!({
+                "seconds_left": pending.left().as_secs(),
+                "changes": pending.made.changes,
+            })),
             "policy": policy.map(|policy| policy.hash().to_string()),
             "fault": self.fault,
             "kernel_policy": self.kernel_policy().map(|hash| hash.to_string()),
@@ -383,5 +437,50 @@ fn words(counter: &Counter) -> String {
         REFUSED_EARLY => "refused before routing".to_owned(),
         LEFT => "left to other rules".to_owned(),
         _ => format!("admitted by {}", counter.comment),
+    }
+}
+
+/// Whether admitted sources get through, as far as that was tried.
+struct Openness {
+    /// The sources, in words; `None` where none is admitted.
+    sources: Option<String>,
+    test: Option<LastTest>,
+}
+
+impl Openness {
+    fn of(compiled: &Compiled) -> Self {
+        let AgentPolicy { policy, ledger } = &compiled.lowered;
+        let labels: Vec<String> = ledger.labels().iter().map(ToString::to_string).collect();
+        let sources = match labels.len() {
+            _ if policy.admissions().is_empty() => None,
+            0..=3 => Some(labels.join(", ")),
+            count => Some(format!("{count} sources")),
+        };
+        Self { sources, test: LastTest::of(policy.hash()) }
+    }
+
+    fn is_good(&self) -> bool {
+        self.test.as_ref().is_none_or(|test| test.stopped == 0)
+    }
+}
+
+impl fmt::Display for Openness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(sources) = &self.sources else { return f.write_str("and open to nobody") };
+        let Some(test) = &self.test else {
+            return write!(f, "and open to {sources} (not tested)");
+        };
+        let LastTest { all, through, stopped, .. } = test;
+        let (ago, changed) = (
+            ago(test.age()),
+            if test.is_of_these_rules() { "" } else { "; rules have changed since" },
+        );
+        if *stopped > 0 {
+            return write!(
+                f,
+                "but {stopped} of {all} sources tested did not get through, {ago}{changed}"
+            );
+        }
+        write!(f, "and open to {sources} ({through} of {all} tested, {ago}{changed})")
     }
 }

@@ -1,15 +1,16 @@
 //! `agent-fw uninstall`: leaves nothing in the kernel, and nothing on disk that is agent-fw's own.
 
+use super::change::asked;
 use super::outcome::{Failure, Outcome, Result};
 use super::{LockWait, exceptions, report};
 use crate::configuration::is_edited;
-use crate::engine::host::{Host as _, ThisHost};
+use crate::engine::change::leave_the_kernel;
 use crate::engine::last_seen::Contact;
-use crate::engine::{interfaces, last_good};
+use crate::engine::{history, interfaces, last_good, pending};
 use crate::system;
-use crate::system::{awaited_interfaces, file, lock, privilege, systemd};
+use crate::system::{file, lock, privilege, systemd};
 use anyhow::anyhow;
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 /// Removes table and XDP programs from the kernel, the policy from the disk, and the boot unit's link
@@ -33,6 +34,9 @@ impl Uninstall {
     pub(super) fn run(self) -> Result<Outcome> {
         privilege::require_net_admin("uninstall")?;
         let _lock = lock::acquire_for_change("uninstall", self.patience.duration())?;
+        // Nobody is to take back, later, what is not there.
+        pending::remove()?;
+        drop(systemd::end_timer());
         if self.keep_policy {
             // The guard would put it back.
             systemd::stop()?;
@@ -58,6 +62,7 @@ impl Uninstall {
         file::remove(policy)?;
         interfaces::forget()?;
         Contact::forget()?;
+        history::remove()?;
         last_good::remove()?;
         if let Err(error) = systemd::remove() {
             report::caution("note:", format_args!("the boot unit stays enabled: {error:#}"));
@@ -84,13 +89,6 @@ fn conclude(all_closed: bool) -> Outcome {
     Outcome::False
 }
 
-fn leave_the_kernel() -> anyhow::Result<()> {
-    let mut host = ThisHost::open()?;
-    host.replace_tables(&[])?;
-    host.detach()?;
-    awaited_interfaces::set(&[])
-}
-
 /// Asks whether these files may be deleted, which somebody has edited.
 fn confirmed(edited: &[PathBuf]) -> Result<bool> {
     let names: Vec<String> = edited.iter().map(|path| path.display().to_string()).collect();
@@ -101,9 +99,5 @@ fn confirmed(edited: &[PathBuf]) -> Result<bool> {
             "{names} {were} edited by hand; --yes deletes {them} all the same"
         )));
     }
-    write!(std::io::stdout(), "{names} {were} edited by hand. Delete {them}? [y/N] ")?;
-    std::io::stdout().flush()?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+    asked(&format!("{names} {were} edited by hand. Delete {them}?"))
 }

@@ -10,12 +10,13 @@ use std::path::PathBuf;
 const NODE_EXPORTER: &str = "/var/lib/prometheus/node-exporter";
 
 #[derive(clap::Args, Debug)]
+#[command(next_help_heading = "At boot")]
 pub(super) struct Units {
     /// Leave the boot unit alone
     #[arg(long)]
     no_boot: bool,
     /// Have systemd run `agent-fw guard`, which keeps others from changing the table
-    #[arg(long, conflicts_with = "no_boot")]
+    #[arg(long, conflicts_with_all = ["no_boot", "confirm"])]
     guard: bool,
     /// Have systemd write metrics to node_exporter's directory for text files, every minute
     #[arg(
@@ -23,7 +24,7 @@ pub(super) struct Units {
         value_name = "DIRECTORY",
         num_args = 0..=1,
         default_missing_value = NODE_EXPORTER,
-        conflicts_with_all = ["no_boot", "dry_run"]
+        conflicts_with_all = ["no_boot", "dry_run", "confirm"]
     )]
     metrics: Option<PathBuf>,
 }

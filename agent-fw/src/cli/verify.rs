@@ -8,13 +8,13 @@ use crate::configuration::Configuration;
 use crate::engine::apply::Read;
 use crate::engine::judge::{Beyond, NotClosed, judge, judge_beyond};
 use crate::engine::kernel_state::KernelState;
-use crate::engine::plan::interfaces_of;
-use crate::model::{Policy, PolicyHash};
-use crate::netlink::{address, link};
+use crate::engine::proof;
+use crate::model::PolicyHash;
+use crate::netlink::link;
 use crate::nft::Nftables;
 use crate::system::privilege;
 use crate::verify;
-use crate::verify::{Counterexample, Kernel, Scope};
+use crate::verify::{Counterexample, Kernel};
 use serde_json::{Value, json};
 
 /// Proves that the kernel enforces the policy on every packet, or shows one that it decides otherwise
@@ -27,6 +27,9 @@ pub(super) struct Verify {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Name every part of tables and programs that differs
+    #[arg(long)]
+    verbose: bool,
     #[command(flatten)]
     patience: LockWait,
 }
@@ -38,6 +41,9 @@ struct Findings {
     read: Vec<String>,
     counterexample: Option<Counterexample>,
     differences: Vec<String>,
+    /// The sources that are decided otherwise, in words.
+    sources: Vec<String>,
+    is_verbose: bool,
     interfaces: Vec<link::Interface>,
     not_closed: Vec<NotClosed>,
     beyond: Beyond,
@@ -58,21 +64,20 @@ impl Verify {
         };
         let held = KernelState::read(&mut Nftables::open()?)?;
         let mut differences = held.differences(&configuration, &compiled)?;
-        let kernel = Kernel {
-            table: held.table.as_ref().map(verify::effect),
-            firewall: held.firewall.iter().map(verify::effect).collect(),
-            own: address::outward()?,
-            programs: verify::programs()?,
-        };
+        let kernel = proof::kernel(&held)?;
         differences.extend(kernel.programs.iter().flat_map(|program| program.faults.clone()));
         let policy = &compiled.lowered.policy;
         let differs = !differences.is_empty();
         let not_closed = judge(&configuration, &compiled, &held, differs)?;
         let beyond = judge_beyond(&configuration, &compiled, &held, differs)?;
+        let sources = proof::sources_in_words(&configuration, &compiled, &kernel)?;
+        let scope = proof::scope(&configuration)?;
         let findings = Findings {
             policy: policy.hash(),
+            sources,
+            is_verbose: self.verbose,
             read: read(&held, &kernel),
-            counterexample: counterexample(&configuration, policy, &kernel)?
+            counterexample: verify::counterexample(policy, &scope, &kernel)
                 .or_else(|| verify::firewall_counterexample(compiled.firewall.as_ref(), &kernel)),
             differences,
             interfaces: link::list()?,
@@ -87,20 +92,6 @@ impl Verify {
         }
         Ok(if findings.are_equal() { Outcome::Done } else { Outcome::False })
     }
-}
-
-fn counterexample(
-    configuration: &Configuration,
-    policy: &Policy,
-    kernel: &Kernel,
-) -> anyhow::Result<Option<Counterexample>> {
-    let reach = if configuration.backend.has_table() {
-        Scope::Everywhere
-    } else {
-        let found = interfaces_of(configuration)?.interfaces();
-        Scope::Interfaces(found.into_iter().map(|interface| interface.index).collect())
-    };
-    Ok(verify::counterexample(policy, &reach, kernel))
 }
 
 /// What was read, in words.
@@ -158,7 +149,7 @@ impl Findings {
         }
         if !self.differences.is_empty() {
             say!("what differs:");
-            report::differences(&self.differences);
+            report::what_differs(&self.sources, &self.differences, self.is_verbose);
             report::remedy(&self.configuration)?;
         }
         for read in &self.read {
@@ -178,6 +169,7 @@ impl Findings {
             "relay_closed": self.beyond.relay.as_ref().map(Vec::is_empty),
             "outbound_closed": self.beyond.outbound.as_ref().map(Vec::is_empty),
             "counterexample": counterexample,
+            "sources": self.sources,
             "differences": self.differences,
             "read": self.read,
         })

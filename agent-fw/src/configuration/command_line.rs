@@ -18,6 +18,7 @@ impl Configuration {
         let Self { backend, xdp_mode, port, direction, otherwise, outbound, .. } = self;
         let mut line = Arguments::default();
         line.values("--allow-from", &self.allow_from);
+        line.values("--except", &self.except);
         line.values("--allow-mac", &self.allow_mac);
         line.values("--rules", &self.rules);
         line.flag("--policy", self.policy);
@@ -57,11 +58,15 @@ impl Arguments {
     }
 }
 
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
+/// A word as a shell reads it back.
+pub fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
         return word.to_owned();
+    }
+    if word.chars().any(char::is_control) {
+        // As `$'…'` reads it; a terminal must not.
+        return format!("$'{}'", word.escape_default());
     }
     format!("'{}'", word.replace('\'', r"'\''"))
 }
@@ -98,6 +103,8 @@ mod tests {
     #[test]
     fn a_shell_takes_a_word_as_it_is() {
         assert_eq!(quoted("region:us-1"), "region:us-1");
+        assert_eq!(quoted("--allow-from=region:us-1"), "--allow-from=region:us-1");
+        assert_eq!(quoted("/etc/my rules.json"), "'/etc/my rules.json'");
         assert_eq!(quoted("a b"), "'a b'");
         assert_eq!(quoted("it's $HOME"), r"'it'\''s $HOME'");
         assert_eq!(quoted(""), "''");

@@ -52,6 +52,7 @@ impl Configuration {
             }
         };
         let allow_from = list(self.allow_from.iter().map(ToString::to_string).collect());
+        let except = list(self.except.iter().map(ToString::to_string).collect());
         let allow_mac = list(self.allow_mac.iter().map(ToString::to_string).collect());
         let interfaces = list(self.interfaces.clone());
         let rules = list(self.rules.iter().cloned().map(String::from).collect());
@@ -66,6 +67,9 @@ impl Configuration {
              # Addresses, prefixes, ranges, \"region:NAME\", \"file:PATH\", or \"any\".\n\
              # \"any\" admits every source, as the agent's hidden rule does.\n\
              allow_from = {allow_from}\n\
+             \n\
+             # Sources that nothing admits, though something above, or a rule, names them.\n\
+             except = {except}\n\
              \n\
              # MAC addresses or \"file:PATH\"; a packet must then match both lists.\n\
              allow_mac = {allow_mac}\n\
@@ -170,6 +174,7 @@ mod tests {
         let sources = ["region:us-1", "192.0.2.0/24", "file:/tmp/a \"quoted\" name.list"];
         Configuration {
             allow_from: sources.iter().map(|text| text.parse().expect("a source")).collect(),
+            except: vec!["192.0.2.7".parse().expect("a source")],
             allow_mac: vec!["02:00:00:00:00:01".parse().expect("a MAC address")],
             rules: vec![ListFile::Path("/etc/my rules.json".into())],
             policy: true,

@@ -8,8 +8,9 @@ use super::interfaces::{self, Found};
 use super::last_good;
 use super::opening::{Known, Opening, openings};
 use super::plan::{Missing, interfaces_of, plan};
-use super::policy;
+use super::shrunk::Shrunk;
 use super::sources::SourceTexts;
+use super::{pending, policy};
 use crate::configuration::{Compiled, Configuration};
 use crate::input::options::Backend;
 use crate::model::{PolicyHash, Port};
@@ -81,13 +82,19 @@ impl fmt::Display for Substitute {
     }
 }
 
-/// Enforces the policy that was read. The caller has the lock. Without `may_open`, one that opens what
-/// the last good policy restricts is refused.
-pub fn apply(read: &Read, may_open: bool) -> Result<Applied> {
-    let known = read.compile()?;
-    if !may_open {
-        refuse_to_open(&known)?;
-    }
+/// What somebody consents to who has the installed policy applied.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct ApplyConsent {
+    /// It may open what the last good policy restricts.
+    pub opening: bool,
+    /// A list may have lost most of its entries.
+    pub shrinking: bool,
+}
+
+/// Enforces the policy that was read. The caller has the lock. What nobody has consented to is
+/// refused.
+pub fn apply(read: &Read, consent: ApplyConsent) -> Result<Applied> {
+    let known = checked(read, consent)?;
     let mut applied = enforce_policy(known, Missing::Refused)?;
     applied.notes.extend(read.keep(&applied.compiled));
     Ok(applied)
@@ -95,14 +102,42 @@ pub fn apply(read: &Read, may_open: bool) -> Result<Applied> {
 
 /// The installed policy as it is read: nobody waits for a file system that does not answer, and nobody
 /// holds the lock meanwhile.
-pub struct Read(anyhow::Result<Option<SourceTexts>>);
+pub struct Read {
+    texts: anyhow::Result<Option<SourceTexts>>,
+    /// Whether it is a policy on trial: somebody has consented to what it changes.
+    is_on_trial: bool,
+}
 
 impl Read {
-    /// Reads it.
+    /// Reads it, or what is on trial in its place.
     pub fn now() -> Self {
-        let read = Self(SourceTexts::read_installed());
+        if let Some(pending) = pending::current() {
+            return Self { texts: Ok(Some(pending.texts)), is_on_trial: true };
+        }
+        let texts = SourceTexts::read_installed();
         reader::dismiss();
-        read
+        Self { texts, is_on_trial: false }
+    }
+
+    /// What it is compiled from, if it could be read.
+    pub fn texts(&self) -> Option<&SourceTexts> {
+        self.texts.as_ref().ok()?.as_ref()
+    }
+
+    /// Whether it is a policy on trial.
+    pub fn is_on_trial(&self) -> bool {
+        self.is_on_trial
+    }
+
+    /// A list that has lost more than half of its entries may be half a list.
+    fn refuse_to_shrink(&self, configuration: &Configuration) -> Result<()> {
+        let Some((before, after)) = last_good::read().ok().flatten().zip(self.texts()) else {
+            return Ok(());
+        };
+        match Shrunk::find(&before, after, configuration) {
+            Some(shrunk) => Err(Failure::Input(shrunk.into())),
+            None => Ok(()),
+        }
     }
 
     /// Takes the lock for a command, and reads again what was written while it was waited for.
@@ -131,15 +166,26 @@ impl Read {
 
     /// Whether `policy.toml` is no longer as it was read.
     pub fn is_outdated(&self) -> bool {
-        let now = file::read_trusted(Path::new(system::POLICY), Trust::Anybody).ok().flatten();
+        let on_trial = pending::current();
+        if self.is_on_trial != on_trial.is_some() {
+            return true;
+        }
+        let now = match on_trial {
+            Some(pending) => Some(pending.texts.policy),
+            None => file::read_trusted(Path::new(system::POLICY), Trust::Anybody).ok().flatten(),
+        };
         reader::dismiss();
-        matches!(&self.0, Ok(texts) if texts.as_ref().map(|texts| &texts.policy) != now.as_ref())
+        let is_other =
+            |texts: &Option<SourceTexts>| texts.as_ref().map(|texts| &texts.policy) != now.as_ref();
+        self.texts.as_ref().is_ok_and(is_other)
     }
 
     /// Keeps it as the last good policy, without reading any list again.
     fn keep(&self, compiled: &Compiled) -> Option<String> {
-        let Ok(Some(texts)) = &self.0 else { return None };
-        keep(texts, compiled)
+        if self.is_on_trial {
+            return None;
+        }
+        keep(self.texts()?, compiled)
     }
 
     /// The policy, compiled, where there must be one.
@@ -150,7 +196,7 @@ impl Read {
 
     /// The policy, compiled; `None` if there is none.
     pub fn compile_any(&self) -> Result<Option<Known>> {
-        match &self.0 {
+        match &self.texts {
             Ok(Some(texts)) => texts.compile(system::POLICY).map(Some).map_err(Failure::Input),
             Ok(None) => Ok(None),
             Err(error) => Err(Failure::Input(copy_of(error))),
@@ -190,10 +236,22 @@ pub fn at_boot(read: &Read) -> Result<AtBoot> {
     }
 }
 
-/// The policy that was read, unless it opens what the last good one restricts.
+/// The policy that was read, unless it opens what the last good one restricts, or a list of it has
+/// lost most of its entries.
 pub fn wanted(read: &Read) -> Result<Known> {
+    checked(read, ApplyConsent::default())
+}
+
+/// The policy that was read, unless it does what nobody has consented to. To what one on trial does,
+/// somebody has.
+pub fn checked(read: &Read, consent: ApplyConsent) -> Result<Known> {
     let known = read.compile()?;
-    refuse_to_open(&known)?;
+    if !consent.opening && !read.is_on_trial {
+        refuse_to_open(&known)?;
+    }
+    if !consent.shrinking && !read.is_on_trial {
+        read.refuse_to_shrink(&known.0)?;
+    }
     Ok(known)
 }
 

@@ -16,6 +16,13 @@ impl Failure {
             Self::Input(error) | Self::System(error) => error,
         }
     }
+
+    /// The same, by itself.
+    pub fn into_error(self) -> anyhow::Error {
+        match self {
+            Self::Input(error) | Self::System(error) => error,
+        }
+    }
 }
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {

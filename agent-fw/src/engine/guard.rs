@@ -174,11 +174,7 @@ impl<S: FnMut(Event)> Keeper<S> {
     fn try_put_back(&mut self) {
         if let Err(failure) = self.put_back() {
             self.due = None;
-            (self.say)(Event::Failed(match failure {
-                super::failure::Failure::Input(error) | super::failure::Failure::System(error) => {
-                    error
-                }
-            }));
+            (self.say)(Event::Failed(failure.into_error()));
         }
     }
 

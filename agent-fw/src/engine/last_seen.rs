@@ -28,6 +28,12 @@ impl Moment {
         Ok(Self(clock_gettime(ClockId::CLOCK_BOOTTIME)?.into()))
     }
 
+    /// So long after this one.
+    #[must_use]
+    pub fn after(self, time: Duration) -> Self {
+        Self(self.0 + time)
+    }
+
     /// How long before `now` it was.
     pub fn before(self, now: Self) -> Duration {
         now.0.saturating_sub(self.0)

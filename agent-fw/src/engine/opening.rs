@@ -87,6 +87,7 @@ fn lost_keys(before: &Configuration, after: &Configuration) -> impl Iterator<Ite
     // Early drop and programs drop what a rule of the host would send on to others, before it does.
     let is_lost = |of: fn(&Configuration) -> bool| of(before) && !of(after);
     [
+        ("except", is_lost(|known| !known.except.is_empty())),
         ("allow_mac", is_lost(|known| !known.allow_mac.is_empty())),
         ("outbound_to", is_lost(|known| !known.outbound_to.is_empty())),
         ("early_drop", is_lost(|known| known.early_drop)),
@@ -137,6 +138,7 @@ mod tests {
         let region = || from("region:us-1");
         vec![
             region(),
+            Configuration { except: vec!["18.97.19.0/28".parse().expect("a source")], ..region() },
             Configuration {
                 allow_mac: vec!["02:00:00:00:00:01".parse().expect("a MAC")],
                 ..region()
@@ -202,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_port_that_a_rule_denied_is_opened_without_the_rule() {
-        let mut policy = policies().remove(5);
+        let mut policy = policies().remove(6);
         let before = compiled(&policy.to_toml()).expect("valid");
         policy.policy = false;
         let after = compiled(&policy.to_toml()).expect("valid");

@@ -2,6 +2,7 @@
 
 use super::apply::Read;
 use super::failure::{Failure, Result};
+use super::pending;
 use crate::configuration::{Compiled, Configuration};
 use crate::input::{Catalogue, Lists, OVERRIDES};
 use crate::system;
@@ -9,9 +10,9 @@ use crate::system::file;
 use crate::system::file::Trust;
 use std::path::Path;
 
-/// Whether a policy is installed, readable or not.
+/// Whether a policy is installed, readable or not, or on trial.
 pub fn is_installed() -> bool {
-    Path::new(system::POLICY).symlink_metadata().is_ok()
+    Path::new(system::POLICY).symlink_metadata().is_ok() || pending::current().is_some()
 }
 
 /// The installed configuration and its text, or `None` if there is none.

@@ -57,6 +57,17 @@ impl SourceTexts {
         Ok(Self { policy, regions, lists, others })
     }
 
+    /// The files that it is compiled from besides `policy.toml`.
+    pub fn files(&self) -> impl Iterator<Item = (&Path, &str)> {
+        let regions = self.regions.iter().map(|text| (Path::new(OVERRIDES), text.as_str()));
+        self.lists.iter().map(|(path, text)| (path.as_path(), text.as_str())).chain(regions)
+    }
+
+    /// The text of a list, or file of rules, that it is compiled from.
+    pub fn list(&self, path: &Path) -> Option<&str> {
+        self.lists.get(path).map(String::as_str)
+    }
+
     /// The policy. `file` is the name of its text, for errors.
     pub fn compile(&self, file: &str) -> anyhow::Result<(Configuration, Compiled)> {
         let configuration = Configuration::parse(file, &self.policy)?;

@@ -4,6 +4,7 @@ pub mod connectivity;
 mod item;
 mod list;
 mod mac;
+mod near_miss;
 pub mod options;
 pub mod outbound;
 mod region;
@@ -17,6 +18,7 @@ pub use list::{
     AddressList, HostBits, LineError, ListError, ListFile, Lists, parse_addresses, parse_macs,
 };
 pub use mac::{MacSource, MacSourceError, resolve_macs};
+pub use near_miss::Meant;
 pub(crate) use region::located;
 pub use region::{Catalogue, OBSOLETE, OVERRIDES, Region, UnknownRegion};
 pub use region_check::{About, Doubt, doubts};
@@ -73,13 +75,18 @@ pub enum SourceError {
         expected: &'static str,
     },
     /// Neither a keyword nor an item.
-    #[error("column {column}: {fault}{}", keywords(*.fault))]
+    #[error("column {column}: {fault}{}", .meant.as_ref().map_or_else(|| keywords(*.fault).to_owned(), ToString::to_string))]
     Item {
         /// Where, in characters counted from 1.
         column: usize,
         /// What is wrong.
         fault: Fault,
+        /// What may be meant.
+        meant: Option<Meant>,
     },
+    /// Several sources in one word.
+    #[error("that is more than one source: name them one by one, each with its flag")]
+    Several,
 }
 
 /// What else could have stood there, where not even an address begins.
@@ -94,6 +101,9 @@ impl FromStr for Source {
         if text == "any" {
             return Ok(Self::Any);
         }
+        if text.contains(',') && near_miss::meant(text) == Some(Meant::Several) {
+            return Err(SourceError::Several);
+        }
         if let Some(name) = text.strip_prefix("region:") {
             let expected = "a region's name, such as us-1,";
             return match name {
@@ -106,7 +116,8 @@ impl FromStr for Source {
         }
         let item = item::parse(text).map_err(|error| {
             let before = &text[..text.floor_char_boundary(error.offset)];
-            SourceError::Item { column: 1 + before.chars().count(), fault: error.fault }
+            let column = 1 + before.chars().count();
+            SourceError::Item { column, fault: error.fault, meant: near_miss::meant(text) }
         })?;
         Ok(Self::Item { item, written: text.to_owned() })
     }

@@ -129,6 +129,13 @@ impl OriginMap {
         ledger
     }
 
+    /// What it says of these addresses alone.
+    #[must_use]
+    pub fn restrict(&self, addresses: &AddressSet) -> Self {
+        let (v4, v6) = (self.v4.restrict(&addresses.v4), self.v6.restrict(&addresses.v6));
+        Self { labels: self.labels.clone(), v4, v6 }
+    }
+
     /// The labels, sorted.
     pub fn labels(&self) -> &[Origin] {
         &self.labels

@@ -12,6 +12,7 @@ pub mod reader;
 pub mod sockets;
 pub mod systemd;
 pub mod tls;
+pub mod user;
 
 use std::path::{Path, PathBuf};
 

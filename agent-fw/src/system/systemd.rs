@@ -5,6 +5,7 @@ use crate::system::{awaited_interfaces, file, program};
 use anyhow::{Context as _, bail};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The unit's name.
 pub const UNIT: &str = "agent-fw.service";
@@ -296,7 +297,28 @@ pub fn remove() -> anyhow::Result<()> {
     if theirs_or_ours && is_running() { systemctl(&["daemon-reload"]) } else { Ok(()) }
 }
 
-fn is_running() -> bool {
+/// The units of the timer that takes back what nobody confirms.
+const TAKING_BACK: &str = "agent-fw-taking-back";
+
+/// Has this program run with these arguments when so much time has passed. What is lasting about it is
+/// the process that starts it, not this one.
+pub fn start_timer(after: Duration, arguments: &[&str]) -> anyhow::Result<()> {
+    let program = std::env::current_exe().context("cannot tell where agent-fw is")?;
+    let program = program.to_str().context("its name is not UTF-8")?;
+    let unit = format!("--unit={TAKING_BACK}");
+    let after = format!("--on-active={}s", after.as_secs());
+    let options = ["--quiet", "--collect", &unit, &after, "--timer-property=AccuracySec=100ms"];
+    let call = [&options[..], &["--property=Type=oneshot", "--", program], arguments].concat();
+    output("systemd-run", &call).map(drop)
+}
+
+/// Ends that timer before its time. The command that it runs may be the one that ends it.
+pub fn end_timer() -> anyhow::Result<()> {
+    if is_running() { systemctl(&["stop", &format!("{TAKING_BACK}.timer")]) } else { Ok(()) }
+}
+
+/// Whether systemd is what runs this host.
+pub fn is_running() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
 

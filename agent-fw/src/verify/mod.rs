@@ -11,12 +11,14 @@ mod plain;
 #[cfg(feature = "xdp")]
 mod program;
 mod sample;
+mod sources;
 mod table;
 mod value;
 
 #[cfg(feature = "xdp")]
 pub use program::programs;
 pub use sample::{Addresses, PacketDirection, Sample, Sender};
+pub use sources::{Otherwise, sources_decided_otherwise};
 pub use table::{Effect, Late, effect};
 
 use crate::model::firewall::{self, Firewall};
@@ -131,16 +133,33 @@ fn cubes(of: &[(Cube, String)]) -> PacketSet {
     of.iter().map(|(cube, _)| cube.clone()).collect()
 }
 
+/// What a policy of the agent's port drops, and what the kernel does.
+struct Decided {
+    /// The packets that the policy drops.
+    refused: PacketSet,
+    /// Those that the kernel drops.
+    dropped: PacketSet,
+    /// Those of which it is not known what the kernel does.
+    unknown: Vec<(Cube, String)>,
+}
+
+impl Decided {
+    fn by(kernel: &Kernel, policy: &Policy) -> Self {
+        let at_interfaces: Vec<Effect> =
+            kernel.programs.iter().map(|program| program.effect.clone().before_any_vrf()).collect();
+        let effects = || kernel.table.iter().chain(&at_interfaces);
+        Self {
+            refused: refused(policy),
+            dropped: effects().flat_map(|effect| effect.dropped.clone()).collect(),
+            unknown: effects().flat_map(|effect| effect.unknown.clone()).collect(),
+        }
+    }
+}
+
 /// A packet that the kernel decides otherwise than the policy of the agent's port; `None` if there is
 /// no such packet.
 pub fn counterexample(policy: &Policy, reach: &Scope, kernel: &Kernel) -> Option<Counterexample> {
-    let at_interfaces: Vec<Effect> =
-        kernel.programs.iter().map(|program| program.effect.clone().before_any_vrf()).collect();
-    let effects = || kernel.table.iter().chain(&at_interfaces);
-    let dropped: PacketSet = effects().flat_map(|effect| effect.dropped.clone()).collect();
-    let mut unknown: Vec<(Cube, String)> =
-        effects().flat_map(|effect| effect.unknown.clone()).collect();
-    let refused = refused(policy);
+    let Decided { refused, dropped, mut unknown } = Decided::by(kernel, policy);
     let of = |packets: &PacketSet, deed: Actual| {
         plainest(packets, deed, &kernel.own, |packet| Expected::Port(packet.due_by(policy)))
     };

@@ -36,6 +36,27 @@ pub struct AgentPolicy {
     pub ledger: OriginMap,
 }
 
+impl AgentPolicy {
+    /// The same, but for these addresses, which are admitted by nothing.
+    #[must_use]
+    pub fn without(self, excepted: &AddressSet) -> Self {
+        if excepted.is_empty() {
+            return self;
+        }
+        let Self { policy, ledger } = self;
+        let left = |admission: &Admission| Admission {
+            macs: admission.macs.clone(),
+            addresses: admission.addresses.difference(excepted),
+        };
+        let left: Vec<Admission> = policy.admissions().iter().map(left).collect();
+        let left = left.into_iter().filter(|admission| !admission.addresses.is_empty());
+        Self {
+            policy: Policy::new(policy.ports().clone(), policy.others(), left),
+            ledger: ledger.restrict(&excepted.complement()),
+        }
+    }
+}
+
 /// Compiles the rules that replace the hidden rule, or the hidden rule itself when none does.
 /// The sources of several such rules are united. What a rule limits besides ([`is_limited`]) is not
 /// in the policy: it admits all of the rule's sources, and tables of their own enforce the rest.

@@ -11,6 +11,11 @@ const BATCH_GENERATION: u16 = 1;
 pub(super) const BATCH_BEGIN_BYTES: usize = 20;
 
 impl Generation {
+    /// Its number.
+    pub fn number(self) -> u32 {
+        self.0
+    }
+
     /// The one that the next transaction makes. None has the number 0, which would match any.
     pub(super) fn next(self) -> Self {
         Self(self.0.wrapping_add(1).max(1))
