@@ -1,17 +1,25 @@
 //! What leads past the gate and what only looks like it: each is tried with a real connection.
 
-use crate::foreign::choose_sockets;
+use crate::foreign::{CLASSIFIER, at_tc, choose_sockets};
 use crate::scene::{AGENT, PATIENCE, UNLISTED, address, check, from, install, status};
 use crate::tests;
-use agent_fw_lab::{Lab, Listener, Outcome, connect, feed, output, run};
+use agent_fw_lab::{Conversation, Lab, Listener, Outcome, connect, feed, output, run};
 use anyhow::{Context as _, Result, ensure};
+use aya::programs::links::LinkOrder;
 use std::net::{IpAddr, SocketAddr};
 
 tests![
     what_tproxy_hands_over_is_a_detour_where_the_agents_socket_takes_it,
     a_rule_about_other_addresses_or_ports_sends_nothing_of_the_agents_on,
     a_program_that_chooses_sockets_is_named,
+    a_program_at_an_interfaces_entrance_is_named,
 ];
+
+/// On a kernel with flowtables.
+pub(crate) const WITH_FLOWTABLES: &[crate::Test] = &[(
+    "a_connection_that_goes_on_by_a_flowtable_is_not_called_closed",
+    a_connection_that_goes_on_by_a_flowtable_is_not_called_closed,
+)];
 
 const DETOURS: &str = "ways past the gate";
 
@@ -52,7 +60,7 @@ fn what_tproxy_hands_over_is_a_detour_where_the_agents_socket_takes_it() -> Resu
 }
 
 /// Rules by which a port may be sent on, and whether the agent's stays closed all the same.
-const SENDING: [(&str, bool); 36] = [
+const SENDING: [(&str, bool); 43] = [
     ("ip daddr HERE tcp dport 4118 dnat to THERE", false),
     ("ip daddr HERE/28 tcp dport 4118 dnat to THERE", false),
     ("ip daddr != 203.0.113.9 tcp dport 4118 dnat to THERE", false),
@@ -91,6 +99,14 @@ const SENDING: [(&str, bool); 36] = [
     ("ip daddr . tcp dport vmap { HERE . 8000-9000 : goto on }", true),
     ("ip daddr . tcp dport vmap { 203.0.113.9 . 4118 : goto on }", true),
     ("tcp dport vmap { 8000-9000 : goto on }", true),
+    // As systemd-networkd writes it for containers.
+    ("dnat ip addr . port to meta l4proto . th dport map { tcp . 4118 : THERE . 4118 }", false),
+    ("dnat ip addr . port to meta l4proto . th dport map { tcp . 8080 : THERE . 4118 }", true),
+    ("dnat ip addr . port to meta l4proto . th dport map { udp . 4118 : THERE . 4118 }", true),
+    ("iifname . tcp dport { manager0 . 4118 } dnat to THERE", false),
+    ("iifname . tcp dport { manager0 . 8080 } dnat to THERE", true),
+    ("tcp dport != { 22, 80 } dnat to THERE", false),
+    ("tcp dport != { 22, 4118 } dnat to THERE", true),
 ];
 
 fn a_rule_about_other_addresses_or_ports_sends_nothing_of_the_agents_on() -> Result<()> {
@@ -128,6 +144,16 @@ fn a_rule_about_other_addresses_or_ports_sends_nothing_of_the_agents_on() -> Res
                 ensure!(to(other, AGENT)? == Outcome::Talked, "{rule}: it sends nothing on");
             }
             run(["nft", "delete", "table", "ip", "sent"])?;
+        }
+        // Past the network's layer, to another interface.
+        for (port, closed) in [(4118, false), (8080, true)] {
+            let rules = format!(
+                "table netdev sent {{ chain p {{ type filter hook ingress device manager0 priority 0;
+                   tcp dport {port} fwd to container0\n}}\n}}"
+            );
+            feed(["nft", "-f", "-"], &rules)?;
+            ensure!(is_closed()?.0 == closed, "{port}: {}", is_closed()?.1);
+            run(["nft", "delete", "table", "netdev", "sent"])?;
         }
         // What a route makes this host's is this host's.
         let rules = format!(
@@ -177,6 +203,82 @@ fn a_program_that_chooses_sockets_is_named() -> Result<()> {
         drop(program);
         let (_, after) = check(DETOURS)?;
         ensure!(!after.contains("chooser"), "{after}");
+        Ok(())
+    })
+}
+
+fn a_program_at_an_interfaces_entrance_is_named() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        for backend in ["nft", "both"] {
+            let flags = ["--allow-from", "region:us-1", "--backend", backend];
+            let by: &[&str] = if backend == "both" { &["--interface", "manager0"] } else { &[] };
+            install(&[&flags[..], by].concat())?;
+            ensure!(check(DETOURS)?.0 == "good", "{:?}", check(DETOURS)?);
+            let Ok(program) = at_tc(&manager.interface(), LinkOrder::default()) else {
+                println!("this kernel has no TCX");
+                return Ok(());
+            };
+            let (health, seen) = check(DETOURS)?;
+            ensure!(health == "note" && seen.contains(CLASSIFIER), "{health}: {seen}");
+            // It may be harmless: nothing is said against what is closed.
+            ensure!(is_closed()?.0, "{}", is_closed()?.1);
+            drop(program);
+        }
+        // A filter that takes packets elsewhere.
+        run(["tc", "qdisc", "add", "dev", "manager0", "clsact"])?;
+        let redirect = "filter add dev manager0 ingress pref 5 protocol ip u32 match ip src \
+                        192.0.2.1/32 action mirred egress redirect dev lo";
+        run(["tc"].into_iter().chain(redirect.split_whitespace()))?;
+        let (health, seen) = check(DETOURS)?;
+        ensure!(health == "note" && seen.contains("tc filter u32"), "{health}: {seen}");
+        Ok(())
+    })
+}
+
+fn a_connection_that_goes_on_by_a_flowtable_is_not_called_closed() -> Result<()> {
+    const RULES: &str = "
+        table inet fast {
+          flowtable f { hook ingress priority 0; devices = { manager0, container0 }; }
+          chain forward { type filter hook forward priority 0;
+            meta l4proto tcp ct state established flow add @f\n}
+        }
+        table ip sent { chain p { type nat hook prerouting priority dstnat;
+          iif manager0 tcp dport 4118 dnat to THERE\n}\n}";
+    Lab::run(|lab| {
+        let (manager, container) = (lab.peer("manager")?, lab.peer("container")?);
+        lab.forward()?;
+        let _published = container.enter(|| Listener::bind(AGENT))??;
+        feed(["nft", "-f", "-"], &RULES.replace("THERE", &container.v4().to_string()))?;
+        let early = ["--allow-from", "region:us-1", "--early-drop"];
+        let (stranger, listed) = (address(UNLISTED[0]), address("34.205.5.1"));
+        let talk = |source| -> Result<Conversation> {
+            manager.add_address(source)?;
+            let to = manager.host_address(source, AGENT);
+            let mut talk = manager.enter(|| Conversation::open(source, to, PATIENCE))??;
+            // The second packet is the flowtable's.
+            for _ in 0..2 {
+                ensure!(talk.say(PATIENCE)? == Outcome::Talked, "{source}: it does not stand");
+            }
+            Ok(talk)
+        };
+        // Of a listed source, it is as it should be.
+        let mut admitted = talk(listed)?;
+        install(&early)?;
+        ensure!(is_closed()?.0, "{}", is_closed()?.1);
+        install(&early[..2])?;
+        let mut talking = talk(stranger)?;
+        install(&early)?;
+        ensure!(talking.say(PATIENCE)? == Outcome::Talked, "it is so");
+        let (closed, why) = is_closed()?;
+        ensure!(!closed && why.contains("flowtable") && why.contains(UNLISTED[0]), "{why}");
+        ensure!(check(DETOURS)?.0 == "bad", "{:?}", check(DETOURS)?);
+        // As is advised.
+        run(["nft", "delete", "table", "inet", "fast"])?;
+        ensure!(talking.say(PATIENCE)? == Outcome::Silent, "it goes on");
+        ensure!(admitted.say(PATIENCE)? == Outcome::Talked);
+        ensure!(is_closed()?.0, "{}", is_closed()?.1);
         Ok(())
     })
 }

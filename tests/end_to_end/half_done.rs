@@ -13,6 +13,8 @@ tests![
     an_apply_of_both_that_is_killed_at_any_moment_is_finished_or_taken_back,
     an_install_of_both_that_is_killed_at_any_moment_is_finished_or_taken_back,
     a_guard_follows_an_interface_to_its_new_name,
+    an_uninstall_that_fails_leaves_the_policy_and_the_boot_unit,
+    what_a_boot_falls_back_on_is_kept_again_by_a_repeated_install,
 ];
 
 const POLICY: &str = "/etc/agent-fw/policy.toml";
@@ -98,6 +100,44 @@ fn a_guard_follows_an_interface_to_its_new_name() -> Result<()> {
             Ok(crate::xdp::attached("lan0")?.is_some() && status()?.1 == Some(0))
         })?;
         is_as_it_should_be()
+    })
+}
+
+fn an_uninstall_that_fails_leaves_the_policy_and_the_boot_unit() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        agent_fw(["install", "--untested", "--allow-from", "region:us-1"])?.success()?;
+        let files = || run(["find", "/etc/systemd/system", "/etc/agent-fw", "/var/lib/agent-fw"]);
+        let before = files()?;
+        for mount in [&["--bind", "/etc/agent-fw"][..], &["-o", "remount,bind,ro"]] {
+            run(["mount"].iter().chain(mount).chain(&["/etc/agent-fw"]))?;
+        }
+        let failed = agent_fw(["uninstall"])?;
+        ensure!(failed.code == Some(3) && failed.stderr.contains("policy.toml"), "{failed}");
+        ensure!(files()? == before, "{before} became {}", files()?);
+        ensure!(status()?.1 == Some(0), "{:#}", status()?.0);
+        expect(&manager, Outcome::Silent, &["198.51.100.7"])?;
+        run(["umount", "/etc/agent-fw"])?;
+        agent_fw(["uninstall"])?.success()?;
+        expect(&manager, Outcome::Talked, &["198.51.100.7"])
+    })
+}
+
+fn what_a_boot_falls_back_on_is_kept_again_by_a_repeated_install() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let _agent = Listener::bind(AGENT)?;
+        install(&["--allow-from", "region:us-1"])?;
+        fs::remove_dir_all("/var/lib/agent-fw")?;
+        install(&["--allow-from", "region:us-1"])?;
+        fs::remove_file(POLICY)?;
+        run(["nft", "flush", "ruleset"])?;
+        expect(&manager, Outcome::Talked, &["198.51.100.7"])?;
+        let fallen = agent_fw(["apply", "--boot"])?;
+        ensure!(fallen.code == Some(1) && fallen.stdout.contains("last good"), "{fallen}");
+        expect(&manager, Outcome::Silent, &["198.51.100.7"])?;
+        expect(&manager, Outcome::Talked, &["34.205.5.1"])
     })
 }
 

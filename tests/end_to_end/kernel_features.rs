@@ -12,6 +12,14 @@ pub(crate) enum Feature {
     Mpls,
     /// The load balancer in the hook `input`.
     Ipvs,
+    /// IPsec's encryption.
+    Esp,
+    /// Packets in UDP that the kernel unpacks.
+    Fou,
+    /// Filters of interfaces that change packets.
+    Pedit,
+    /// Flowtables, which forward connections past the chains.
+    Flowtables,
 }
 
 impl Feature {
@@ -30,8 +38,31 @@ impl Feature {
                 succeeds(&["modprobe", "--quiet", "--all", "ip_vs", "ip_vs_rr"]);
                 Path::new("/proc/net/ip_vs").exists() && succeeds(&["ipvsadm", "--version"])
             }
+            Self::Esp => in_namespace(
+                "ip xfrm state add src 192.0.2.1 dst 192.0.2.2 proto esp spi 1 mode transport \
+                 auth 'hmac(sha256)' 0x00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff \
+                 enc 'cbc(aes)' 0x00112233445566778899aabbccddeeff",
+            ),
+            Self::Fou => {
+                succeeds(&["modprobe", "--quiet", "fou"]);
+                in_namespace("ip fou add port 5555 ipproto 6")
+            }
+            Self::Flowtables => in_namespace(
+                "ip link set lo up && nft 'table ip f { flowtable f { hook ingress priority 0; \
+                 devices = { lo }; }; chain c { type filter hook forward priority 0; \
+                 meta l4proto tcp flow add @f; }; }'",
+            ),
+            Self::Pedit => in_namespace(
+                "tc qdisc add dev lo clsact && tc filter add dev lo ingress protocol ip flower \
+                 ip_proto tcp action pedit ex munge tcp dport set 1 pipe action csum tcp",
+            ),
         }
     }
+}
+
+/// What these words make goes with its namespace.
+fn in_namespace(words: &str) -> bool {
+    succeeds(&["unshare", "--net", "sh", "-c", words])
 }
 
 fn succeeds(argv: &[&str]) -> bool {

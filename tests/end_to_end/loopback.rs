@@ -20,6 +20,7 @@ use std::time::Duration;
 tests![
     this_host_reaches_its_agent_by_each_of_its_addresses,
     an_own_connection_that_has_slept_goes_on,
+    an_own_connection_that_has_slept_can_be_reset,
     a_source_that_is_this_hosts_own_gets_nobody_in_by_ethernet,
     an_answer_to_a_forged_packet_makes_no_source_this_hosts_own,
 ];
@@ -159,6 +160,33 @@ fn an_own_connection_that_has_slept_goes_on() -> Result<()> {
         install(FORMS[0])?;
         let to = SocketAddr::new(address("::1"), AGENT);
         ensure!(reaches_itself(to, None, Duration::from_millis(2500))?, "longer than it is known");
+        Ok(())
+    })
+}
+
+/// A client that goes away with data unread, or lingers for nothing, resets its connection.
+fn an_own_connection_that_has_slept_can_be_reset() -> Result<()> {
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        let own = [address("127.0.0.1"), address("::1"), manager.host_v4().into()];
+        let own = own.map(|ip| SocketAddr::new(ip, AGENT)).into_iter();
+        let addresses: Vec<SocketAddr> = own.chain([link_local(&manager.interface())?]).collect();
+        for form in FORMS {
+            install(form)?;
+            for to in &addresses {
+                let agent = TcpListener::bind(to).with_context(|| to.to_string())?;
+                let client = TcpStream::connect(to)?;
+                let (mut there, _) = agent.accept()?;
+                there.write_all(b"unread")?;
+                thread::sleep(Duration::from_millis(1500));
+                drop(client);
+                there.set_read_timeout(Some(PATIENCE))?;
+                let ended = there.read(&mut [0; 8]).map_err(|error| error.kind());
+                ensure!(ended == Err(std::io::ErrorKind::ConnectionReset), "{to}: {ended:?}");
+            }
+        }
         Ok(())
     })
 }

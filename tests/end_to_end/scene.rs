@@ -134,7 +134,8 @@ impl Guard {
         Self::start_by(command)
     }
 
-    fn start_by(mut guard: Command) -> Result<Self> {
+    /// With this command, to which `guard` is added.
+    pub(crate) fn start_by(mut guard: Command) -> Result<Self> {
         let said = File::create(SAID)?;
         let guard = guard.arg("guard").stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said);
         let guard = Self(guard.spawn().context("cannot start the guard")?);

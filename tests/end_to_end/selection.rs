@@ -6,12 +6,13 @@
 use crate::kernel_features::Feature;
 use crate::{
     Test, admission, advice, agent_tls, below, boot_unit, breadth, bystanders, changes, closed,
-    consent, cut_off, detours, disguise, dispatcher, doctor, enforcement, exceptions, explain,
-    explain_all, firewall, guard, half_done, help, hostile, late_gate, lifecycle, live_sessions,
-    loopback, lost_answers, memories, messages, metrics, openness, outbound, own_frames, path_mtu,
-    ports, regions, relay, rule_files, ruleset, silent_files, specification, tc, tests, unpinned,
-    unplugged, updates, vendor_answers, vendor_facts, vendor_packets, verdicts, verify, verify_xdp,
-    watch, way_back, way_out, without_lock, xdp, xdp_alone, xdp_others, xdp_stacked, xdp_tags,
+    consent, cut_off, detours, disguise, dispatcher, doctor, encapsulation, enforcement,
+    exceptions, explain, explain_all, firewall, guard, half_done, help, hostile, late_gate,
+    lifecycle, little_room, live_sessions, loopback, lost_answers, memories, messages, metrics,
+    openness, outbound, own_frames, path_mtu, ports, regions, relay, rule_files, ruleset,
+    silent_files, specification, tc, tests, unpinned, unplugged, updates, vendor_answers,
+    vendor_facts, vendor_packets, verdicts, verify, verify_xdp, watch, way_back, way_out,
+    without_lock, xdp, xdp_alone, xdp_others, xdp_stacked, xdp_tags,
 };
 use agent_fw_lab::{RARE, is_emulated, is_whole};
 use anyhow::{Result, ensure};
@@ -87,6 +88,10 @@ fn rare() -> Vec<&'static [Test]> {
         (Feature::Vrf, loopback::WITH_VRF),
         (Feature::Mpls, loopback::WITH_MPLS),
         (Feature::Ipvs, late_gate::WITH_IPVS),
+        (Feature::Esp, encapsulation::WITH_ESP),
+        (Feature::Fou, encapsulation::WITH_FOU),
+        (Feature::Pedit, encapsulation::WITH_PEDIT),
+        (Feature::Flowtables, detours::WITH_FLOWTABLES),
     ];
     let rare = rare.into_iter().filter(|(feature, _)| feature.is_here()).map(|(_, tests)| tests);
     let mut rare: Vec<_> = rare.collect();
@@ -109,6 +114,7 @@ fn by_kernel() -> Vec<&'static [Test]> {
         firewall::TRAFFIC,
         guard::TESTS,
         late_gate::TESTS,
+        little_room::TESTS,
         live_sessions::TESTS,
         loopback::TESTS,
         outbound::TESTS,

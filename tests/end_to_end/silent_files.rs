@@ -13,6 +13,7 @@ tests![
     a_list_that_does_not_answer_keeps_no_command_waiting_and_changes_nothing,
     a_list_that_cannot_even_be_looked_for_keeps_no_command_waiting,
     regions_and_rules_that_do_not_answer_keep_no_command_waiting,
+    nobody_has_the_lock_while_the_policy_before_is_read,
     with_a_list_that_does_not_answer_the_port_is_closed_at_boot,
     the_guard_closes_the_port_while_a_list_does_not_answer,
 ];
@@ -166,6 +167,29 @@ fn regions_and_rules_that_do_not_answer_keep_no_command_waiting() -> Result<()> 
         the_lock_is_free()?;
         ensure!(everything()? == before, "something was changed");
         is_closed(&manager)
+    })
+}
+
+/// What a policy would cut off is told by comparison with the one before. Where that was not kept, its
+/// files are read.
+fn nobody_has_the_lock_while_the_policy_before_is_read() -> Result<()> {
+    Lab::run(|_| {
+        let files = serve()?;
+        install(&["--allow-from", &format!("file:{LIST}")])?;
+        fs::remove_file("/var/lib/agent-fw/last-good.json")?;
+        fs::write("/run/rules", "{\"firewallRules\": []}")?;
+        files.fall_silent(Silence::Open);
+        std::thread::scope(|scope| {
+            let words = ["install", "--no-boot", "--untested", "--allow-from", "192.0.2.1"];
+            let more = ["--rules", "/run/rules", "--policy"];
+            let installing = scope.spawn(move || agent_fw(words.into_iter().chain(more)));
+            std::thread::sleep(Duration::from_secs(3));
+            ensure!(!installing.is_finished(), "it does not wait for {LIST}");
+            the_lock_is_free()?;
+            // Nothing is known to be let pass: what it would cut off, if anything, needs consent.
+            installing.join().ok().context("panicked")??;
+            Ok(())
+        })
     })
 }
 

@@ -8,7 +8,7 @@ use super::units::Units;
 use super::{LockWait, exceptions, openness, report};
 use crate::configuration::change::{Difference, Tense, differences};
 use crate::configuration::{Compiled, Configuration};
-use crate::engine::apply::Read;
+use crate::engine::apply::{self, Read};
 use crate::engine::change::{Done, NewPolicy, start_taking_back};
 use crate::engine::history::Made;
 use crate::engine::interfaces;
@@ -186,7 +186,11 @@ impl ChangeArgs {
             let installed = is_installed(&configuration, &lists, boot.as_deref());
             let differing = held.differences(&configuration, &compiled)?;
             let outcome = self.tell_what_would_change(command, &changes, &differing, installed);
-            self.consent.check(&configuration, &compiled)?;
+            self.consent.check(
+                &configuration,
+                &compiled,
+                before.as_ref().map(|before| &before.known),
+            )?;
             return Ok(Some(outcome));
         }
         if before.is_some() && !drops_on_purpose && !self.may_drop(&changes)? {
@@ -202,13 +206,21 @@ impl ChangeArgs {
         }
         refuse_to_open(before.as_ref(), &configuration, &compiled, says_any)?;
         self.refuse_to_shrink(before.as_ref(), &texts, &configuration)?;
-        let live = self.consent.check(&configuration, &compiled)?;
+        let live = self.consent.check(
+            &configuration,
+            &compiled,
+            before.as_ref().map(|before| &before.known),
+        )?;
         let held = KernelState::read(&mut nftables)?;
         let differing = held.differences(&configuration, &compiled)?;
         let installed = is_installed(&configuration, &lists, boot.as_deref());
         if differing.is_empty() && installed && !held.can_move() {
             if boot.is_some() {
                 systemd::enable()?;
+            }
+            // What a boot falls back on may have been taken away.
+            if let Some(note) = apply::keep(&texts, &compiled) {
+                report::caution("note:", note);
             }
             drop(lock);
             let started = units.map_or(Ok(()), |units| units.start(boot.is_some()));

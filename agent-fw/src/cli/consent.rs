@@ -49,13 +49,15 @@ fn at_risk(risks: &[&Risk]) -> Refused {
 
 impl Consent {
     /// Refuses a policy that cuts off what is in use and not accepted. What is accepted is told; what
-    /// there is, is returned.
+    /// there is, is returned. `installed` is the installed policy, as it was
+    /// read before the lock was taken: its files may keep waiting whoever reads them.
     pub(super) fn check(
         &self,
         configuration: &Configuration,
         compiled: &Compiled,
+        installed: Option<&Known>,
     ) -> Result<LiveSessions> {
-        let (live, found) = found(configuration, compiled)?;
+        let (live, found) = found(configuration, compiled, installed)?;
         let is_accepted = |risk: &&Risk| self.accept_risk.contains(&risk.name);
         let (accepted, refused): (Vec<&Risk>, Vec<&Risk>) = found.iter().partition(is_accepted);
         if !refused.is_empty() {
@@ -79,19 +81,20 @@ impl Consent {
 fn found(
     configuration: &Configuration,
     compiled: &Compiled,
+    installed: Option<&Known>,
 ) -> anyhow::Result<(LiveSessions, Vec<Risk>)> {
     if !is_asked_about(configuration) {
         return Ok((LiveSessions::default(), Vec::new()));
     }
     // The policy in force is the last that was put there; before that was kept, the installed one.
-    let before = last_good::compiled().ok().flatten().filter(|_| policy::is_installed());
-    let before = before.or_else(|| policy::compiled().ok().flatten());
+    let kept = last_good::compiled().ok().flatten().filter(|_| policy::is_installed());
+    let before = kept.as_ref().or(installed);
     let after: Known = (configuration.clone(), compiled.clone());
     let mut live = LiveSessions::read()?;
-    let mut found = risks(&live, before.as_ref(), &after);
+    let mut found = risks(&live, before, &after);
     if found.iter().any(|risk| risk.is_service && risk.name.protocol == Protocol::Udp) {
         live.forget_passing_clients()?;
-        found = risks(&live, before.as_ref(), &after);
+        found = risks(&live, before, &after);
     }
     found.sort_by_key(|risk| (!is_ssh(risk.name), risk.name));
     Ok((live, found))

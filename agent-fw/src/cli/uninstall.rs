@@ -57,16 +57,16 @@ impl Uninstall {
         }
         // While the port is still closed to others: an exception may let in more than these.
         let all_closed = exceptions::close()?;
-        // The files first: were the table to go first and the rest to fail, the port would be
-        // open now and closed again at the next boot.
+        // The files first, and what applies them at boot behind these: were the kernel to go first
+        // and the rest to fail, the port would be open now or at the next boot, and the policy there.
+        file::remove(policy)?;
+        interfaces::forget()?;
+        Contact::forget()?;
+        history::remove()?;
+        last_good::remove()?;
         if let Err(error) = systemd::remove() {
             report::caution("note:", format_args!("the boot unit stays enabled: {error:#}"));
         }
-        interfaces::forget()?;
-        history::remove()?;
-        last_good::remove()?;
-        Contact::forget()?;
-        file::remove(policy)?;
         // What an interrupted installation has left.
         drop(file::remove(&policy.with_added_extension("new")));
         let kept = system::replaced_policies().into_iter().chain(system::kept_lists());

@@ -112,7 +112,8 @@ pub fn judge(
             || configuration.early_drop && detour.is_after_early_drop()
     };
     let open = detours.filter(|detour| !is_closed(detour));
-    found.extend(open.map(NotClosed::Detour));
+    let offloaded = if configuration.early_drop { trace::offloaded(policy)? } else { None };
+    found.extend(open.chain(offloaded).map(NotClosed::Detour));
     Ok(found)
 }
 

@@ -1,18 +1,13 @@
 //! What an interface's driver has switched on, as the kernel's ethtool family tells it (since Linux
 //! 5.6).
 
-use crate::netlink::message;
+use crate::netlink::generic;
 use crate::netlink::message::{attribute, attributes, text};
 use anyhow::Context as _;
 use std::collections::BTreeSet;
 
-/// `GENL_ID_CTRL`, `CTRL_CMD_GETFAMILY` of linux/genetlink.h.
-const CONTROL: u16 = 16;
-const GET_FAMILY: u8 = 3;
 /// `ETHTOOL_MSG_FEATURES_GET` of linux/ethtool_netlink.h.
 const GET_FEATURES: u8 = 11;
-/// `struct genlmsghdr`.
-const GENERIC_BYTES: usize = 4;
 
 /// The features that are on, by their names: `rx-lro`.
 pub fn features(index: u32) -> anyhow::Result<BTreeSet<String>> {
@@ -20,30 +15,15 @@ pub fn features(index: u32) -> anyhow::Result<BTreeSet<String>> {
     const HEADER: u16 = 1;
     const DEVICE: u16 = 1;
     const ACTIVE: u16 = 4;
-    let family = family().context("this kernel tells nothing of features (ethtool)")?;
+    let family =
+        generic::family("ethtool").context("this kernel tells nothing of features (ethtool)")?;
     // `NLA_F_NESTED` is asked for here.
     let header = attribute(HEADER | 1 << 15, &attribute(DEVICE, &index.to_ne_bytes()));
-    let found = message::get_generic(family, &request(GET_FEATURES, &header))
+    let found = generic::get(family, GET_FEATURES, &header)
         .context("this driver's features cannot be read")?;
-    let body = found.first().and_then(|body| body.get(GENERIC_BYTES..)).unwrap_or_default();
-    let active = attributes(body).find(|(kind, _)| *kind == ACTIVE).map(|(_, value)| value);
+    let body = found.into_iter().next().unwrap_or_default();
+    let active = attributes(&body).find(|(kind, _)| *kind == ACTIVE).map(|(_, value)| value);
     Ok(bits(active.unwrap_or_default()))
-}
-
-/// The number of the family `ethtool`.
-fn family() -> Option<u16> {
-    /// `CTRL_ATTR_FAMILY_ID`, `CTRL_ATTR_FAMILY_NAME`.
-    const NUMBER: u16 = 1;
-    const NAME: u16 = 2;
-    let name = request(GET_FAMILY, &attribute(NAME, b"ethtool\0"));
-    let found = message::get_generic(CONTROL, &name).ok()?;
-    let body = found.first()?.get(GENERIC_BYTES..)?;
-    let (_, value) = attributes(body).find(|(kind, _)| *kind == NUMBER)?;
-    Some(u16::from_ne_bytes(*value.first_chunk()?))
-}
-
-fn request(command: u8, body: &[u8]) -> Vec<u8> {
-    [&[command, 1, 0, 0], body].concat()
 }
 
 /// The names in a set of bits that lists only those that are set.

@@ -44,6 +44,11 @@ pub(crate) fn get_generic(family: u16, request: &[u8]) -> nix::Result<Vec<Vec<u8
     exchange(SockProtocol::NetlinkGeneric, family, libc::NLM_F_ACK, request)
 }
 
+/// Asks a family of generic netlink for every object of the kind that the request is for.
+pub(crate) fn dump_generic(family: u16, request: &[u8]) -> nix::Result<Vec<Vec<u8>>> {
+    exchange(SockProtocol::NetlinkGeneric, family, libc::NLM_F_DUMP, request)
+}
+
 fn exchange(
     protocol: SockProtocol,
     kind: u16,

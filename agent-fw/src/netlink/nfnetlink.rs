@@ -40,6 +40,7 @@ pub(crate) enum Kind {
     GetSet = 10,
     GetSetElements = 13,
     Trace = 17,
+    GetFlowtable = 23,
 }
 
 /// A message: the family that it is about, and its attributes.
@@ -142,14 +143,24 @@ impl Connection {
         family: u8,
         body: &[u8],
     ) -> anyhow::Result<Vec<Message>> {
+        self.list(number_of(kind), family, body)
+    }
+
+    /// Everything that this message of some part of netfilter's asks for.
+    pub(crate) fn list(
+        &mut self,
+        kind: u16,
+        family: u8,
+        body: &[u8],
+    ) -> anyhow::Result<Vec<Message>> {
         self.sequence += 1;
         let flags = libc::NLM_F_REQUEST | libc::NLM_F_DUMP;
-        self.send(&message(number_of(kind), flags, self.sequence, family, 0, body))?;
+        self.send(&message(kind, flags, self.sequence, family, 0, body))?;
         let mut found = Vec::new();
         let mut buffer = vec![0; RECEIVE_BYTES];
         loop {
             let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())
-                .context("cannot list what nf_tables has")?;
+                .context("cannot list what netfilter has")?;
             for (of, sequence, bytes) in messages(&buffer[..length]) {
                 match i32::from(of) {
                     _ if sequence != self.sequence => {}

@@ -39,6 +39,17 @@ pub struct Filter {
     pub program: Option<u32>,
     /// Whether it is certain that it ends no packet, and does not take any elsewhere.
     pub never_ends: bool,
+    /// What its actions may change of a packet.
+    pub changes: Changes,
+}
+
+/// What a filter's actions may change of a packet.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Changes {
+    /// The ports that TCP packets may be given; with `None`, any.
+    pub ports: Vec<Option<u16>>,
+    /// Whether they may change addresses, take packets elsewhere, or run a program.
+    pub others: bool,
 }
 
 /// The filters of what comes in by this interface; none where there is no `clsact`.
@@ -106,9 +117,9 @@ fn place(index: u32, handle: u32, parent: u32, info: u32) -> Vec<u8> {
 fn parse(body: &[u8]) -> Option<Filter> {
     let handle = number(body.get(8..)?)?;
     let priority = u16::try_from(number(body.get(16..)?)? >> 16).ok()?;
-    let kind = String::new();
+    let (kind, changes) = (String::new(), Changes::default());
     let mut filter =
-        Filter { priority, handle, kind, name: None, program: None, never_ends: false };
+        Filter { priority, handle, kind, name: None, program: None, never_ends: false, changes };
     for (kind, value) in attributes(body.get(TC_BYTES..)?) {
         match kind {
             TCA_KIND => filter.kind = text(value),
@@ -127,6 +138,7 @@ fn parse(body: &[u8]) -> Option<Filter> {
     let options = find(body.get(TC_BYTES..)?, TCA_OPTIONS);
     filter.never_ends =
         options.is_some_and(|options| never_ends(&filter.kind, options).unwrap_or(false));
+    filter.changes = options.map(|options| changes_of(&filter.kind, options)).unwrap_or_default();
     // A priority is listed by itself, too.
     (filter.handle != 0).then_some(filter)
 }
@@ -135,25 +147,38 @@ fn find(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
 }
 
+/// `TCA_ACT_KIND`, `TCA_ACT_OPTIONS`.
+const ACTION_KIND: u16 = 1;
+const ACTION_OPTIONS: u16 = 2;
+
+/// The attribute in which a kind of filter has its actions: `TCA_U32_ACT`, `TCA_FLOWER_ACT`,
+/// `TCA_BASIC_ACT`, `TCA_MATCHALL_ACT`, `TCA_FW_ACT`; nothing for one that is not known here.
+fn place_of_actions(kind: &str) -> Option<u16> {
+    match kind {
+        "u32" => Some(7),
+        "flower" | "basic" => Some(3),
+        "matchall" => Some(2),
+        "fw" => Some(4),
+        _ => None,
+    }
+}
+
+/// A filter's actions, each by its kind and with its options.
+fn actions(place: u16, options: &[u8]) -> Vec<(String, &[u8])> {
+    let all = attributes(find(options, place).unwrap_or_default());
+    let parts = |(_, action)| {
+        let kind = find(action, ACTION_KIND).map(text).unwrap_or_default();
+        (kind, find(action, ACTION_OPTIONS).unwrap_or_default())
+    };
+    all.map(parts).collect()
+}
+
 /// Whether none of a filter's actions ends a packet or takes it elsewhere; nothing, where the kind of
 /// filter is none of those whose actions are known here.
 fn never_ends(kind: &str, options: &[u8]) -> Option<bool> {
-    /// `TCA_ACT_KIND`, `TCA_ACT_OPTIONS`.
-    const KIND: u16 = 1;
-    const OPTIONS: u16 = 2;
-    // `TCA_U32_ACT`, `TCA_FLOWER_ACT`, `TCA_MATCHALL_ACT`, `TCA_BASIC_ACT`, `TCA_FW_ACT`.
-    let place = match kind {
-        "u32" => 7,
-        "flower" | "basic" => 3,
-        "matchall" => 2,
-        "fw" => 4,
-        _ => return None,
-    };
     // Without an action, it names a class.
-    let Some(actions) = find(options, place) else { return Some(true) };
-    let is_harmless = |action: &[u8]| {
-        let kind = find(action, KIND).map(text).unwrap_or_default();
-        let options = find(action, OPTIONS).unwrap_or_default();
+    let actions = actions(place_of_actions(kind)?, options);
+    let is_harmless = |(kind, options): &(String, &[u8])| {
         // `struct tc_gact` and `struct tc_mirred`: index, capabilities, action and others.
         let parameters = |place| find(options, place).unwrap_or_default();
         match kind.as_str() {
@@ -168,7 +193,68 @@ fn never_ends(kind: &str, options: &[u8]) -> Option<bool> {
             _ => false,
         }
     };
-    Some(attributes(actions).all(|(_, action)| is_harmless(action)))
+    Some(actions.iter().all(is_harmless))
+}
+
+/// What a filter's actions may change of a packet.
+fn changes_of(kind: &str, options: &[u8]) -> Changes {
+    let mut changes = Changes::default();
+    let Some(place) = place_of_actions(kind) else {
+        // BPF programs are known by themselves.
+        return Changes { others: kind != "bpf", ..changes };
+    };
+    for (kind, options) in actions(place, options) {
+        match kind.as_str() {
+            "pedit" => edits(options, &mut changes),
+            // They let pass, end, or leave a mark.
+            "gact" | "police" | "sample" | "skbedit" | "csum" | "connmark" | "ctinfo"
+            | "simple" => {}
+            _ => changes.others = true,
+        }
+    }
+    changes
+}
+
+/// What the action `pedit` writes: `struct tc_pedit_sel`, with a `struct tc_pedit_key` for each word.
+fn edits(options: &[u8], changes: &mut Changes) {
+    /// `TCA_PEDIT_PARMS`, `TCA_PEDIT_PARMS_EX`, `TCA_PEDIT_KEYS_EX`; of a key in it, `HTYPE`, `CMD`.
+    const PLAIN: u16 = 2;
+    const EXTENDED: u16 = 4;
+    const KEYS: u16 = 5;
+    const HEADER: u16 = 1;
+    const COMMAND: u16 = 2;
+    /// `TCA_PEDIT_KEY_EX_HDR_TYPE_NETWORK`, `ETH`, `UDP`; `TCP`.
+    const NETWORK: u16 = 0;
+    const ETHERNET: u16 = 1;
+    const TCP: u16 = 4;
+    const UDP: u16 = 5;
+    const SELECTOR_BYTES: usize = 24;
+    const KEY_BYTES: usize = 24;
+    let selector = find(options, EXTENDED).or_else(|| find(options, PLAIN)).unwrap_or_default();
+    let count = usize::from(selector.get(20).copied().unwrap_or(0));
+    let keys = selector.get(SELECTOR_BYTES..).unwrap_or_default().chunks_exact(KEY_BYTES);
+    let kinds: Vec<[u16; 2]> = attributes(find(options, KEYS).unwrap_or_default())
+        .map(|(_, key)| {
+            let word = |kind| find(key, kind)?.first_chunk().map(|word| u16::from_ne_bytes(*word));
+            [HEADER, COMMAND].map(|kind| word(kind).unwrap_or(0))
+        })
+        .collect();
+    for (at, key) in keys.take(count).enumerate() {
+        let [header, command] = kinds.get(at).copied().unwrap_or([NETWORK, 0]);
+        let (kept, value) = (&key[0..4], &key[4..8]);
+        let offset = number(&key[8..]).unwrap_or(0);
+        // Without options, the ports follow 20 bytes of IPv4, or 40 of IPv6.
+        let is_ports = match header {
+            TCP => offset == 0,
+            NETWORK => offset >= 20,
+            _ => false,
+        };
+        if is_ports && kept[2..] != [0xff, 0xff] {
+            let is_set = command == 0 && kept[2..] == [0, 0] && header == TCP;
+            changes.ports.push(is_set.then(|| u16::from_be_bytes([value[2], value[3]])));
+        }
+        changes.others |= !matches!(header, TCP | UDP | ETHERNET) && offset < 40;
+    }
 }
 
 #[cfg(test)]
@@ -186,6 +272,24 @@ mod tests {
         assert_eq!((filter.priority, filter.handle, filter.program), (1, HANDLE, Some(9)));
         assert_eq!((filter.kind.as_str(), filter.name.as_deref()), ("bpf", Some("agent_fw_tc")));
         assert_eq!(parse(&body[..18]), None);
+    }
+
+    #[test]
+    fn a_port_that_pedit_sets_is_read() {
+        // Of the word with both ports, the second half is set to 4118.
+        let key = [&[0xff, 0xff, 0, 0][..], &[0, 0, 0x10, 0x16], &[0; 16]].concat();
+        let selector = [&[0; 20][..], &[1, 0, 0, 0], &key].concat();
+        let kind = |header: u16| {
+            let header = attribute(1, &header.to_ne_bytes());
+            attribute(5, &attribute(6, &[header, attribute(2, &[0, 0])].concat()))
+        };
+        let options = |header| [attribute(4, &selector), kind(header)].concat();
+        let filter = |header| {
+            let action = [attribute(1, b"pedit\0"), attribute(2, &options(header))].concat();
+            changes_of("flower", &attribute(3, &attribute(1, &action)))
+        };
+        assert_eq!(filter(4), Changes { ports: vec![Some(4118)], others: false });
+        assert_eq!(filter(5), Changes::default());
     }
 
     #[test]

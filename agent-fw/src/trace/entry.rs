@@ -36,7 +36,7 @@ pub struct Entry {
 pub struct Tracking(Option<Connection>);
 
 /// `IPCTNL_MSG_CT_GET` of `NFNL_SUBSYS_CTNETLINK`.
-const GET: u16 = 1 << 8 | 1;
+pub(super) const GET: u16 = 1 << 8 | 1;
 
 impl Tracking {
     /// Opens it. Where nothing is tracked, no module is loaded to ask about it.
@@ -135,7 +135,7 @@ fn parse(body: &[u8], local: SocketAddr) -> Option<Entry> {
 }
 
 /// Where the packets of one direction come from.
-fn source_of(tuple: &[u8]) -> Option<SocketAddr> {
+pub(super) fn source_of(tuple: &[u8]) -> Option<SocketAddr> {
     /// `CTA_TUPLE_IP`, `CTA_TUPLE_PROTO`, the source's address of each version, its port.
     const IP: u16 = 1;
     const PROTOCOL: u16 = 2;

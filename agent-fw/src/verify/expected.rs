@@ -1,6 +1,6 @@
 //! The packets that there can be, and those that a policy drops.
 
-use crate::model::firewall::{Firewall, UDP, Verdicts};
+use crate::model::firewall::{Firewall, UDP, Verdicts, loopback};
 use crate::model::packet_set::{
     Connection, Cube, ELSEWHERE, ETHERNET, FORWARDED, Field, INCOMING, LOCAL, LOOPBACK, NO,
     OUTGOING, PacketSet, YES, only,
@@ -67,13 +67,19 @@ pub(super) fn outgoing(cube: Cube) -> PacketSet {
     )
 }
 
-/// What this host itself sends to itself: over loopback, and inside a VRF.
+/// What this host itself sends to itself: over loopback, and inside a VRF. Over loopback, resets
+/// pass from its addresses also where it has sent nothing just before.
 fn own() -> PacketSet {
+    const SYN: u128 = 2;
+    const RST: u128 = 4;
+    let is_reset = |flags: &u128| flags & (SYN | RST) == RST;
+    let resets: RangeSet<u128> = (0..=0xff).filter(is_reset).map(Range::single).collect();
+    let resets = loopback().limited(Field::TcpFlags, &resets);
     let own = [(Field::OwnPort, only(YES)), (Field::OwnSource, only(YES))];
     let by = |field, value| {
         limited(Cube::everything(), own.clone().into_iter().chain([(field, only(value))]))
     };
-    by(Field::InputInterface, LOOPBACK).union(by(Field::Vrf, YES))
+    by(Field::InputInterface, LOOPBACK).union(by(Field::Vrf, YES)).union(resets)
 }
 
 /// What the policy of a port drops, of packets to this host.

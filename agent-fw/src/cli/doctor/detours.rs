@@ -12,14 +12,17 @@ pub(super) fn detours(configuration: &Configuration, compiled: &Compiled) -> Res
     let why = "the gate sees packets at the hook `input`, with the port that they have there; what \
                is sent on before, or handed to a socket by other means, passes it by";
     let check = |health, seen: String| Check::new("ways past the gate", why, health, seen);
-    let found: Vec<Detour> = trace::detours(compiled.lowered.policy.ports(), LATE_PRIORITY)?
+    let policy = &compiled.lowered.policy;
+    let offloaded = if configuration.early_drop { trace::offloaded(policy)? } else { None };
+    let found: Vec<Detour> = trace::detours(policy.ports(), LATE_PRIORITY)?
         .into_iter()
         .filter(|detour| !is_closed(detour, configuration))
+        .chain(offloaded)
         .collect();
     let Some(first) = found.first() else {
         return Ok(check(Health::Good, "no rule and no program that would be one".to_owned()));
     };
-    let opens = compiled.lowered.policy.closes() && found.iter().any(Detour::is_certain);
+    let opens = policy.closes() && found.iter().any(Detour::is_certain);
     let health = if opens { Health::Bad } else { Health::Note };
     let seen: Vec<String> = found.iter().map(Detour::to_string).collect();
     let advice = found.iter().find(|detour| detour.is_certain()).unwrap_or(first).advice();

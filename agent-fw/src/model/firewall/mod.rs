@@ -20,6 +20,7 @@ pub use rule::{FirewallError, Rule, Unenforceable};
 pub use shadowing::ShadowedRule;
 pub use stateful::Stateful;
 pub use verdicts::Verdicts;
+pub(crate) use verdicts::loopback;
 
 use crate::model::rule::{Action, Direction, Priority};
 

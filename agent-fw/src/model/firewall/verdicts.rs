@@ -122,7 +122,7 @@ fn is_reply(connection: Connection) -> bool {
 
 /// What this host sends to itself: over loopback, from an address of its own. Link-local addresses
 /// are not looked up as this host's, and ARP goes no further than a link.
-fn loopback() -> PacketSet {
+pub(crate) fn loopback() -> PacketSet {
     let by = |cube: Cube, direction: u128, interface| {
         cube.limited(Field::Direction, &only(direction))?.limited(interface, &only(LOOPBACK))
     };

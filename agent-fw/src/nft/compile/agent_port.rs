@@ -44,7 +44,8 @@ const PORTS: &str = "agent_ports";
 const OWN_V4: &str = "own_v4";
 const OWN_V6: &str = "own_v6";
 const OWN_PORTS: &str = "own_ports";
-/// TCP's flags.
+/// The number of TCP, and its flags.
+const TCP: u8 = 6;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
@@ -224,10 +225,16 @@ fn own(policy: &Policy) -> [Chain<Rule>; 2] {
             Statement::Accept,
         ])
     });
+    // A connection of this host's own that has slept is reset without having been learned. Forged, a
+    // reset does no more than one from a listed source, which can be forged anywhere.
+    let reset = [Statement::FromLoopback, Statement::ProtocolIs(TCP), flags(SYN | RST, RST, false)];
+    let reset =
+        [vec![Statement::FromThisHost], vec![Statement::Is(Family::V6), Statement::FromLinkLocal]]
+            .map(|from| Rule::new(reset.iter().cloned().chain(from).chain([Statement::Accept])));
     let base = Some(BaseChain { hook: Hook::Output, priority: LATE_PRIORITY });
     [
         Chain { name: SENT.to_owned(), base, rules: learn.into() },
-        Chain { name: OWN.to_owned(), base: None, rules: admit.into() },
+        Chain { name: OWN.to_owned(), base: None, rules: admit.into_iter().chain(reset).collect() },
     ]
 }
 
