@@ -3,7 +3,6 @@
 
 use super::consent::{Consent, Refused, this_command};
 use super::outcome::{Failure, Outcome, Result};
-use super::policy_args::compile;
 use super::units::Units;
 use super::{LockWait, exceptions, openness, report};
 use crate::configuration::change::{Difference, Tense, differences};
@@ -21,7 +20,7 @@ use crate::engine::plan::missing_interfaces;
 use crate::engine::shrunk::Shrunk;
 use crate::engine::sources::SourceTexts;
 use crate::engine::{last_good, policy};
-use crate::input::Lists;
+use crate::input::{Lists, Warning};
 use crate::model::Port;
 use crate::model::firewall::Firewall;
 use crate::model::rule::Direction;
@@ -172,11 +171,15 @@ impl ChangeArgs {
             proposal;
         name_interfaces(&mut configuration)?;
         check_interfaces(&configuration)?;
-        let compiled = compile(&configuration, &lists)?;
+        let compiled = policy::compile(&configuration, &lists)?;
         // What is kept for the next boot is read before the lock is taken.
         let texts = SourceTexts::read_for(&configuration, &lists).map_err(Failure::Input)?;
         reader::dismiss();
         let before = Before::of(read);
+        // What was said of the installed policy is not said again of a change.
+        let known = before.as_ref().map(|before| &before.known.1.notices);
+        let is_new = |notice: &&Warning| known.is_none_or(|known| !known.contains(notice));
+        compiled.notices.iter().filter(is_new).for_each(report::notice);
         let changes = differences(before.as_ref().map(Before::known), (&configuration, &compiled));
         let mut nftables = Nftables::open()?;
         let boot = units.map(Units::files).transpose()?.flatten();

@@ -35,6 +35,7 @@ impl Args for PolicyChanges {
                 .default_value("no")
                 .default_missing_value("yes")
                 .hide_default_value(true)
+                .hide_possible_values(true)
                 .value_parser(BoolishValueParser::new())
         };
         PolicyArgs::augment_args(command).mut_args(|arg| switch(arg).hide_default_value(true))

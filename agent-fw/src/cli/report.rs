@@ -12,7 +12,7 @@ use crate::model::{
     AddressSet, Admission, DefaultAction, MacMatch, Notation, Ordinal, OriginMap, Policy, Port,
     Range,
 };
-use crate::nft::Count;
+use crate::nft::{Count, without_expressions};
 use crate::system::systemd::Persistence;
 use crate::xdp::{Admitted, Attachment, Counters};
 use clap::builder::styling::{AnsiColor, Style};
@@ -136,7 +136,12 @@ pub(super) fn what_differs(sources: &[String], parts: &[String], is_verbose: boo
         (false, true) => parts.len().min(PARTS),
         (false, false) => 0,
     };
-    differences(&parts[..named]);
+    if is_verbose {
+        differences(&parts[..named]);
+    } else {
+        let brief = parts[..named].iter().map(|part| without_expressions(part).to_owned());
+        differences(&brief.collect::<Vec<_>>());
+    }
     match parts.len() - named {
         0 => {}
         rest if named > 0 => say!("  and {} more (--verbose names them)", grouped(rest as u64)),

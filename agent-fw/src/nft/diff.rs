@@ -44,6 +44,17 @@ impl fmt::Display for Difference {
     }
 }
 
+/// A difference in words without the expressions of a rule, which stand behind the rule's place.
+pub fn without_expressions(difference: &str) -> &str {
+    const PLACE: &str = " of chain ";
+    let Some(place) = difference.find(PLACE).filter(|_| difference.contains("rule ")) else {
+        return difference;
+    };
+    let behind = place + PLACE.len();
+    let ends = [": ", " should be "].into_iter().filter_map(|end| difference[behind..].find(end));
+    ends.min().map_or(difference, |end| &difference[..behind + end])
+}
+
 /// Everything in which the kernel's table differs from `expected`. What counters have counted is
 /// no difference.
 pub fn differences(expected: &Image, live: Option<&LiveTable>) -> Vec<Difference> {
@@ -212,4 +223,24 @@ fn hook(chain: &Chain<Program>) -> String {
         || "nowhere".to_owned(),
         |base| format!("hook {} priority {}", base.hook, base.priority),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_expressions;
+
+    #[test]
+    fn the_place_of_a_rule_is_kept() {
+        for (whole, brief) in [
+            (
+                "missing: rule 1 of chain gate: meta load l4proto; drop",
+                "missing: rule 1 of chain gate",
+            ),
+            ("rule 2 of chain gate should be accept, but is drop", "rule 2 of chain gate"),
+            ("unexpected table arp agent_fw_policy", "unexpected table arp agent_fw_policy"),
+            ("missing: chain gate", "missing: chain gate"),
+        ] {
+            assert_eq!(without_expressions(whole), brief);
+        }
+    }
 }
