@@ -5,6 +5,7 @@ pub mod change;
 mod command_line;
 mod edit;
 mod file;
+mod rule_files;
 
 pub use command_line::quoted;
 pub use edit::Edit;
@@ -12,16 +13,15 @@ pub use file::is_edited;
 
 use crate::input::options::{Backend, Mode, XdpMode};
 use crate::input::outbound::{Destination, Outbound};
-use crate::input::rule_file::{Written, read_rules};
 use crate::input::{Catalogue, ListFile, Lists, MacSource, Source, Warning, resolve, resolve_macs};
 use crate::model::firewall::Firewall;
 use crate::model::rule::{
-    Addresses, AgentPolicy, Endpoint, HiddenRuleMatch, Match, Rule, closed, hidden_rule, lower,
+    Addresses, AgentPolicy, Endpoint, Match, Rule, closed, hidden_rule, lower,
 };
 use crate::model::{AddressSet, DefaultAction, Origin, Policy, Port};
 use crate::nft::{Extras, Image, Ruleset};
 use crate::system::file::Trust;
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -41,11 +41,25 @@ pub struct Configuration {
     /// Files of rules in the vendor's vocabulary. The sources of those that replace the agent's
     /// hidden rule are admitted, too.
     pub rules: Vec<ListFile>,
+    /// Files that say which of these rules are assigned to this host.
+    pub assigned: Vec<ListFile>,
+    /// The manager's policy that is meant, by its name or number, where files have several.
+    pub assigned_policy: String,
+    /// Whether rules of a manager hold that nobody has assigned to this host. A file without this key
+    /// is of a version that knew no assignments: they do.
+    pub all_rules: Option<bool>,
+    /// Whether rules are left out that agent-fw cannot enforce, where that cannot open anything.
+    pub skip_unsupported: bool,
     /// Whether all rules of these files are enforced, as a whole firewall policy.
     pub policy: bool,
     /// Whether the rules of the vendor's engine are part of that policy. A file without this key is of
     /// a version that had none of them: they are not.
     pub engine_rules: Option<bool>,
+    /// Whether incoming UDP that an Allow of that policy admits has to be a reply. A file without this
+    /// key is of a version in which it had not.
+    pub udp_stateful: Option<bool>,
+    /// Whether the same holds of ICMP.
+    pub icmp_stateful: bool,
     /// Whether fields of rules that agent-fw does not know are ignored.
     pub lenient: bool,
     /// Sources that reach the port of a relay, TCP 4122, and nobody else does; none: it is left
@@ -91,8 +105,14 @@ impl Default for Configuration {
             except: Vec::new(),
             allow_mac: Vec::new(),
             rules: Vec::new(),
+            assigned: Vec::new(),
+            assigned_policy: String::new(),
+            all_rules: None,
+            skip_unsupported: false,
             policy: false,
             engine_rules: None,
+            udp_stateful: None,
+            icmp_stateful: false,
             lenient: false,
             relay: Vec::new(),
             outbound: Outbound::default(),
@@ -150,8 +170,14 @@ impl Configuration {
         // The rules of a whole policy are about more than the agent's port.
         let rules = !self.rules.is_empty() && !self.policy;
         let restricted = rules || !self.allow_from.is_empty() || !self.allow_mac.is_empty();
-        if self.policy && self.rules.is_empty() {
-            bail!("--policy enforces the rules of files: name one with --rules");
+        for (is_given, flag) in [
+            (self.policy, "--policy enforces"),
+            (!self.assigned.is_empty(), "--assigned chooses among"),
+            (!self.assigned_policy.is_empty(), "--assigned-policy chooses among"),
+        ] {
+            if is_given && self.rules.is_empty() {
+                bail!("{flag} the rules of files: name one with --rules");
+            }
         }
         self.check_beyond()?;
         if let Some(name) = self.interfaces.iter().find(|name| !is_interface_name(name)) {
@@ -223,6 +249,8 @@ impl Configuration {
         if self.policy && self.engine_rules.is_none() {
             notices.push(Warning::NoEngineRules);
         }
+        let lacks_stateful = firewall.as_ref().is_some_and(|of| self.lacks_stateful(of));
+        notices.extend(lacks_stateful.then_some(Warning::StatelessUdp));
         let lowered = if closes { closed(port) } else { lower(rules, port, self.otherwise)? };
         let lowered = lowered.without(&self.excepted(catalogue, lists, &mut notices)?);
         let relay = firewall.as_ref().and_then(|firewall| self.relay_policy(firewall));
@@ -310,7 +338,8 @@ impl Configuration {
         let sources = self.allow_from.iter().chain(&self.except).chain(&self.relay);
         let sources = sources.chain(services);
         let sources = sources.filter_map(Source::list);
-        sources.chain(self.allow_mac.iter().filter_map(MacSource::list)).chain(&self.rules)
+        let macs = self.allow_mac.iter().filter_map(MacSource::list);
+        sources.chain(macs).chain(&self.rules).chain(&self.assigned)
     }
 
     /// Whether the list at `path` is one of its sources.
@@ -354,46 +383,6 @@ impl Configuration {
         }
         let name = "--allow-from, --allow-mac".to_owned();
         Ok(vec![Rule { name, source, ..hidden_rule(Port(self.port)) }])
-    }
-}
-
-impl Configuration {
-    /// The rules of its files. With `alone`, nothing else says who is admitted, so that one of them
-    /// must.
-    fn rules_of_files(
-        &self,
-        alone: bool,
-        lists: &Lists,
-        notices: &mut Vec<Warning>,
-    ) -> anyhow::Result<Vec<Rule>> {
-        let port = Port(self.port);
-        let mut rules = Vec::new();
-        let mut meanings = Vec::new();
-        for file in &self.rules {
-            let text = lists.read(file).with_context(|| format!("--rules {file}"))?;
-            let label = file.label();
-            let read = read_rules(&file.to_string(), &text, &label, self.lenient)?;
-            let ignored = read.ignored.iter().map(ToString::to_string);
-            notices.extend(ignored.map(|place| Warning::IgnoredField { place }));
-            for Written { rule, line } in read.rules {
-                let meaning = HiddenRuleMatch::of(&rule, port);
-                if meaning != HiddenRuleMatch::Replaces {
-                    meanings.push(format!("{file}:{line}: rule `{}` {meaning}", rule.name));
-                }
-                rules.push(rule);
-            }
-        }
-        if alone && !self.rules.is_empty() && meanings.len() == rules.len() {
-            bail!(
-                "none of the rules replaces the agent's hidden rule, so that the port would stay \
-                 open to every source\n{}",
-                meanings.join("\n")
-            );
-        }
-        if !self.policy {
-            notices.extend(meanings.into_iter().map(|meaning| Warning::OtherRule { meaning }));
-        }
-        Ok(rules)
     }
 }
 

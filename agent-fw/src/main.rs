@@ -1,8 +1,9 @@
 //! The command `agent-fw`.
 
-use agent_fw::cli::{arguments, run};
+use agent_fw::cli::{arguments, complete, run};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    complete();
     run(arguments())
 }

@@ -17,7 +17,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[(
     from_the_first_packet_to_the_last_no_unlisted_source_is_answered,
 )];
 
-const INSTALL: [&str; 4] = ["agent-fw", "install", "--allow-from", "region:us-1"];
+const INSTALL: [&str; 5] = ["agent-fw", "install", "--replace", "--allow-from", "region:us-1"];
 const NFTABLES_RESTARTED: [&str; 3] = ["systemctl", "restart", "nftables"];
 const NFTABLES_STOPPED: [&str; 3] = ["systemctl", "stop", "nftables"];
 /// What forbids to load modules.
@@ -54,6 +54,7 @@ fn from_the_first_packet_to_the_last_no_unlisted_source_is_answered(
             .context("after a reboot")?;
         metrics(&mut host).context("metrics")?;
         host.run(&INSTALL)?;
+        on_trial(&mut host, &neighbour).context("a change on trial")?;
         other_firewalls(&mut host, &neighbour)?;
         host.run(&[&INSTALL[..], &["--backend", "both", "--interface", "eth0"]].concat())?;
         interface::goes_and_comes(&mut host, &neighbour)?;
@@ -94,6 +95,30 @@ fn upgrade(host: &mut Host, neighbour: &Neighbour, unlisted: u64) -> Result<()> 
     host.is_closed(neighbour, unlisted)?;
     host.run(&["systemctl", "is-active", "agent-fw"])?;
     host.run(&["agent-fw", "verify"]).map(drop)
+}
+
+/// A change that shuts the listed source out is taken back by systemd's timer, or is kept.
+fn on_trial(host: &mut Host, neighbour: &Neighbour) -> Result<()> {
+    const SHUT_OUT: [&str; 3] = ["agent-fw", "deny", "34.205.5.0/27"];
+    let unlisted = neighbour.unlisted_so_far();
+    let policy = host.run(&["cat", "/etc/agent-fw/policy.toml"])?;
+    host.run(&[&SHUT_OUT[..], &["--untested", "--confirm", "20"]].concat())?;
+    let shut_out = neighbour.seen().listed;
+    std::thread::sleep(Duration::from_secs(2));
+    // Answers that were on their way.
+    ensure!(neighbour.seen().listed <= shut_out + 5, "{shut_out}: {:?}", neighbour.seen());
+    host.is_closed(neighbour, unlisted).context("it was not taken back")?;
+    host.run_until_true(&["agent-fw", "verify"])?;
+    ensure!(host.run(&["cat", "/etc/agent-fw/policy.toml"])? == policy);
+    host.script("agent-fw confirm; test $? = 1")?;
+
+    host.run(&["agent-fw", "allow", "203.0.113.9", "--untested", "--confirm", "60"])?;
+    host.run(&["agent-fw", "confirm"])?;
+    let timers = host.run(&["systemctl", "list-timers", "--all", "--no-pager"])?;
+    ensure!(!timers.contains("taking-back"), "{timers}");
+    host.run(&["agent-fw", "undo", "--untested"])?;
+    host.run(&["agent-fw", "verify"])?;
+    host.is_closed(neighbour, unlisted)
 }
 
 /// nftables.service flushes every table when it starts, reloads and stops. When systemctl is back,

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::pty::openpty;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 tests![
     a_bare_install_asks_on_a_terminal_and_takes_the_answer,
@@ -22,12 +22,16 @@ fn install_on_a_terminal(typed: &str) -> Result<(Option<i32>, String)> {
 /// A command of agent-fw's whose input is a terminal on which this is typed; its exit code, and what
 /// is shown and said.
 pub(crate) fn on_a_terminal(words: &[&str], typed: &str) -> Result<(Option<i32>, String)> {
+    let mut command = command([agent_fw_path()]);
+    with_typed(command.args(words), typed)
+}
+
+/// The same of any command.
+pub(crate) fn with_typed(command: &mut Command, typed: &str) -> Result<(Option<i32>, String)> {
     let terminal = openpty(None, None)?;
     let mut person = File::from(terminal.master);
-    let mut install = command([agent_fw_path()]);
-    let install = install.args(words);
-    let install = install.stdin(Stdio::from(terminal.slave));
-    let mut child = install.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let command = command.stdin(Stdio::from(terminal.slave));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     person.write_all(typed.as_bytes())?;
     let finished = child.wait()?;
     let mut said = String::new();

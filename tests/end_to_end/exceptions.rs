@@ -121,7 +121,7 @@ fn life(neighbour: &Neighbour) -> Result<()> {
         expect(&peer, &said, false, &OUTSIDE[..2])?;
         // The list changes, and is applied.
         std::fs::write("/etc/many", "34.205.5.1\n")?;
-        agent_fw(["apply"])?.success()?;
+        agent_fw(["apply", "--allow-shrink"])?.success()?;
         expect(&peer, "applied", true, &INSIDE[..1])?;
         expect(&peer, "applied", false, &[LATER])?;
 

@@ -37,13 +37,13 @@ fn rules(case: &str) -> Result<String> {
 }
 
 /// The command, started in a directory, so that names of files are the same everywhere.
-fn inside(directory: &str, arguments: &[&str]) -> Result<Finished> {
+pub(crate) fn inside(directory: &str, arguments: &[&str]) -> Result<Finished> {
     let agent_fw = agent_fw_path();
     let program = agent_fw.to_str().context("a path in UTF-8")?;
     agent_fw_lab::output([&["env", "-C", directory, program], arguments].concat())
 }
 
-fn transcript(finished: &Finished) -> String {
+pub(crate) fn transcript(finished: &Finished) -> String {
     let Finished { stdout, stderr, code, .. } = finished;
     let code = code.map_or_else(|| "none".to_owned(), |code| code.to_string());
     format!("{stdout}{stderr}exit code {code}\n")
@@ -255,7 +255,7 @@ fn data(path: &str) -> Result<(Value, &'static str)> {
     Ok((serde_json::from_str(&text)?, "json"))
 }
 
-fn fits_schema(data: &Value, form: &str) -> Result<bool> {
+pub(crate) fn fits_schema(data: &Value, form: &str) -> Result<bool> {
     let schema = agent_fw(["rules", "schema", "--format", form])?.success()?;
     let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
     let at = "file:///schema.json";

@@ -7,11 +7,12 @@ use crate::kernel_features::Feature;
 use crate::{
     Test, admission, advice, agent_tls, below, boot_unit, breadth, bystanders, changes, closed,
     consent, cut_off, detours, disguise, dispatcher, doctor, encapsulation, enforcement,
-    exceptions, explain, explain_all, firewall, guard, half_done, hostile, late_gate, lifecycle,
-    little_room, live_sessions, loopback, lost_answers, memories, messages, metrics, openness,
-    outbound, own_frames, path_mtu, ports, regions, relay, rule_files, ruleset, silent_files,
-    specification, tc, tests, unpinned, unplugged, updates, verdicts, verify, verify_xdp, watch,
-    way_back, way_out, without_lock, xdp, xdp_alone, xdp_others, xdp_stacked, xdp_tags,
+    exceptions, explain, explain_all, firewall, guard, half_done, help, hostile, late_gate,
+    lifecycle, little_room, live_sessions, loopback, lost_answers, memories, messages, metrics,
+    openness, outbound, own_frames, path_mtu, ports, regions, relay, rule_files, ruleset,
+    silent_files, specification, tc, tests, unpinned, unplugged, updates, vendor_answers,
+    vendor_facts, vendor_packets, verdicts, verify, verify_xdp, watch, way_back, way_out,
+    without_lock, xdp, xdp_alone, xdp_others, xdp_stacked, xdp_tags,
 };
 use agent_fw_lab::{RARE, is_emulated, is_whole};
 use anyhow::{Result, ensure};
@@ -121,6 +122,7 @@ fn by_kernel() -> Vec<&'static [Test]> {
         relay::TESTS,
         ruleset::TESTS,
         unpinned::TESTS,
+        vendor_packets::TESTS,
         unplugged::TESTS,
         updates::TESTS,
         verdicts::TESTS,
@@ -149,6 +151,7 @@ fn elsewhere_the_same() -> Vec<&'static [Test]> {
         doctor::TESTS,
         enforcement::TESTS,
         exceptions::TESTS,
+        help::TESTS,
         hostile::TESTS,
         explain_all::TESTS,
         lifecycle::TESTS,
@@ -169,6 +172,8 @@ fn elsewhere_the_same() -> Vec<&'static [Test]> {
         firewall::PROOF,
         firewall::SPECIFICATION,
         specification::TESTS,
+        vendor_answers::TESTS,
+        vendor_facts::TESTS,
         verify::TESTS,
         verify_xdp::TESTS,
         watch::TESTS,

@@ -18,7 +18,7 @@ tests![
 ];
 
 /// What every package has, by how its path ends.
-const ALL: [&str; 21] = [
+const ALL: [&str; 24] = [
     "usr/bin/agent-fw",
     "usr/lib/systemd/system/agent-fw.service",
     "usr/lib/systemd/system/agent-fw-fallback.service",
@@ -36,7 +36,10 @@ const ALL: [&str; 21] = [
     "usr/share/doc/agent-fw/libraries.txt",
     "usr/share/doc/agent-fw/examples/policy.toml",
     "usr/share/fish/vendor_completions.d/agent-fw.fish",
+    "usr/share/man/man5/agent-fw.toml.5.gz",
+    "usr/share/man/man7/agent-fw.7.gz",
     "usr/share/man/man8/agent-fw.8.gz",
+    "usr/share/man/man8/agent-fw-policy-edit.8.gz",
     "usr/share/man/man8/agent-fw-install.8.gz",
     "usr/share/man/man8/agent-fw-regions-list.8.gz",
     "/_agent-fw",
@@ -164,10 +167,9 @@ fn every_manual_page_is_readable_and_there_is_one_for_each_subcommand() -> Resul
         for name in names {
             let page = pages.join(format!("agent-fw-{name}.8.gz"));
             let said = output([Path::new("zcat"), &page])?.success()?;
-            ensure!(
-                said.contains(&format!("agent\\-fw {name}")) && said.contains(".SH OPTIONS"),
-                "{said}"
-            );
+            for part in [&format!("agent\\-fw {name}"), ".SH OPTIONS", ".SH FILES", "EXIT STATUS"] {
+                ensure!(said.contains(part), "{part}: {said}");
+            }
         }
         Ok(())
     })
@@ -175,10 +177,13 @@ fn every_manual_page_is_readable_and_there_is_one_for_each_subcommand() -> Resul
 
 fn completions_are_what_the_shell_understands() -> Result<()> {
     Lab::run(|_| {
-        let script = unpack()?.join("usr/share/bash-completion/completions/agent-fw");
-        let ask = "source \"$1\"; COMP_WORDS=(agent-fw ver); COMP_CWORD=1; \
-                   _agent__fw agent-fw ver agent-fw; echo \"${COMPREPLY[@]}\"";
-        let said = run(["bash", "-c", ask, "bash", &script.to_string_lossy()])?;
+        let root = unpack()?;
+        let script = root.join("usr/share/bash-completion/completions/agent-fw");
+        let programs = root.join("usr/bin");
+        let ask = "source \"$1\"; PATH=\"$2:$PATH\"; COMP_LINE='agent-fw ver'; COMP_POINT=12; \
+                   _agent_fw; echo \"${COMPREPLY[@]}\"";
+        let [script, programs] = [&script, &programs].map(|path| path.to_string_lossy());
+        let said = run(["bash", "-c", ask, "bash", &script, &programs])?;
         ensure!(said.trim() == "verify", "{said}");
         Ok(())
     })

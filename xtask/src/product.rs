@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::Result;
 
@@ -19,6 +20,21 @@ pub(crate) fn build() -> Result<PathBuf> {
     eprintln!("xtask: {product} and {bench}: built with {}", object.road);
     run(cargo().args(["build", "--release", "--package", "agent-fw"]))?;
     Ok(agent_fw_lab::built_agent_fw_path())
+}
+
+/// Writes the manual pages and completions of a program that is built. Returns the directory, as a
+/// package has it.
+pub(crate) fn manual(agent_fw: &Path) -> Result<PathBuf> {
+    let mut cargo = cargo();
+    cargo.args(["build", "--release", "--package", "agent-fw", "--example", "package_files"]);
+    run(&mut cargo)?;
+    let written = agent_fw.with_file_name("manual");
+    if written.exists() {
+        std::fs::remove_dir_all(&written)?;
+    }
+    let writer = agent_fw.with_file_name("examples").join("package_files");
+    run(Command::new(writer).arg(&written))?;
+    Ok(written)
 }
 
 /// What writes the manual and the like of a program that is built, built as the tests are.

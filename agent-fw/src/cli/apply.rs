@@ -102,7 +102,7 @@ fn dry_run(consent: ApplyConsent) -> Result<Outcome> {
 }
 
 /// Writes down that a policy.toml was put into force which somebody has edited.
-fn note_change(read: &Read, before: Option<(Known, SourceTexts)>, applied: &Applied) {
+pub(super) fn note_change(read: &Read, before: Option<(Known, SourceTexts)>, applied: &Applied) {
     let Some(texts) = read.texts().filter(|_| !read.is_on_trial()) else { return };
     let Applied { configuration, compiled, .. } = applied;
     if before.as_ref().is_some_and(|(_, before)| before == texts) {
@@ -181,7 +181,7 @@ pub(super) fn conclude(done: AtBoot) -> Outcome {
     }
 }
 
-fn tell(applied: &Applied) {
+pub(super) fn tell(applied: &Applied) {
     let Applied { configuration, compiled, missing, notes } = applied;
     compiled.notices.iter().for_each(report::notice);
     for note in notes {

@@ -1,6 +1,6 @@
 //! `agent-fw compile`: the ruleset for a reviewer, without root and without a kernel.
 
-use super::outcome::{Outcome, Result};
+use super::outcome::{Failure, Outcome, Result};
 use super::policy_args::{PolicyArgs, compile};
 use super::report;
 use crate::configuration::{Compiled, Configuration};
@@ -9,16 +9,21 @@ use crate::model::firewall::{Firewall, ShadowedRule};
 use crate::model::rule::Direction;
 use crate::model::{AddressSet, MacMatch, Notation, Ordinal, Range, RangeSet};
 use crate::nft::{Choice, Document, Form, LookupCost, Ruleset, counter_name};
-use anyhow::Context as _;
+use crate::system::file;
+use anyhow::{Context as _, anyhow};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
 
 /// Prints what a policy compiles to; needs no root and changes nothing
 #[derive(clap::Args, Debug)]
 pub(super) struct Compile {
     #[command(flatten)]
     words: PolicyArgs,
+    /// Compile a policy.toml instead, such as /etc/agent-fw/policy.toml
+    #[arg(long, value_name = "FILE", conflicts_with = "PolicyArgs")]
+    file: Option<PathBuf>,
     /// nft: a file for `nft -f`, with comments; json: the policy as data
     #[arg(long, value_enum, default_value_t = Format::Nft)]
     format: Format,
@@ -37,7 +42,10 @@ enum Format {
 impl Compile {
     pub(super) fn run(self) -> Result<Outcome> {
         let format = self.format;
-        let configuration = self.words.configuration()?;
+        let configuration = match &self.file {
+            Some(path) => read(path)?,
+            None => self.words.configuration()?,
+        };
         let compiled = compile(&configuration, &Lists::of_any_kind())?;
         let mut output = BufWriter::new(std::io::stdout().lock());
         let costs = self.explain_cost.then(|| Ruleset::lookup_costs(&compiled.lowered));
@@ -61,6 +69,14 @@ impl Compile {
         .context("cannot write the output")?;
         Ok(Outcome::Done)
     }
+}
+
+/// Reads a `policy.toml`.
+fn read(path: &Path) -> Result<Configuration> {
+    let text = file::read_trusted(path, file::Trust::Anybody).map_err(Failure::Input)?;
+    let missing = || Failure::Input(anyhow!("there is no file {}", path.display()));
+    let name = path.display().to_string();
+    Configuration::parse(&name, &text.ok_or_else(missing)?).map_err(Failure::Input)
 }
 
 /// The way that was chosen, and the others.

@@ -76,6 +76,8 @@ pub const EXAMPLES: &[(&[&str], &[Example])] = &[
             ("agent-fw apply", "put it into force"),
         ],
     ),
+    (&["policy", "show"], &[("agent-fw policy show", "the installed policy.toml")]),
+    (&["policy", "edit"], &[("EDITOR=nano agent-fw policy edit", "in an editor of your choice")]),
     (
         &["uninstall"],
         &[("agent-fw uninstall --keep-policy", "out of force until the next `apply`")],

@@ -3,6 +3,7 @@
 use super::change::{ChangeArgs, Proposal};
 use super::outcome::{Failure, Outcome, Result};
 use super::policy_args::{PolicyArgs, compile};
+use super::report;
 use super::units::Units;
 
 /// Enforces a policy now and keeps it for the next boot
@@ -31,6 +32,7 @@ impl Install {
         // By a flag, or in the answer.
         let says_any = words.say_any();
         let required = words.require_sources();
+        let assumed = words.assumed_direction();
         let mut configuration = words.configuration()?;
         // Standard input can be read once.
         let lists = configuration.keep_lists().map_err(Failure::Input)?;
@@ -39,9 +41,13 @@ impl Install {
             compile(&configuration, &lists)?;
             return Err(nobody);
         }
-        change.carry_out("install", Some(&units), |_| {
+        let outcome = change.carry_out("install", Some(&units), |_| {
             let proposal = Proposal::new(configuration.clone(), lists.clone());
             Ok(Proposal { says_any, ..proposal })
-        })
+        })?;
+        if let Some(assumed) = assumed {
+            report::remark(&assumed);
+        }
+        Ok(outcome)
     }
 }

@@ -5,6 +5,7 @@ mod apply;
 mod asking;
 mod change;
 mod compile;
+pub mod completions;
 mod confirm;
 mod consent;
 mod counterexample;
@@ -21,6 +22,7 @@ mod openness;
 mod outcome;
 mod own_packets;
 mod path_report;
+mod policy;
 mod policy_args;
 mod policy_changes;
 mod ports;
@@ -29,11 +31,14 @@ mod read_files;
 mod regions;
 mod report;
 mod rules;
+mod rules_check;
+mod rules_report;
 mod sample;
 mod security_group;
 mod set;
 mod status;
 mod terminal;
+mod tls;
 mod uninstall;
 mod units;
 mod verify;
@@ -92,6 +97,8 @@ enum Command {
     Undo(history::Undo),
     History(history::History),
     Apply(apply::Apply),
+    #[command(subcommand)]
+    Policy(policy::Policy),
     Uninstall(uninstall::Uninstall),
     Compile(compile::Compile),
     Status(status::Status),
@@ -105,7 +112,10 @@ enum Command {
     #[command(subcommand)]
     Rules(rules::Rules),
     Ports(ports::Ports),
+    #[command(subcommand)]
+    Tls(tls::Tls),
     Metrics(metrics::Metrics),
+    Completions(completions::Completions),
     #[command(hide = true)]
     ReadFiles(read_files::ReadFiles),
 }
@@ -138,6 +148,12 @@ pub fn command() -> clap::Command {
     })
 }
 
+/// Where a shell asks for words to complete, gives them and ends the process.
+pub fn complete() {
+    let command = || completions::with_words(command());
+    clap_complete::CompleteEnv::with_factory(command).var(completions::VARIABLE).complete();
+}
+
 /// The arguments of this process. Where they are wrong, it ends.
 pub fn arguments() -> Arguments {
     let matches = command().get_matches();
@@ -163,6 +179,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Undo(undo) => undo.run(),
         Command::History(history) => history.run(),
         Command::Apply(apply) => apply.run(),
+        Command::Policy(policy) => policy.run(),
         Command::Uninstall(uninstall) => uninstall.run(),
         Command::Compile(compile) => compile.run(),
         Command::Status(status) => status.run(),
@@ -174,7 +191,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Regions(regions) => regions.run(),
         Command::Rules(rules) => rules.run(),
         Command::Ports(ports) => ports.run(),
+        Command::Tls(tls) => tls.run(),
         Command::Metrics(metrics) => metrics.run(),
+        Command::Completions(completions) => completions.run(),
         Command::ReadFiles(reader) => reader.run(),
     };
     match result {

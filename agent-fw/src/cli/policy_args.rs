@@ -10,6 +10,7 @@ use crate::input::{ListFile, Lists, Source};
 use crate::model::digest;
 use crate::model::{DefaultAction, Port};
 use crate::system;
+use crate::system::ds_agent;
 use anyhow::{Context as _, anyhow};
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::Path;
@@ -38,12 +39,37 @@ pub(super) struct PolicyArgs {
     /// for packets through a router, the router's.
     #[arg(long, help_heading = "Sources", value_name = "MAC")]
     allow_mac: Vec<String>,
-    /// A file of firewall rules in the vendor's API form (JSON), or the same as TOML; repeatable
+    /// Files of firewall rules in the vendor's API form (JSON), or the same as TOML; repeatable
     ///
-    /// The sources of its rules that replace the agent's hidden rule are admitted, beside those of
-    /// --allow-from. `agent-fw rules check FILE` tells what each rule means. `-` is standard input.
-    #[arg(long, help_heading = "Rules", value_name = "FILE")]
+    /// What the API answers, as it comes: rules, lists, policies and assignments, in any number of
+    /// files. The sources of rules that replace the agent's hidden rule are admitted, beside those
+    /// of --allow-from. Where a file has a policy or an assignment, only assigned rules hold.
+    /// `agent-fw rules check FILE...` tells what each rule means. `-` is standard input.
+    ///
+    /// With HOST such as workload.us-1.cloudone.trendmicro.com and an API KEY, each of these is a
+    /// file: for A in firewallrules iplists maclists portlists policies/ID; do curl -fsS -H
+    /// "Authorization: ApiKey $KEY" -H "api-version: v1" "https://$HOST/api/$A" >
+    /// "$(echo $A | tr / -).json"; done
+    #[arg(long, help_heading = "Rules", value_name = "FILE", num_args = 1..)]
     rules: Vec<String>,
+    /// A file that says which of these rules are assigned to this host; repeatable
+    ///
+    /// A policy (GET /api/policies/ID), or what GET /api/policies/ID/firewall/rules or
+    /// /api/computers/ID/firewall/rules answers. Only these rules hold.
+    #[arg(long, help_heading = "Rules", value_name = "FILE")]
+    assigned: Vec<String>,
+    /// Of several policies or computers in these files, the one that is meant: its name or ID
+    #[arg(long, help_heading = "Rules", value_name = "NAME")]
+    assigned_policy: Option<String>,
+    /// All rules hold, though they carry IDs of a manager and nothing assigns them to this host
+    #[arg(long, help_heading = "Rules", conflicts_with_all = ["assigned", "assigned_policy"])]
+    all_rules: bool,
+    /// Leave out rules that agent-fw cannot enforce, where that cannot open anything
+    ///
+    /// Rules with a schedule or a context, above all. A Deny or Log Only is not left out, nor is the
+    /// last Allow of its direction.
+    #[arg(long, help_heading = "Rules")]
+    skip_unsupported: bool,
     /// Enforce all rules of these files, as a whole firewall policy
     ///
     /// In tables of its own, inet agent_fw_policy and arp agent_fw_policy, beside the one for the
@@ -57,6 +83,16 @@ pub(super) struct PolicyArgs {
     /// 67), incoming DHCP (from 67 to 68), incoming ICMP type 3 code 4.
     #[arg(long, help_heading = "Rules")]
     no_engine_rules: bool,
+    /// An Allow of the policy admits unsolicited UDP
+    ///
+    /// In the vendor's engine UDP is stateful by default: what an Allow admits has to be a reply,
+    /// within 60 seconds there, here for as long as connection tracking knows the request
+    /// (net.netfilter.nf_conntrack_udp_timeout). Other UDP needs a Force Allow.
+    #[arg(long, help_heading = "Rules")]
+    no_stateful_udp: bool,
+    /// An Allow of the policy admits ICMP replies alone, as agents up to 8.0 do
+    #[arg(long, help_heading = "Rules")]
+    stateful_icmp: bool,
     /// Ignore fields of rules that agent-fw does not know
     #[arg(long, help_heading = "Rules")]
     lenient: bool,
@@ -81,16 +117,20 @@ pub(super) struct PolicyArgs {
     /// Where a service of your own is, of those that stay open: SERVICE=ADDRESSES; repeatable
     ///
     /// Such as dns-server=192.0.2.53 or relay=file:PATH: what --allow-from takes, or `none`. A
-    /// service that is not named may be anywhere. What has no published addresses, 443 above all,
-    /// cannot be narrowed.
+    /// service that is not named may be anywhere. A web proxy has an address and a port, such as
+    /// proxy=192.0.2.3:1443, and is reached only if it is named. What has no published addresses,
+    /// 443 above all, cannot be narrowed.
     #[arg(long, help_heading = "Direction", value_name = "SERVICE=ADDRESSES")]
     outbound_to: Vec<String>,
     /// The TCP port that the agent listens on
     #[arg(long, help_heading = "Direction", value_name = "PORT", default_value_t = Port::AGENT.0, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
-    /// Who opens connections; agent-initiated closes the port to all
-    #[arg(long, help_heading = "Direction", value_name = "MODE", default_value_t)]
-    direction: Mode,
+    /// Who opens connections; agent-initiated closes the port to all. Without it, bidirectional
+    ///
+    /// The vendor's default is agent-initiated, and its documents strongly recommend not to change
+    /// it. `agent-fw ports` tells what each of them needs, and what speaks for and against it.
+    #[arg(long, help_heading = "Direction", value_name = "MODE")]
+    direction: Option<Mode>,
     /// What becomes of other sources: dropped, or left to the host's other rules
     #[arg(long, help_heading = "Enforcement", value_name = "WHAT", default_value_t)]
     otherwise: DefaultAction,
@@ -137,7 +177,19 @@ impl PolicyArgs {
     fn name_somebody(&self) -> bool {
         let Self { allow_from, allow_mac, rules, direction, .. } = self;
         let is_said = !allow_from.is_empty() || !allow_mac.is_empty() || !rules.is_empty();
-        is_said || *direction == Mode::AgentInitiated
+        is_said || *direction == Some(Mode::AgentInitiated)
+    }
+
+    /// Which direction was taken, and why, where no flag says it.
+    pub(super) fn assumed_direction(&self) -> Option<String> {
+        self.direction.is_none().then(|| {
+            format!(
+                "direction: bidirectional, as no --direction says otherwise and who reaches the \
+                 agent's port is named. The vendor's default is agent-initiated, which its \
+                 documents strongly recommend not to change: no port is open to anybody, but {}",
+                Mode::AgentInitiated.demerit()
+            )
+        })
     }
 
     /// Fails where no flag says who may reach the port: a flag, or the variable behind it, may have
@@ -147,9 +199,10 @@ impl PolicyArgs {
             return Ok(());
         }
         let port = self.port;
+        let (region, whose) = suggested_region();
         Err(Failure::Input(anyhow!(
             "nothing says who may reach TCP port {port}: name sources, such as --allow-from \
-             region:us-1, or say --allow-from any if every source is meant"
+             {region}{whose}, or say --allow-from any if every source is meant"
         )))
     }
 
@@ -160,9 +213,10 @@ impl PolicyArgs {
         }
         let port = self.port;
         let mut output = std::io::stdout();
+        let (region, whose) = suggested_region();
         write!(
             output,
-            "Who may reach TCP port {port}? Sources such as region:us-1, `any` for everyone: "
+            "Who may reach TCP port {port}? Sources such as {region}{whose}, `any` for everyone: "
         )?;
         output.flush()?;
         let mut answer = String::new();
@@ -178,7 +232,11 @@ impl PolicyArgs {
     pub(super) fn configuration(self) -> Result<Configuration> {
         for (is_given, flag, needs) in [
             (self.no_engine_rules && !self.policy, "--no-engine-rules", "--policy"),
+            (self.no_stateful_udp && !self.policy, "--no-stateful-udp", "--policy"),
+            (self.stateful_icmp && !self.policy, "--stateful-icmp", "--policy"),
             (self.lenient && self.rules.is_empty(), "--lenient", "--rules"),
+            (self.all_rules && self.rules.is_empty(), "--all-rules", "--rules"),
+            (self.skip_unsupported && self.rules.is_empty(), "--skip-unsupported", "--rules"),
         ] {
             if is_given {
                 return Err(Failure::Input(anyhow!(
@@ -194,14 +252,16 @@ impl PolicyArgs {
     }
 
     /// The flags that take several values.
-    pub(super) fn lists_mut(&mut self) -> [&mut Vec<String>; 7] {
-        let Self { allow_from, except, allow_mac, rules, relay, outbound_to, interface, .. } = self;
-        [allow_from, except, allow_mac, rules, relay, outbound_to, interface]
+    pub(super) fn lists_mut(&mut self) -> [&mut Vec<String>; 8] {
+        let Self { allow_from, except, allow_mac, rules, assigned, .. } = self;
+        let Self { relay, outbound_to, interface, .. } = self;
+        [allow_from, except, allow_mac, rules, assigned, relay, outbound_to, interface]
     }
 
     /// The same, whether it contradicts itself or not.
     pub(super) fn parsed(self) -> Result<Configuration> {
-        let Self { port, direction, otherwise, early_drop, log, .. } = self;
+        let Self { port, otherwise, early_drop, log, .. } = self;
+        let direction = self.direction.unwrap_or_default();
         let allow_from = parse_all("--allow-from", &self.allow_from);
         let except = parse_all("--except", &self.except);
         let allow_mac = parse_all("--allow-mac", &self.allow_mac);
@@ -230,8 +290,14 @@ impl PolicyArgs {
             except,
             allow_mac,
             rules: self.rules.into_iter().map(ListFile::from).collect(),
+            assigned: self.assigned.into_iter().map(ListFile::from).collect(),
+            assigned_policy: self.assigned_policy.unwrap_or_default(),
+            all_rules: Some(self.all_rules),
+            skip_unsupported: self.skip_unsupported,
             policy,
             engine_rules: Some(!self.no_engine_rules),
+            udp_stateful: Some(!self.no_stateful_udp),
+            icmp_stateful: self.stateful_icmp,
             lenient,
             relay,
             outbound,
@@ -250,6 +316,19 @@ impl PolicyArgs {
             lacks_end: false,
         })
     }
+}
+
+/// The region of the manager that this host's agent talks to, and that it is that one; else one as
+/// an example.
+fn suggested_region() -> (String, &'static str) {
+    let host = ds_agent::manager();
+    let own = host.zip(policy::catalogue().ok()).and_then(|(host, catalogue)| {
+        catalogue.region_of_host(&host).map(|(name, _)| name.to_owned())
+    });
+    own.map_or_else(
+        || ("region:us-1".to_owned(), ""),
+        |name| (format!("region:{name}"), " (where this host's agent has its manager)"),
+    )
 }
 
 /// Reads every value of a flag, or says of each that is wrong what is wrong with it.
@@ -311,6 +390,10 @@ impl Configuration {
         for file in &mut self.rules {
             let name = file.to_string();
             make_lasting(file, &mut lists).with_context(|| format!("--rules {name}"))?;
+        }
+        for file in &mut self.assigned {
+            let name = file.to_string();
+            make_lasting(file, &mut lists).with_context(|| format!("--assigned {name}"))?;
         }
         Ok(lists)
     }

@@ -89,10 +89,23 @@ impl PolicyChanges {
         take! {
             "allow_from" => allow_from, "except" => except, "allow_mac" => allow_mac,
             "rules" => rules, "policy" => policy, "no_engine_rules" => engine_rules,
+            "assigned" => assigned, "assigned_policy" => assigned_policy,
+            "all_rules" => all_rules, "skip_unsupported" => skip_unsupported,
+            "no_stateful_udp" => udp_stateful, "stateful_icmp" => icmp_stateful,
             "lenient" => lenient, "relay" => relay, "outbound_to" => outbound_to, "port" => port,
             "direction" => direction, "otherwise" => otherwise, "early_drop" => early_drop,
             "log" => log, "backend" => backend, "interface" => interfaces, "xdp_mode" => xdp_mode,
             "allow_wide" => allow_wide, "trust_file_modes" => trust_file_modes,
+        }
+        if !is_given("all_rules") && ["assigned", "assigned_policy"].into_iter().any(is_given) {
+            changed.all_rules = Some(false);
+        }
+        // What is set anew is read as this version reads it.
+        if is_given("rules") && installed.rules.is_empty() {
+            changed.all_rules = changed.all_rules.or(said.all_rules);
+        }
+        if is_given("policy") && !installed.policy {
+            changed.udp_stateful = changed.udp_stateful.or(said.udp_stateful);
         }
         changed.outbound = match said.outbound {
             Outbound::DefaultDeny => Outbound::DefaultDeny,

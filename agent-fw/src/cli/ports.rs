@@ -4,11 +4,11 @@ use super::outcome::{Failure, Outcome, Result};
 use super::report::{self, say, wrapped};
 use super::security_group::{aws, terraform};
 use crate::engine::policy::catalogue;
-use crate::input::connectivity::{Addresses, CAVEAT, Connectivity, Flow, Role};
+use crate::input::connectivity::{Addresses, CAVEAT, Connectivity, Flow, Host, Role};
 use crate::input::options::Mode;
 use crate::model::Port;
 use anyhow::{Context as _, anyhow};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Shows who must reach whom, on which port, in a deployment of Workload Security
 ///
@@ -19,9 +19,9 @@ pub(super) struct Ports {
     /// The region; see `agent-fw regions list`
     #[arg(long, value_name = "NAME")]
     region: Option<String>,
-    /// Who opens connections between agent and manager
-    #[arg(long, value_name = "MODE", default_value_t)]
-    direction: Mode,
+    /// Who opens connections between agent and manager. Without it, bidirectional
+    #[arg(long, value_name = "MODE")]
+    direction: Option<Mode>,
     /// What concerns this role alone
     #[arg(long, value_enum)]
     role: Option<Role>,
@@ -50,23 +50,29 @@ impl Ports {
         let catalogue = catalogue()?;
         let region = match &self.region {
             Some(name) => {
-                let region = catalogue.get(name).map_err(|error| Failure::Input(error.into()))?;
-                Some((name.as_str(), region))
+                let region = catalogue.named(name).map_err(|error| Failure::Input(error.into()))?;
+                Some(region)
             }
             None => None,
         };
         let group = matches!(self.format, Format::Aws | Format::Terraform);
         let role = if group { Some(self.role_of_group()?) } else { self.role };
-        let flows = Connectivity::published()?.flows(region, self.direction, role, self.port);
-        let notes = self.notes(&flows);
+        let direction = self.direction.unwrap_or_default();
+        let flows = Connectivity::published()?.flows(region, direction, role, self.port);
+        let mut notes = self.notes(&flows, direction);
+        if group {
+            // A group has no names: they are for who reads it.
+            notes.extend(names(&flows));
+        }
         match self.format {
             Format::Table => table(&flows, &notes),
             Format::Markdown => markdown(&flows, &notes),
             Format::Json => say!(
                 "{:#}",
                 json!({
-                    "region": self.region, "direction": self.direction.to_string(),
+                    "region": region.map(|(name, _)| name), "direction": direction.to_string(),
                     "role": role, "flows": flows, "notes": notes,
+                    "directions": directions_as_json(direction),
                 })
             ),
             Format::Csv => csv(&flows, &notes)?,
@@ -91,20 +97,77 @@ impl Ports {
         }
     }
 
-    fn notes(&self, flows: &[Flow]) -> Vec<&'static str> {
+    fn notes(&self, flows: &[Flow], direction: Mode) -> Vec<String> {
         let mut notes = Vec::new();
         let agents = |flow: &&Flow| matches!(flow.from, Role::Agent | Role::Relay);
-        if flows.iter().filter(agents).any(|flow| flow.port == 443) {
-            notes.push(CAVEAT);
+        let of_agents: Vec<&Flow> = flows.iter().filter(agents).collect();
+        if of_agents.iter().any(|flow| flow.port == 443) {
+            notes.push(CAVEAT.to_owned());
+            notes.push(PROXY.to_owned());
         }
-        if self.direction == Mode::AgentInitiated {
-            notes.push("Agent-initiated communication needs nothing inbound to an agent.");
+        if of_agents.iter().any(|flow| flow.to == "Smart Protection Server") {
+            notes.push(SMART_PROTECTION_SERVER.to_owned());
+        }
+        if flows.iter().any(|flow| flow.to == "Download Center") {
+            notes.push(MIRROR.to_owned());
+        }
+        if direction == Mode::AgentInitiated {
+            let none = "Agent-initiated communication needs nothing inbound to an agent.";
+            notes.push(none.to_owned());
         } else if self.region.is_none() {
-            notes.push("With --region NAME, its subnets and host names are filled in.");
+            notes.push("With --region NAME, its subnets and host names are filled in.".to_owned());
         }
-        notes.push("Replies must be allowed, too. Every port is a default that may be changed.");
+        notes.push(REPLIES.to_owned());
+        if self.direction.is_none() {
+            notes.push(
+                "Direction: bidirectional, as no --direction says otherwise; the vendor's default \
+                 is agent-initiated."
+                    .to_owned(),
+            );
+        }
+        notes.extend(Mode::ALL.map(in_words));
         notes
     }
+}
+
+const REPLIES: &str = "Replies must be allowed, too. Every port is a destination port, and a \
+                       default that may be changed; source ports are ephemeral.";
+const PROXY: &str = "An agent behind a web proxy reaches its port instead of 443, such as 1443.";
+const SMART_PROTECTION_SERVER: &str = "A Smart Protection Server replaces the Smart Protection Network for file and web reputation \
+     alone; the other services stay where they are.";
+const MIRROR: &str =
+    "Software can come from a mirror of the Download Center on a local web server.";
+
+/// A direction, with what it needs and what speaks for and against it.
+fn in_words(direction: Mode) -> String {
+    let (inbound, merit, demerit) = (direction.inbound(), direction.merit(), direction.demerit());
+    format!(
+        "{direction}: {inbound}, outbound TCP 443 to any address. For it: {merit}. Against it: {demerit}."
+    )
+}
+
+fn directions_as_json(taken: Mode) -> Vec<Value> {
+    let one = |direction: Mode| {
+        json!({
+            "direction": direction.to_string(), "is_taken": direction == taken,
+            "inbound": direction.inbound(), "outbound": "TCP 443 to any address",
+            "merit": direction.merit(), "demerit": direction.demerit(),
+        })
+    };
+    Mode::ALL.map(one).into()
+}
+
+/// The names of each side outside, in words.
+fn names(flows: &[Flow]) -> Vec<String> {
+    let one = |flow: &Flow| {
+        let Flow { to, port, transport, .. } = flow;
+        let condition = flow.condition.as_ref().map_or_else(String::new, |of| format!(", {of}"));
+        let names: Vec<String> = flow.names.iter().map(ToString::to_string).collect();
+        let names =
+            if names.is_empty() { String::new() } else { format!(": {}", names.join(", ")) };
+        format!("{} to {to}, {port}/{transport} {}{condition}{names}", flow.from, flow.protocol)
+    };
+    flows.iter().map(one).collect()
 }
 
 /// Whose addresses the side outside has, in words.
@@ -121,10 +184,15 @@ fn addresses(flow: &Flow) -> String {
     }
 }
 
-fn table(flows: &[Flow], notes: &[&str]) {
+/// Names with their purposes.
+fn joined(names: &[Host]) -> String {
+    names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn table(flows: &[Flow], notes: &[String]) {
     say!("{:<19}  {:<29}  {:<8}  protocol", "from", "to", "port");
     for flow in flows {
-        let Flow { from, to, protocol, condition, hosts, .. } = flow;
+        let Flow { from, to, protocol, condition, names, .. } = flow;
         let (from, port) = (from.to_string(), format!("{}/{}", flow.port, flow.transport));
         say!("{from:<19}  {to:<29}  {port:<8}  {protocol}");
         let indent = "    ";
@@ -132,8 +200,8 @@ fn table(flows: &[Flow], notes: &[&str]) {
         if let Some(condition) = condition {
             say!("{}", wrapped(indent, indent, condition));
         }
-        if !hosts.is_empty() {
-            say!("{}", wrapped(indent, "      ", &format!("names: {}", hosts.join(" "))));
+        if !names.is_empty() {
+            say!("{}", wrapped(indent, "      ", &format!("names: {}", joined(names))));
         }
     }
     for note in notes {
@@ -142,14 +210,14 @@ fn table(flows: &[Flow], notes: &[&str]) {
     }
 }
 
-fn markdown(flows: &[Flow], notes: &[&str]) {
+fn markdown(flows: &[Flow], notes: &[String]) {
     // What a table of Markdown would take for its own.
     let plain = |text: &str| text.replace('|', "\\|");
     say!("| from | to | port | protocol | addresses | names | when |");
     say!("|---|---|---|---|---|---|---|");
     for flow in flows {
         let Flow { from, to, port, transport, protocol, .. } = flow;
-        let (addresses, hosts) = (addresses(flow), plain(&flow.hosts.join(" ")));
+        let (addresses, hosts) = (addresses(flow), plain(&joined(&flow.names)));
         let when = flow.condition.as_deref().unwrap_or("always");
         say!(
             "| {from} | {to} | {port}/{transport} | {protocol} | {addresses} | {hosts} | {when} |"
@@ -161,23 +229,38 @@ fn markdown(flows: &[Flow], notes: &[&str]) {
 }
 
 /// The notes are rows of their own, so that they go wherever the table goes.
-fn csv(flows: &[Flow], notes: &[&str]) -> Result<()> {
+fn csv(flows: &[Flow], notes: &[String]) -> Result<()> {
     let mut writer = csv::WriterBuilder::new().flexible(false).from_writer(Vec::new());
-    let write = |writer: &mut csv::Writer<Vec<u8>>, row: [&str; 9]| {
+    let write = |writer: &mut csv::Writer<Vec<u8>>, row: [&str; 10]| {
         writer.write_record(row).context("cannot write CSV")
     };
-    let heading =
-        ["from", "to", "port", "transport", "protocol", "addresses", "names", "when", "note"];
+    let heading = [
+        "from",
+        "to",
+        "port",
+        "transport",
+        "protocol",
+        "addresses",
+        "names",
+        "when",
+        "purposes",
+        "note",
+    ];
     write(&mut writer, heading)?;
     for flow in flows {
         let (from, port) = (flow.from.to_string(), flow.port.to_string());
         let (addresses, hosts) = (addresses(flow), flow.hosts.join(" "));
         let when = flow.condition.as_deref().unwrap_or("always");
         let Flow { to, transport, protocol, .. } = flow;
-        write(&mut writer, [&from, to, &port, transport, protocol, &addresses, &hosts, when, ""])?;
+        let has_purpose = |host: &&Host| host.purpose.is_some();
+        let purposes: Vec<String> =
+            flow.names.iter().filter(has_purpose).map(ToString::to_string).collect();
+        let purposes = purposes.join(", ");
+        let row = [&from, to, &port, transport, protocol, &addresses, &hosts, when, &purposes, ""];
+        write(&mut writer, row)?;
     }
     for note in notes {
-        write(&mut writer, ["", "", "", "", "", "", "", "", note])?;
+        write(&mut writer, ["", "", "", "", "", "", "", "", "", note])?;
     }
     let bytes = writer.into_inner().map_err(|error| anyhow!("cannot write CSV: {error}"))?;
     say!("{}", String::from_utf8_lossy(&bytes).trim_end());

@@ -6,7 +6,8 @@ use super::report::{self, say, wrapped};
 use crate::engine::policy::catalogue;
 use crate::input;
 use crate::input::{
-    Beside, Catalogue, Change, ListFile, OVERRIDES, Region, changes, doubts, merged, read_regions,
+    Beside, Catalogue, Change, Doubt, ListFile, OVERRIDES, Region, changes, doubts, merged,
+    provider_name, read_regions, sibling,
 };
 use crate::system::{file, lock};
 use jiff::Timestamp;
@@ -113,11 +114,12 @@ impl Regions {
             }
             Self::Import { file, patience } => import(&file, &patience, &catalogue)?,
             Self::Show { name, json } => {
-                let region = catalogue.get(&name).map_err(|error| Failure::Input(error.into()))?;
+                let found = catalogue.named(&name).map_err(|error| Failure::Input(error.into()));
+                let (name, region) = found?;
                 if json {
-                    say!("{:#}", as_json(&name, region));
+                    say!("{:#}", as_json(name, region));
                 } else {
-                    show(&name, region);
+                    show(name, region);
                 }
             }
         }
@@ -129,7 +131,14 @@ fn check(catalogue: &Catalogue, json: bool) -> Outcome {
     let doubts = doubts(catalogue, today());
     let said: Vec<String> = doubts.iter().map(ToString::to_string).collect();
     if json {
-        say!("{:#}", json!({ "good": doubts.is_empty(), "doubts": said }));
+        let warning = |doubt: &Doubt| {
+            json!({
+                "region": doubt.region, "about": doubt.about.word(), "said": doubt.to_string(),
+            })
+        };
+        let warnings: Vec<Value> = doubts.iter().map(warning).collect();
+        let good = doubts.is_empty();
+        say!("{:#}", json!({ "good": good, "doubts": said, "warnings": warnings }));
     } else {
         report::differences(&said);
     }
@@ -183,7 +192,7 @@ fn import(from: &FileOfRegions, patience: &LockWait, catalogue: &Catalogue) -> R
 fn as_json(name: &str, region: &Region) -> Value {
     let Region { place, subnets, domain, as_of, source } = region;
     json!({
-        "name": name, "place": place, "subnets": subnets, "domain": domain, "as_of": as_of,
+        "name": name, "provider_name": provider_name(name), "place": place, "subnets": subnets, "domain": domain, "as_of": as_of,
         "source": source,
     })
 }
@@ -191,10 +200,17 @@ fn as_json(name: &str, region: &Region) -> Value {
 fn show(name: &str, region: &Region) {
     let Region { place, subnets, domain, as_of, source } = region;
     say!("name      {name}\nplace     {place}");
+    if let Some(provider) = provider_name(name) {
+        say!("also      {provider}");
+    }
     for (index, subnet) in subnets.iter().enumerate() {
         let heading = if index == 0 { "subnets" } else { "" };
         say!("{heading:<9} {subnet}");
     }
     say!("domain    {domain}\nas of     {as_of}");
     say!("{}", wrapped("source    ", "          ", source));
+    if let Some(other) = sibling(name) {
+        let said = format!("the vendor's page lists these subnets and those of {other} together");
+        say!("{}", wrapped("beside    ", "          ", &said));
+    }
 }

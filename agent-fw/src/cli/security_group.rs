@@ -76,13 +76,13 @@ fn names<'a>(rules: &[Rule<'a>]) -> BTreeMap<String, Option<&'a str>> {
     named.collect()
 }
 
-fn comments(notes: &[&str]) -> String {
+fn comments(notes: &[String]) -> String {
     let wrapped = notes.iter().map(|note| super::report::wrapped("# ", "# ", note) + "\n");
     wrapped.collect()
 }
 
 /// Commands for a shell.
-pub(super) fn aws(flows: &[Flow], role: Role, notes: &[&str]) -> String {
+pub(super) fn aws(flows: &[Flow], role: Role, notes: &[String]) -> String {
     let rules = rules(flows, role);
     let mut text = comments(notes);
     text += "#\n# Rules for the security group of hosts of role ";
@@ -124,7 +124,7 @@ pub(super) fn aws(flows: &[Flow], role: Role, notes: &[&str]) -> String {
 }
 
 /// Resources for Terraform's provider for AWS.
-pub(super) fn terraform(flows: &[Flow], role: Role, notes: &[&str]) -> String {
+pub(super) fn terraform(flows: &[Flow], role: Role, notes: &[String]) -> String {
     let rules = rules(flows, role);
     let mut text = comments(notes);
     let _ = write!(

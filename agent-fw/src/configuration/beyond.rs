@@ -57,12 +57,16 @@ impl Configuration {
             return Ok(Vec::new());
         }
         let mut places = Places::new();
-        for Destination { service, at } in &self.outbound_to {
+        let mut proxies = Vec::new();
+        for Destination { service, at, port } in &self.outbound_to {
             let resolved = resolve("--outbound-to", at.as_slice(), catalogue, lists)?;
             notices.extend(resolved.notices);
-            places.entry(service.clone()).or_default().extend(resolved.addresses);
+            match port {
+                Some(port) => proxies.push(outbound::rule_for_proxy(*port, resolved.addresses)),
+                None => places.entry(service.clone()).or_default().extend(resolved.addresses),
+            }
         }
-        outbound::rules(self.role(), &places)
+        Ok(outbound::rules(self.role(), &places)?.into_iter().chain(proxies).collect())
     }
 
     /// What --relay says, in the vendor's vocabulary: these sources reach the relay's port, and so
@@ -162,7 +166,7 @@ impl Configuration {
         let engine = if self.enforces_engine_rules() { &engine_rules()[..] } else { &[] };
         // Behind the others: of two rules that say the same, the written one decides.
         let all = written.into_iter().chain(&closing).chain(flags).chain(&answers).chain(engine);
-        let firewall = Firewall::new(all)?;
+        let firewall = Firewall::new(all)?.stateful(self.stateful());
         Ok(Some(if denies { firewall.denying(Direction::Outgoing) } else { firewall }))
     }
 }

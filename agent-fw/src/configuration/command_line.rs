@@ -21,8 +21,15 @@ impl Configuration {
         line.values("--except", &self.except);
         line.values("--allow-mac", &self.allow_mac);
         line.values("--rules", &self.rules);
+        line.values("--assigned", &self.assigned);
+        let named = Some(&self.assigned_policy).filter(|name| !name.is_empty());
+        line.values("--assigned-policy", named);
+        line.flag("--all-rules", !self.rules.is_empty() && self.all_rules != Some(false));
+        line.flag("--skip-unsupported", self.skip_unsupported);
         line.flag("--policy", self.policy);
         line.flag("--no-engine-rules", self.policy && !self.enforces_engine_rules());
+        line.flag("--no-stateful-udp", self.policy && !self.stateful().udp);
+        line.flag("--stateful-icmp", self.stateful().icmp);
         line.flag("--lenient", self.lenient && !self.rules.is_empty());
         line.values("--relay", &self.relay);
         line.flag("--restrict-outbound", *outbound == Outbound::NeedsOpen);
@@ -86,6 +93,8 @@ mod tests {
             rules: vec![ListFile::Path("/etc/rules.json".into())],
             policy: true,
             engine_rules: Some(false),
+            all_rules: Some(false),
+            udp_stateful: Some(true),
             port: 4200,
             direction: Mode::ManagerInitiated,
             backend: Backend::Both,

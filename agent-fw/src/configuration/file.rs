@@ -44,22 +44,13 @@ impl Configuration {
         let Self {
             outbound, port, direction, otherwise, early_drop, log, backend, xdp_mode, ..
         } = self;
-        let list = |values: Vec<String>| -> String {
-            let quoted = values.into_iter().map(|value| toml::Value::String(value).to_string());
-            match quoted.collect::<Vec<_>>() {
-                values if values.len() < 2 => format!("[{}]", values.concat()),
-                values => format!("[\n    {},\n]", values.join(",\n    ")),
-            }
-        };
         let allow_from = list(self.allow_from.iter().map(ToString::to_string).collect());
         let except = list(self.except.iter().map(ToString::to_string).collect());
         let allow_mac = list(self.allow_mac.iter().map(ToString::to_string).collect());
         let interfaces = list(self.interfaces.clone());
-        let rules = list(self.rules.iter().cloned().map(String::from).collect());
+        let rules = self.rules_in_toml();
         let relay = list(self.relay.iter().map(ToString::to_string).collect());
         let outbound_to = list(self.outbound_to.iter().map(ToString::to_string).collect());
-        let (policy, lenient) = (self.policy, self.lenient);
-        let engine_rules = self.engine_rules.unwrap_or(false);
         let (allow_wide, trust_file_modes) = (self.allow_wide, self.trust_file_modes);
         let mut text = format!(
             "# Who may reach the security agent's port. After a change: agent-fw apply\n\
@@ -74,20 +65,7 @@ impl Configuration {
              # MAC addresses or \"file:PATH\"; a packet must then match both lists.\n\
              allow_mac = {allow_mac}\n\
              \n\
-             # Files of rules in the vendor's vocabulary, JSON or TOML. The sources of those\n\
-             # that replace the agent's hidden rule are admitted, too.\n\
-             rules = {rules}\n\
-             \n\
-             # Enforce all rules of these files, as a whole firewall policy.\n\
-             policy = {policy}\n\
-             \n\
-             # The rules of the vendor's engine are part of that policy: outgoing DNS and\n\
-             # DHCP, incoming DHCP and ICMP type 3 code 4, all Force Allow with priority 4.\n\
-             engine_rules = {engine_rules}\n\
-             \n\
-             # Ignore fields of rules that agent-fw does not know.\n\
-             lenient = {lenient}\n\
-             \n\
+             {rules}\
              # On a relay: the sources that alone reach its port, TCP 4122.\n\
              # An empty list leaves that port alone.\n\
              relay = {relay}\n\
@@ -135,6 +113,63 @@ impl Configuration {
         let _ = writeln!(text, "{DIGEST}{digest}");
         text
     }
+
+    /// What `policy.toml` says about files of rules.
+    fn rules_in_toml(&self) -> String {
+        let files = |files: &[ListFile]| list(files.iter().cloned().map(String::from).collect());
+        let (rules, assigned) = (files(&self.rules), files(&self.assigned));
+        let assigned_policy = toml::Value::String(self.assigned_policy.clone());
+        let (all_rules, skip_unsupported) = (self.all_rules.unwrap_or(true), self.skip_unsupported);
+        let (policy, lenient) = (self.policy, self.lenient);
+        let engine_rules = self.engine_rules.unwrap_or(false);
+        let (udp_stateful, icmp_stateful) =
+            (self.udp_stateful.unwrap_or(false), self.icmp_stateful);
+        format!(
+            "# Files of rules in the vendor's vocabulary, JSON or TOML. The sources of those\n\
+             # that replace the agent's hidden rule are admitted, too.\n\
+             rules = {rules}\n\
+             \n\
+             # Files that say which of these rules are assigned to this host: a policy of the\n\
+             # manager's, or what the API answers about a computer's rules. Without one, a\n\
+             # policy among the files of rules says it.\n\
+             assigned = {assigned}\n\
+             \n\
+             # Of several policies, the one that is meant: its name or ID.\n\
+             assigned_policy = {assigned_policy}\n\
+             \n\
+             # Rules of a manager hold though nothing says that they are assigned.\n\
+             all_rules = {all_rules}\n\
+             \n\
+             # Leave out rules that agent-fw cannot enforce (schedules, contexts), where that\n\
+             # cannot open anything.\n\
+             skip_unsupported = {skip_unsupported}\n\
+             \n\
+             # Enforce all rules of these files, as a whole firewall policy.\n\
+             policy = {policy}\n\
+             \n\
+             # The rules of the vendor's engine are part of that policy: outgoing DNS and\n\
+             # DHCP, incoming DHCP and ICMP type 3 code 4, all Force Allow with priority 4.\n\
+             engine_rules = {engine_rules}\n\
+             \n\
+             # Incoming UDP that an Allow admits has to be a reply, as in the vendor's engine;\n\
+             # the same for ICMP, as in agents up to 8.0.\n\
+             udp_stateful = {udp_stateful}\n\
+             icmp_stateful = {icmp_stateful}\n\
+             \n\
+             # Ignore fields of rules that agent-fw does not know.\n\
+             lenient = {lenient}\n\
+             \n"
+        )
+    }
+}
+
+/// A list of texts in TOML.
+fn list(values: Vec<String>) -> String {
+    let quoted = values.into_iter().map(|value| toml::Value::String(value).to_string());
+    match quoted.collect::<Vec<_>>() {
+        values if values.len() < 2 => format!("[{}]", values.concat()),
+        values => format!("[\n    {},\n]", values.join(",\n    ")),
+    }
 }
 
 /// The key that versions write which ask for consent.
@@ -178,7 +213,13 @@ mod tests {
             allow_mac: vec!["02:00:00:00:00:01".parse().expect("a MAC address")],
             rules: vec![ListFile::Path("/etc/my rules.json".into())],
             policy: true,
+            assigned: vec![ListFile::Path("/etc/policy.json".into())],
+            assigned_policy: "Base \"Policy\"".to_owned(),
+            all_rules: Some(false),
+            skip_unsupported: true,
             engine_rules: Some(true),
+            udp_stateful: Some(true),
+            icmp_stateful: true,
             relay: vec!["10.0.0.0/8".parse().expect("a source")],
             outbound: Outbound::DefaultDeny,
             outbound_to: ["dns-server=192.0.2.53", "service-gateway=none"]
@@ -193,7 +234,9 @@ mod tests {
     fn what_is_written_is_read_back() {
         let everyone = Configuration {
             allow_from: vec![Source::Any],
+            all_rules: Some(false),
             engine_rules: Some(false),
+            udp_stateful: Some(false),
             ..Configuration::default()
         };
         for configuration in [everyone, configuration()] {

@@ -86,10 +86,17 @@ fn ports_of_engine_rules() -> RangeSet<Port> {
 fn lost_keys(before: &Configuration, after: &Configuration) -> impl Iterator<Item = &'static str> {
     // Early drop and programs drop what a rule of the host would send on to others, before it does.
     let is_lost = |of: fn(&Configuration) -> bool| of(before) && !of(after);
+    // A file without the key means all rules of its files.
+    let unassigned =
+        before.all_rules == Some(false) && after.all_rules.is_none() && !after.rules.is_empty();
     [
         ("except", is_lost(|known| !known.except.is_empty())),
         ("allow_mac", is_lost(|known| !known.allow_mac.is_empty())),
         ("outbound_to", is_lost(|known| !known.outbound_to.is_empty())),
+        ("assigned", is_lost(|known| !known.assigned.is_empty())),
+        ("all_rules", unassigned),
+        ("udp_stateful", is_lost(|known| known.stateful().udp)),
+        ("icmp_stateful", is_lost(|known| known.stateful().icmp)),
         ("early_drop", is_lost(|known| known.early_drop)),
         ("backend", is_lost(|known| known.backend.has_programs())),
     ]

@@ -92,6 +92,9 @@ pub struct Flow {
     /// The names of the side outside; in the data, what they are listed under.
     #[serde(default)]
     pub hosts: Vec<String>,
+    /// The same names, with their purposes.
+    #[serde(default, skip_deserializing)]
+    pub names: Vec<Host>,
     /// When it is needed, if not always.
     #[serde(default)]
     pub condition: Option<String>,
@@ -107,8 +110,28 @@ impl Flow {
     }
 }
 
+/// The name of a host.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    /// Its name.
+    pub name: String,
+    /// What it is for, where that is published.
+    #[serde(default)]
+    pub purpose: Option<String>,
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.purpose {
+            Some(purpose) => write!(f, "{} ({purpose})", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
+
 /// Names of hosts by what they are for.
-type Hosts = BTreeMap<String, Vec<String>>;
+type Hosts = BTreeMap<String, Vec<Host>>;
 
 /// All flows, and the names of hosts: everywhere, in commercial regions, in others by name.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -150,16 +173,26 @@ impl Connectivity {
             if flow.listening {
                 flow.port = port;
             }
-            flow.hosts = self.names(region, &flow.hosts);
+            flow.names = self.names(region, &flow.hosts);
+            flow.hosts = flow.names.iter().map(|host| host.name.clone()).collect();
             if let (Some((_, region)), Addresses::Region) = (region, flow.addresses) {
                 flow.subnets.clone_from(&region.subnets);
             }
-            flows.push(flow);
+            // What an agent needs as well is needed once.
+            if !flows.contains(&flow) {
+                flows.push(flow);
+            }
         }
         flows
     }
 
-    fn names(&self, region: Option<(&str, &Region)>, listed: &[String]) -> Vec<String> {
+    /// The names of Workload Security in a region, as an agent asks for them.
+    pub fn names_of_manager(&self, region: (&str, &Region)) -> Vec<String> {
+        let names = self.names(Some(region), &["workload_security".to_owned()]);
+        names.into_iter().map(|host| host.name).collect()
+    }
+
+    fn names(&self, region: Option<(&str, &Region)>, listed: &[String]) -> Vec<Host> {
         let (name, domain) = region
             .map_or(("", "workload.REGION.cloudone.trendmicro.com"), |(name, region)| {
                 (name, region.domain.as_str())
@@ -170,7 +203,9 @@ impl Connectivity {
         let hosts = listed
             .iter()
             .flat_map(|listed| kinds.iter().filter_map(move |hosts| hosts.get(listed)).flatten());
-        hosts.map(|host| host.replace("{domain}", domain)).collect()
+        let named =
+            |host: &Host| Host { name: host.name.replace("{domain}", domain), ..host.clone() };
+        hosts.map(named).collect()
     }
 }
 

@@ -10,6 +10,7 @@ pub mod outbound;
 mod region;
 mod region_check;
 mod region_file;
+mod region_names;
 pub mod rule_file;
 mod warning;
 
@@ -19,10 +20,11 @@ pub use list::{
 };
 pub use mac::{MacSource, MacSourceError, resolve_macs};
 pub use near_miss::Meant;
-pub(crate) use region::located;
 pub use region::{Catalogue, OBSOLETE, OVERRIDES, Region, UnknownRegion};
+pub(crate) use region::{line_and_column, located};
 pub use region_check::{About, Doubt, doubts};
 pub use region_file::{Beside, Change, Regions, changes, merged, read_regions};
+pub use region_names::{provider_name, sibling};
 pub use warning::Warning;
 
 use crate::model::{AddressSet, Origin};
@@ -181,7 +183,9 @@ pub fn resolve(
         let (label, addresses) = match source {
             Source::Any => (Origin::Any, AddressSet::all()),
             Source::Region(name) => {
-                (Origin::Region(name.clone()), catalogue.get(name)?.addresses())
+                let (own, region) = catalogue.named(name)?;
+                resolved.notices.extend(lonely(own, sources, catalogue));
+                (Origin::Region(own.to_owned()), region.addresses())
             }
             Source::File(file) => {
                 let text = lists.read(file).with_context(|| format!("{flag} {source}"))?;
@@ -208,6 +212,17 @@ pub fn resolve(
         resolved.addresses.push((Origin::Address, items.into_iter().collect()));
     }
     Ok(resolved)
+}
+
+/// A note about the other region of a country, where only one of both is named.
+fn lonely(region: &str, sources: &[Source], catalogue: &Catalogue) -> Option<Warning> {
+    let other = sibling(region)?;
+    let is_other = |source: &Source| match source {
+        Source::Region(name) => catalogue.named(name).is_ok_and(|(own, _)| own == other),
+        _ => false,
+    };
+    let region = region.to_owned();
+    (!sources.iter().any(is_other)).then_some(Warning::Sibling { region, other })
 }
 
 fn resolve_file(

@@ -16,6 +16,52 @@ pub enum Mode {
     AgentInitiated,
 }
 
+impl Mode {
+    /// All of them, the vendor's default first.
+    pub const ALL: [Self; 3] = [Self::AgentInitiated, Self::Bidirectional, Self::ManagerInitiated];
+
+    /// What a host needs inbound, in words.
+    pub const fn inbound(self) -> &'static str {
+        match self {
+            Self::AgentInitiated => "nothing inbound; the agent does not listen",
+            Self::Bidirectional | Self::ManagerInitiated => {
+                "inbound TCP 4118 from the region's subnets"
+            }
+        }
+    }
+
+    /// What speaks for it.
+    pub const fn merit(self) -> &'static str {
+        match self {
+            Self::AgentInitiated => {
+                "the vendor's default, which its documents strongly recommend not to change: no \
+                 port is open to anybody"
+            }
+            Self::Bidirectional => {
+                "the manager reaches the agent at once, and the agent sends its heartbeat itself"
+            }
+            Self::ManagerInitiated => {
+                "the manager reaches the agent at once, and opens the heartbeat's connection, too"
+            }
+        }
+    }
+
+    /// What speaks against it.
+    pub const fn demerit(self) -> &'static str {
+        match self {
+            Self::AgentInitiated => {
+                "changed settings reach the agent, and logs the manager, only with the next \
+                 heartbeat, every 10 minutes"
+            }
+            Self::Bidirectional => "a port has to be open inbound, and to be restricted",
+            Self::ManagerInitiated => {
+                "a port has to be open inbound, and to be restricted; without it, no heartbeat \
+                 comes, and the computer is shown as offline"
+            }
+        }
+    }
+}
+
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -46,6 +46,8 @@ pub struct Destination {
     pub service: String,
     /// Addresses that it has; without one, there is no such service.
     pub at: Option<Source>,
+    /// Its port, which a proxy alone has to say.
+    pub port: Option<Port>,
 }
 
 /// Why the text of an `--outbound-to` is none.
@@ -54,6 +56,11 @@ pub enum DestinationError {
     /// There is no `=` in it.
     #[error("expected SERVICE=ADDRESSES, such as dns-server=192.0.2.53")]
     Form,
+    /// A proxy without its port.
+    #[error(
+        "expected proxy=ADDRESS:PORT, such as proxy=192.0.2.3:1443 or proxy=[2001:db8::3]:1443"
+    )]
+    Proxy,
     /// What follows is no source.
     #[error(transparent)]
     Source(#[from] SourceError),
@@ -64,9 +71,29 @@ impl FromStr for Destination {
 
     fn from_str(text: &str) -> Result<Self, DestinationError> {
         let (service, at) = text.split_once('=').ok_or(DestinationError::Form)?;
-        let at = if at == NONE { None } else { Some(at.parse()?) };
-        Ok(Self { service: service.to_owned(), at })
+        let (at, port) = match (service, at) {
+            (_, NONE) => (None, None),
+            (PROXY, at) => {
+                let (address, port) = address_and_port(at).ok_or(DestinationError::Proxy)?;
+                (Some(address.parse()?), Some(port))
+            }
+            (_, at) => (Some(at.parse()?), None),
+        };
+        Ok(Self { service: service.to_owned(), at, port })
     }
+}
+
+/// The service that no flow names: the web proxy through which the agent reaches the outside.
+const PROXY: &str = "proxy";
+
+/// An address, in brackets if it is of IPv6, and a port.
+fn address_and_port(text: &str) -> Option<(&str, Port)> {
+    let (address, port) = text.rsplit_once(':')?;
+    let port = port.bytes().all(|digit| digit.is_ascii_digit()).then(|| port.parse().ok())??;
+    let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    // Without brackets, what is before the last colon may be half an address.
+    let address = bare.or_else(|| (!address.contains(':')).then_some(address))?;
+    (port != 0 && !address.is_empty()).then_some((address, Port(port)))
 }
 
 /// The word for a service that the deployment does not have.
@@ -74,9 +101,15 @@ const NONE: &str = "none";
 
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.at {
-            Some(source) => write!(f, "{}={source}", self.service),
-            None => write!(f, "{}={NONE}", self.service),
+        match (&self.at, self.port) {
+            (Some(source), Some(port)) => {
+                let address = source.to_string();
+                let is_v6 = address.contains(':');
+                let (open, close) = if is_v6 { ("[", "]") } else { ("", "") };
+                write!(f, "{}={open}{address}{close}:{port}", self.service)
+            }
+            (Some(source), None) => write!(f, "{}={source}", self.service),
+            (None, _) => write!(f, "{}={NONE}", self.service),
         }
     }
 }
@@ -115,13 +148,13 @@ pub fn check(role: Role, destinations: &[Destination]) -> anyhow::Result<()> {
     for destination in destinations {
         let named = &destination.service;
         let whose = |whose| flows.iter().filter(move |flow| flow.addresses == whose).map(service);
-        if whose(Whose::Own).any(|own| own == *named) {
+        if whose(Whose::Own).any(|own| own == *named) || destination.is_proxy() {
             continue;
         }
         if named == "443" || whose(Whose::Any).any(|any| any == *named) {
             bail!("--outbound-to {destination}: {CAVEAT}");
         }
-        let mut known: Vec<String> = whose(Whose::Own).collect();
+        let mut known: Vec<String> = whose(Whose::Own).chain([PROXY.to_owned()]).collect();
         known.dedup();
         bail!(
             "--outbound-to {destination}: there is no service `{named}`; those of a deployment's \
@@ -130,6 +163,19 @@ pub fn check(role: Role, destinations: &[Destination]) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+impl Destination {
+    /// Whether it is a web proxy.
+    pub fn is_proxy(&self) -> bool {
+        self.service == PROXY
+    }
+}
+
+/// The rule that keeps a web proxy reachable.
+pub fn rule_for_proxy(port: Port, at: Vec<(Origin, AddressSet)>) -> Rule {
+    let name = format!("outbound TCP {port}: proxy");
+    rule(name, Protocol::Tcp, Range::single(port).into(), Match::Is(Addresses(at)))
 }
 
 /// A port that has to be reached: for which services, and at which addresses.
@@ -276,6 +322,21 @@ mod tests {
     }
 
     #[test]
+    fn a_proxy_has_an_address_and_a_port() {
+        for text in [
+            "proxy=192.0.2.3",
+            "proxy=192.0.2.3:",
+            "proxy=192.0.2.3:0",
+            "proxy=192.0.2.3:65536",
+            "proxy=2001:db8::3:1443",
+            "proxy=:1443",
+            "proxy=proxy.example:1443",
+        ] {
+            assert!(text.parse::<Destination>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn what_has_no_published_addresses_is_not_narrowed() {
         let check = |text: &str| super::check(Role::Agent, &[text.parse().expect("a destination")]);
         for text in ["manager=region:us-1", "443=region:us-1", "smart-protection-network=any"] {
@@ -284,7 +345,9 @@ mod tests {
         }
         let refused = check("dns=192.0.2.53").expect_err("no such service").to_string();
         assert!(refused.contains("dns-server, ntp-server"), "{refused}");
-        for text in ["dns-server=192.0.2.53", "relay=none", "siem-or-syslog-server=2001:db8::1"] {
+        let own = ["dns-server=192.0.2.53", "relay=none", "siem-or-syslog-server=2001:db8::1"];
+        let proxies = ["proxy=192.0.2.3:1443", "proxy=[2001:db8::3]:8080", "proxy=none"];
+        for text in own.into_iter().chain(proxies) {
             check(text).expect(text);
             assert_eq!(text.parse::<Destination>().expect("valid").to_string(), text);
         }

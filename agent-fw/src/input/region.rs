@@ -1,5 +1,6 @@
 //! Regions of the vendor's cloud: from which subnets each one's manager calls.
 
+use super::region_names::{own_name, unpublished};
 use crate::model::{AddressRange, AddressSet};
 use crate::system::file::{self, Trust};
 use anyhow::{Context as _, bail};
@@ -11,6 +12,9 @@ use std::path::Path;
 
 /// The catalogue as the vendor published it; each entry has its date and its source.
 const PUBLISHED: &str = include_str!("../../data/regions.toml");
+
+/// The day on which whoever released this version compared the catalogue with the vendor's page.
+pub(super) const CHECKED: &str = "2026-11-28";
 
 /// Where a host keeps regions of its own, and corrections of the built-in ones.
 pub const OVERRIDES: &str = "/etc/agent-fw/regions.toml";
@@ -56,10 +60,19 @@ pub struct UnknownRegion {
     pub name: String,
     /// Names of regions, the nearest first.
     pub nearest: Vec<String>,
+    /// Where it is, if there is such a region and its subnets are not published.
+    pub unpublished: Option<(&'static str, &'static str)>,
 }
 
 impl fmt::Display for UnknownRegion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((name, place)) = self.unpublished {
+            return write!(
+                f,
+                "region {name} ({place}) is known by name, but its subnets are not published: ask \
+                 the vendor for them, and add them to {OVERRIDES} by `agent-fw regions import`"
+            );
+        }
         write!(f, "there is no region `{}`; ", self.name)?;
         match self.nearest.as_slice() {
             [] => f.write_str("`agent-fw regions list` names them")?,
@@ -101,7 +114,31 @@ impl Catalogue {
 
     /// The region of this name.
     pub fn get(&self, name: &str) -> Result<&Region, UnknownRegion> {
-        self.regions.get(name).ok_or_else(|| self.unknown(name))
+        self.named(name).map(|(_, region)| region)
+    }
+
+    /// The region of this name, which may be the provider's for its place, with its own name.
+    pub fn named(&self, name: &str) -> Result<(&str, &Region), UnknownRegion> {
+        let find = |name: &str| self.regions.get_key_value(name);
+        find(name)
+            .or_else(|| own_name(name).and_then(find))
+            .map(|(name, region)| (name.as_str(), region))
+            .ok_or_else(|| self.unknown(name))
+    }
+
+    /// The region that a host of the manager's is in, by its domain.
+    pub fn region_of_host(&self, host: &str) -> Option<(&str, &Region)> {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        self.iter().find(|(_, region)| {
+            host.strip_suffix(region.domain.as_str())
+                .is_some_and(|before| before.is_empty() || before.ends_with('.'))
+        })
+    }
+
+    /// Whether a region is as this version has it.
+    pub fn is_published(&self, name: &str) -> bool {
+        let published = Self::published().ok();
+        published.is_some_and(|known| known.regions.get(name) == self.regions.get(name))
     }
 
     /// All regions, sorted by name.
@@ -118,7 +155,7 @@ impl Catalogue {
             .collect();
         near.sort();
         let nearest = near.into_iter().take(3).map(|(_, known)| known.clone()).collect();
-        UnknownRegion { name: name.to_owned(), nearest }
+        UnknownRegion { name: name.to_owned(), nearest, unpublished: unpublished(&wanted) }
     }
 }
 
@@ -140,11 +177,16 @@ pub(super) fn checked(
 
 /// An error of a TOML file with its place in it.
 pub(crate) fn located(file: &str, text: &str, error: &toml::de::Error) -> anyhow::Error {
+    let (line, column) = line_and_column(text, error);
+    anyhow::anyhow!("{file}:{line}:{column}: {}", error.message())
+}
+
+/// Where an error of a TOML file is: the line and the column, counted from 1.
+pub(crate) fn line_and_column(text: &str, error: &toml::de::Error) -> (usize, usize) {
     let start = error.span().map_or(0, |span| span.start.min(text.len()));
     let before = &text[..text.floor_char_boundary(start)];
-    let line = 1 + before.matches('\n').count();
     let column = 1 + before.chars().rev().take_while(|&c| c != '\n').count();
-    anyhow::anyhow!("{file}:{line}:{column}: {}", error.message())
+    (1 + before.matches('\n').count(), column)
 }
 
 fn check(name: &str, region: &Region) -> anyhow::Result<()> {
@@ -208,6 +250,30 @@ mod tests {
         );
         let error = catalogue.get("GB-1").expect_err("names are lower case").to_string();
         assert!(error.contains("gb-1"), "{error}");
+    }
+
+    #[test]
+    fn the_providers_names_are_aliases_and_unpublished_regions_are_told() {
+        let catalogue = Catalogue::published().expect("valid");
+        let own = |name| catalogue.named(name).map(|(own, _)| own.to_owned());
+        assert_eq!(own("ap-northeast-1").as_deref(), Ok("jp-1"));
+        for (region, _) in catalogue.iter() {
+            let alias = crate::input::provider_name(region).expect("a place of the provider's");
+            assert_eq!(own(alias).as_deref(), Ok(region));
+        }
+        for name in ["za-1", "id-1", "id", "br-1", "sa-east-1"] {
+            let said = own(name).expect_err("no subnets").to_string();
+            assert!(said.contains("not published") && said.contains("regions import"), "{said}");
+        }
+        let host = |host| catalogue.region_of_host(host).map(|(name, _)| name.to_owned());
+        let expected = Some("gov-us-1".to_owned());
+        assert_eq!(host("agents-002.workload.gov-us-1.cloudonegov.trendmicro.com"), expected);
+        assert_eq!(host("agents.workload.US-1.cloudone.trendmicro.com."), Some("us-1".to_owned()));
+        assert_eq!(
+            host("agents.workload.trend-us-1.cloudone.trendmicro.com").as_deref(),
+            Some("trend-us-1")
+        );
+        assert_eq!(host("evilworkload.us-1.cloudone.trendmicro.com"), None);
     }
 
     #[test]

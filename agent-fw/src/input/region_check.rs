@@ -1,7 +1,7 @@
 //! What is doubtful about a catalogue: nothing of it is wrong, but somebody should look.
 
 use super::item;
-use super::region::{Catalogue, OBSOLETE, Region, range};
+use super::region::{CHECKED, Catalogue, OBSOLETE, Region, range};
 use crate::model::{AddressSet, Notation};
 use ipnet::IpNet;
 use jiff::civil::Date;
@@ -47,10 +47,15 @@ pub struct Doubt {
 /// What is doubtful.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum About {
-    /// Its values were read more than a year ago.
+    /// Its values are a host's own, and were read more than half a year ago.
     Old {
         /// The date of then.
         as_of: String,
+    },
+    /// It is as this version has it, which was compared with the vendor's page half a year ago.
+    Released {
+        /// The date of then.
+        checked: &'static str,
     },
     /// Its date is later than today.
     Future {
@@ -90,7 +95,14 @@ impl fmt::Display for Doubt {
             About::Old { as_of } => {
                 write!(
                     f,
-                    "read on {as_of}, more than a year ago; compare it with the vendor's page"
+                    "read on {as_of}, more than half a year ago; compare it with the vendor's page"
+                )
+            }
+            About::Released { checked } => {
+                write!(
+                    f,
+                    "as this version of agent-fw has it, compared with the vendor's page on \
+                     {checked}, more than half a year ago; update agent-fw, or compare it"
                 )
             }
             About::Future { as_of } => write!(f, "its date, {as_of}, is yet to come"),
@@ -116,7 +128,8 @@ pub fn doubts(catalogue: &Catalogue, today: Date) -> Vec<Doubt> {
     let mut doubts = Vec::new();
     for (index, &(name, region)) in all.iter().enumerate() {
         let mut say = |about| doubts.push(Doubt { region: name.to_owned(), about });
-        age(region, today).into_iter().for_each(&mut say);
+        let is_own = !catalogue.is_published(name);
+        age(region, is_own, today).into_iter().for_each(&mut say);
         for &(other, of_other) in &all[index + 1..] {
             let both = region.addresses().intersection(&of_other.addresses());
             if !both.is_empty() {
@@ -130,16 +143,34 @@ pub fn doubts(catalogue: &Catalogue, today: Date) -> Vec<Doubt> {
     doubts
 }
 
-fn age(region: &Region, today: Date) -> Option<About> {
+/// After half a year, so that there is time before a region has moved: the vendor announces new
+/// subnets months ahead.
+fn age(region: &Region, is_own: bool, today: Date) -> Option<About> {
     let as_of: Date = region.as_of.parse().ok()?;
     let text = region.as_of.clone();
-    let year_ago = jiff::Span::new().years(1);
+    let before = today.checked_sub(jiff::Span::new().months(6)).ok()?;
     if as_of > today {
         Some(About::Future { as_of: text })
-    } else if as_of < today.checked_sub(year_ago).ok()? {
-        Some(About::Old { as_of: text })
+    } else if is_own {
+        (as_of < before).then_some(About::Old { as_of: text })
     } else {
-        None
+        let checked: Date = CHECKED.parse().ok()?;
+        (checked < before).then_some(About::Released { checked: CHECKED })
+    }
+}
+
+impl About {
+    /// What is doubtful, in a word, for programs.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Old { .. } => "old",
+            Self::Released { .. } => "old-release",
+            Self::Future { .. } => "future",
+            Self::Overlap { .. } => "overlap",
+            Self::Reserved { .. } => "reserved",
+            Self::Wide { .. } => "wide",
+            Self::Obsolete { .. } => "obsolete",
+        }
     }
 }
 
@@ -189,12 +220,29 @@ mod tests {
     }
 
     #[test]
-    fn the_built_in_catalogue_is_beyond_doubt_for_a_year() {
-        assert_eq!(said("", "2026-12-01").len(), 0);
-        assert_eq!(said("", "2026-12-09").len(), 0);
-        let old = said("", "2026-12-10");
-        assert_eq!(old.len(), 10, "all but the one that was read later: {old:?}");
-        assert!(old[0].starts_with("ae-1: read on 2025-12-09, more than a year ago"), "{old:?}");
+    fn the_built_in_catalogue_ages_from_the_release_and_a_hosts_own_regions_from_their_dates() {
+        let day = |days: i64| {
+            let checked: Date = CHECKED.parse().expect("a date");
+            let later = checked.checked_add(jiff::Span::new().months(6).days(days));
+            later.expect("a date").to_string()
+        };
+        assert_eq!(said("", &day(0)).len(), 0);
+        let old = said("", &day(1));
+        assert_eq!(old.len(), 11, "{old:?}");
+        assert!(old[0].starts_with("ae-1: as this version of agent-fw has it"), "{old:?}");
+        let own = region("us-1", "'8.8.8.0/27'");
+        assert_eq!(said(&own, "2026-07-02").len(), 0);
+        let old = said(&own, "2026-07-03");
+        assert_eq!(old.len(), 1, "{old:?}");
+        assert!(old[0].starts_with("us-1: read on 2026-01-02, more than half a year"), "{old:?}");
+    }
+
+    #[test]
+    fn nothing_in_the_catalogue_was_read_after_it_was_compared() {
+        let catalogue = Catalogue::published().expect("valid");
+        for (name, region) in catalogue.iter() {
+            assert!(region.as_of.as_str() <= CHECKED, "{name}: {} is later", region.as_of);
+        }
     }
 
     #[test]
@@ -207,10 +255,10 @@ mod tests {
             ("'34.205.5.16/28'", "lab: 34.205.5.16/28 belongs to us-1, too"),
             ("'54.221.196.128/25'", "lab: 54.221.196.128/25 has addresses of 54.221.196.0/24"),
         ] {
-            let said = said(&region("lab", subnets), "2026-12-01");
+            let said = said(&region("lab", subnets), "2026-06-01");
             assert!(said.len() == 1 && said[0].starts_with(expected), "{said:?}");
         }
-        assert!(said(&region("lab", "'8.8.0.0/20', '2600::/32'"), "2026-12-01").is_empty());
+        assert!(said(&region("lab", "'8.8.0.0/20', '2600::/32'"), "2026-06-01").is_empty());
         let early = said(&region("lab", "'8.8.0.0/24'"), "2026-01-01");
         assert!(early.contains(&"lab: its date, 2026-01-02, is yet to come".to_owned()));
     }

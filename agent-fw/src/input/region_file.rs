@@ -77,7 +77,10 @@ fn from_json(file: &str, text: &str) -> anyhow::Result<Regions> {
         Value::Array(list) => list
             .into_iter()
             .map(|mut region| {
-                let name = region.as_object_mut().and_then(|fields| fields.remove("name"));
+                let name = region.as_object_mut().and_then(|fields| {
+                    fields.remove("provider_name");
+                    fields.remove("name")
+                });
                 let name = name.as_ref().and_then(Value::as_str).map(str::to_owned);
                 name.map(|name| (name, region))
             })

@@ -23,6 +23,13 @@ pub enum Warning {
         /// The field.
         place: String,
     },
+    /// A field of a rule file has no effect where it stands.
+    IdleField {
+        /// The field.
+        place: String,
+        /// Why.
+        why: String,
+    },
     /// A rule of a file says nothing about the agent's port.
     OtherRule {
         /// The rule, and why.
@@ -43,8 +50,20 @@ pub enum Warning {
     /// A policy.toml has a whole firewall policy, and does not say whether the rules of the vendor's
     /// engine are part of it.
     NoEngineRules,
+    /// A policy.toml has rules of a manager, and does not say whether they hold though nobody has
+    /// assigned them to this host.
+    AllRules,
+    /// A policy.toml has a whole firewall policy, and does not say whether UDP is stateful.
+    StatelessUdp,
     /// A policy.toml does not end with the line that tells a whole one from one that was cut off.
     LacksEnd,
+    /// A country has two regions, of which one is named.
+    Sibling {
+        /// The one.
+        region: String,
+        /// The other.
+        other: &'static str,
+    },
     /// The vendor's block of before 2019 is admitted.
     Obsolete {
         /// The source.
@@ -55,7 +74,14 @@ pub enum Warning {
 impl Warning {
     /// Whether it is said for as long as it is so, not only when the policy is compiled.
     pub fn is_lasting(&self) -> bool {
-        matches!(self, Self::Unconfirmed { .. } | Self::NoEngineRules | Self::LacksEnd)
+        matches!(
+            self,
+            Self::Unconfirmed { .. }
+                | Self::NoEngineRules
+                | Self::AllRules
+                | Self::StatelessUdp
+                | Self::LacksEnd
+        )
     }
 }
 
@@ -71,6 +97,7 @@ impl fmt::Display for Warning {
                 write!(f, "the first on line {line}: {written} means {meant}")
             }
             Self::IgnoredField { place } => write!(f, "{place}: unknown field, ignored"),
+            Self::IdleField { place, why } => write!(f, "{place}: {why}"),
             Self::OtherRule { meaning: said } | Self::FirewallRule { said } => f.write_str(said),
             Self::EmptyList { list } => write!(f, "{list}: the list is empty and admits nobody"),
             Self::Unconfirmed { what, key } => write!(
@@ -83,9 +110,25 @@ impl fmt::Display for Warning {
                  type 3 code 4) are part of the policy: they are not, as before; engine_rules = \
                  true adds them, false keeps it so without this note",
             ),
+            Self::AllRules => f.write_str(
+                "policy.toml does not say whether rules with an ID of a manager hold that nothing \
+                 assigns to this host: they do, as before; all_rules = true keeps it so without \
+                 this note, false asks for an assignment",
+            ),
+            Self::StatelessUdp => f.write_str(
+                "policy.toml does not say whether UDP is stateful: an Allow admits unsolicited \
+                 UDP, as before; udp_stateful = true admits replies alone, as the vendor's engine \
+                 does, false keeps it so without this note",
+            ),
             Self::LacksEnd => f.write_str(
                 "policy.toml has no last line that tells a whole file from one that was cut off; \
                  it is taken as it is. If it is whole, end it with the line `# End of policy`",
+            ),
+            Self::Sibling { region, other } => write!(
+                f,
+                "region:{region} is not region:{other}: the vendor's page for the country lists \
+                 the subnets of both together. The manager's address (`workload.{region}. ...`) \
+                 tells which one it is"
             ),
             Self::Obsolete { source } => write!(
                 f,

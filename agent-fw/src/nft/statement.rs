@@ -162,6 +162,8 @@ pub enum ConnectionState {
     Reply,
     /// A packet that Bypass let through opened its connection.
     OpenedByBypass,
+    /// Another packet opened its connection.
+    OpenedWithState,
 }
 
 /// The bit among a connection's 128 labels that says that Bypass let its first packet through.
@@ -237,6 +239,9 @@ impl fmt::Display for Statement {
             Self::Connection(ConnectionState::Reply) => write!(f, "ct direction reply"),
             Self::Connection(ConnectionState::OpenedByBypass) => {
                 write!(f, "ct label {OPENED_BY_BYPASS}")
+            }
+            Self::Connection(ConnectionState::OpenedWithState) => {
+                write!(f, "ct label ! {OPENED_BY_BYPASS}")
             }
             Self::LabelConnection => write!(f, "ct label set {OPENED_BY_BYPASS}"),
             Self::Count(counter) => write!(f, "counter name \"{counter}\""),

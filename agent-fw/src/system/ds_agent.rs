@@ -3,8 +3,12 @@
 use super::sockets::{self, Protocol};
 use crate::model::Port;
 use std::fs;
+use std::io::Read as _;
 use std::net::IpAddr;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// The agent's process.
 const PROCESS: &str = "ds_agent";
@@ -26,6 +30,46 @@ pub fn processes() -> Vec<u32> {
 fn is_agent(process: u32) -> bool {
     let name = Path::new("/proc").join(process.to_string()).join("comm");
     fs::read_to_string(name).is_ok_and(|name| name.trim() == PROCESS)
+}
+
+/// The agent's own program that tells about it.
+const QUERY: &str = "/opt/ds_agent/dsa_query";
+/// It answers at once, if the agent does.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The host of the manager that the agent talks to; `None` where there is no agent, or it does not
+/// tell.
+pub fn manager() -> Option<String> {
+    let mut query = Command::new(QUERY)
+        .args(["-c", "GetAgentStatus"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()?;
+    let deadline = Instant::now() + PATIENCE;
+    while matches!(query.try_wait(), Ok(None)) {
+        if Instant::now() >= deadline {
+            drop(query.kill());
+            drop(query.wait());
+            return None;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    let mut said = String::new();
+    // A status is a few hundred lines.
+    query.stdout.take()?.take(1 << 20).read_to_string(&mut said).ok()?;
+    manager_of(&said)
+}
+
+/// The host in the line `AgentStatus.dsmUrl: https://HOST:443/`.
+fn manager_of(status: &str) -> Option<String> {
+    let url = status.lines().find_map(|line| line.trim().strip_prefix("AgentStatus.dsmUrl:"))?;
+    let url = url.trim();
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let host = rest.split(['/', ':']).next().unwrap_or_default().to_ascii_lowercase();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    (!host.is_empty() && host.len() <= 253 && host.chars().all(is_plain)).then_some(host)
 }
 
 /// The port on which an agent that is a relay listens, too.
@@ -74,6 +118,21 @@ pub fn listeners(port: Port) -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_managers_host_is_read_from_the_agents_status() {
+        let host = "agents-003.workload.de-1.cloudone.trendmicro.com";
+        for url in [
+            format!("AgentStatus.dsmUrl: https://{host}:443/"),
+            format!("AgentStatus.agentState: green\r\nAgentStatus.dsmUrl: https://{host}\r\n"),
+            format!("  AgentStatus.dsmUrl:{host}"),
+        ] {
+            assert_eq!(manager_of(&url).as_deref(), Some(host), "{url}");
+        }
+        for none in ["", "AgentStatus.dsmUrl:", "AgentStatus.dsmUrl: https://\u{1b}[2J/"] {
+            assert_eq!(manager_of(none), None, "{none}");
+        }
+    }
 
     #[test]
     fn only_rules_that_open_a_port_to_every_address_are_the_agents() {

@@ -214,9 +214,22 @@ fn limited(mut source: impl Read, most: u64) -> anyhow::Result<Vec<u8>> {
         if bytes.len() == before {
             return Ok(bytes);
         }
-        ensure!(!bytes[before..].contains(&0), "expected text in UTF-8, found a zero byte");
+        ensure!(!is_utf16(&bytes), "expected text in UTF-8, found UTF-16: {UTF16}");
+        ensure!(
+            !bytes[before..].contains(&0),
+            "expected text in UTF-8, found a zero byte; if it is UTF-16, {UTF16}"
+        );
         ensure!(bytes.len() as u64 <= most, "it is larger than {} MiB", most >> 20);
     }
+}
+
+/// How UTF-16 becomes UTF-8.
+const UTF16: &str = "save it as UTF-8, such as by `iconv -f UTF-16 -t UTF-8` or, in PowerShell, \
+                     `Out-File -Encoding utf8`";
+
+/// Whether it begins with the byte order mark of UTF-16.
+fn is_utf16(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff])
 }
 
 /// Whether a file has this text, and belongs to its writer and may be read by anybody.

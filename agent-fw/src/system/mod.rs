@@ -1,6 +1,7 @@
 //! This host, apart from its packets: files, locks, privileges, the boot unit.
 
 pub mod awaited_interfaces;
+pub mod connection_tracking;
 pub mod ds_agent;
 pub mod file;
 pub mod guard_socket;

@@ -152,7 +152,8 @@ fn narrow(chance: &mut Chance, rule: &mut Rule) {
         }
         _ => {}
     }
-    if rule.protocol == Match::Is(Protocol::Tcp) && chance.once_in(3) {
+    let has_flags = matches!(rule.protocol, Match::Is(Protocol::Tcp | Protocol::TcpUdp));
+    if has_flags && chance.once_in(3) {
         let mask = *chance.pick(&[0x3f, 0x12, 0x02, 0x3f]);
         let value = *chance.pick(&[0x02, 0x10, 0x12, 0x04, 0x18]) & mask;
         rule.tcp_flags = Some(TcpFlags { mask, value, not: chance.once_in(3) });

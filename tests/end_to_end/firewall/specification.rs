@@ -7,7 +7,7 @@ use super::random::{crowd, mac, rules, small};
 use crate::chance::Chance;
 use crate::tests;
 use agent_fw::model::MacAddr;
-use agent_fw::model::firewall::{Datagram, Firewall, Flow, Packet, Payload, Verdict};
+use agent_fw::model::firewall::{Datagram, Firewall, Flow, Packet, Payload, Stateful, Verdict};
 use agent_fw::model::rule::{Direction, Rule};
 use agent_fw::nft::{Nftables, Ruleset, differences};
 use agent_fw_lab::{Lab, Peer};
@@ -58,6 +58,8 @@ fn the_kernel_decides_by_random_firewall_policies_as_the_specification_says() ->
             // By an Allow, a direction is restrictive in most; by default, in some.
             let denied = [Direction::Incoming, Direction::Outgoing][chance.below(2)];
             let firewall = if chance.once_in(4) { firewall.denying(denied) } else { firewall };
+            let stateful = Stateful { udp: chance.once_in(2), icmp: chance.once_in(3) };
+            let firewall = firewall.stateful(stateful);
             let log = chance.once_in(4);
             enforce(&firewall, log).with_context(|| format!("{rules:#?}"))?;
             clear()?;

@@ -232,6 +232,24 @@ pub(super) const NEEDS: &[Need] = &[
         apk: &["util-linux-misc"],
     },
     Need {
+        group: Group::Test,
+        probe: Probe::Program("zsh"),
+        why: "completes words in a test",
+        apt: &["zsh"],
+        dnf: &["zsh"],
+        pacman: &["zsh"],
+        apk: &["zsh"],
+    },
+    Need {
+        group: Group::Test,
+        probe: Probe::Program("fish"),
+        why: "completes words in a test",
+        apt: &["fish"],
+        dnf: &["fish"],
+        pacman: &["fish"],
+        apk: &["fish"],
+    },
+    Need {
         group: Group::Dist,
         // The other programs that pack (tar, gzip, sha256sum) are on every system.
         probe: Probe::Program("dpkg-deb"),

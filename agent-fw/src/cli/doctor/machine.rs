@@ -2,10 +2,7 @@
 
 use super::check::{Check, Health};
 use crate::configuration::Compiled;
-use crate::input::{Catalogue, OVERRIDES};
-use crate::model::Origin;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
-use std::net::ToSocketAddrs as _;
 use std::path::Path;
 
 /// What the kernel has of what agent-fw can use.
@@ -45,32 +42,4 @@ pub(super) fn versions(compiled: &Compiled) -> Check {
         (false, _) => "this host has no IPv6 but on loopback",
     };
     Check::new("IPv6", why, Health::Good, seen)
-}
-
-/// Whether the host names of the admitted regions resolve.
-pub(super) fn names(compiled: &Compiled, catalogue: &Catalogue) -> Vec<Check> {
-    let why = "the agent finds its manager by these names";
-    let labels = compiled.lowered.ledger.labels().iter();
-    let regions = labels.filter_map(|label| match label {
-        Origin::Region(name) => catalogue.get(name).ok(),
-        _ => None,
-    });
-    regions
-        .map(|region| {
-            let name = format!("agents.{}", region.domain);
-            match (name.as_str(), 443).to_socket_addrs() {
-                Ok(found) => {
-                    let seen = format!("{name} has {} addresses", found.count());
-                    Check::new("the region's names", why, Health::Good, seen)
-                }
-                Err(error) => {
-                    let seen = format!("{name} does not resolve: {error}");
-                    Check::new("the region's names", why, Health::Bad, seen).advise(format!(
-                        "check the resolver (/etc/resolv.conf), or the region's name against \
-                         {OVERRIDES}"
-                    ))
-                }
-            }
-        })
-        .collect()
 }

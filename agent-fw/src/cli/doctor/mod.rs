@@ -5,6 +5,7 @@ mod check;
 mod detours;
 mod interfaces;
 mod machine;
+mod manager;
 mod modules;
 mod outbound;
 mod path_mtu;
@@ -36,9 +37,12 @@ use serde_json::{Value, json};
 /// would remember a packet that asks, it is not sent, and the check says so.
 #[derive(clap::Args, Debug)]
 pub(super) struct Doctor {
-    /// Ask the resolver for the host names of the regions that are admitted
+    /// Ask the resolver for the manager's names: the agent's own, and those of admitted regions
     #[arg(long)]
     online: bool,
+    /// With --online: ask for the names of this region, too
+    #[arg(long, value_name = "NAME", requires = "online")]
+    region: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -66,9 +70,11 @@ impl Doctor {
         checks.extend(tls::encryption(port));
         checks.push(agent::own_rules(port));
         // A faulty file of regions matters to a policy alone.
-        let catalogue = installed.is_some().then_some(catalogue).transpose()?;
+        let is_asked = installed.is_some() || self.online;
+        let catalogue = is_asked.then_some(catalogue).transpose()?;
         if let (Some((configuration, compiled)), Some(catalogue)) = (&installed, &catalogue) {
             checks.extend(sources::promises(configuration, compiled, catalogue, &mut sent)?);
+            checks.extend(manager::agreement(configuration, compiled, catalogue));
             checks.push(detours::detours(configuration, compiled)?);
             checks.extend(sources::obsolete(compiled));
             checks.push(machine::versions(compiled));
@@ -82,9 +88,11 @@ impl Doctor {
         checks.push(machine::kernel());
         checks.push(modules::modules(installed.as_ref().map(|(known, _)| known)));
         if self.online
-            && let (Some((_, compiled)), Some(catalogue)) = (&installed, &catalogue)
+            && let Some(catalogue) = &catalogue
         {
-            checks.extend(machine::names(compiled, catalogue));
+            let installed = installed.as_ref().map(|(known, compiled)| (known, compiled));
+            let names = manager::names(installed, self.region.as_deref(), catalogue);
+            checks.extend(names.map_err(Failure::Input)?);
         }
         let is_well = checks.iter().all(|check| check.health != Health::Bad);
         if self.json {
@@ -116,6 +124,12 @@ fn lasting_notices(compiled: &Compiled) -> impl Iterator<Item = Check> {
         let (name, why) = if *notice == Warning::LacksEnd {
             let why = "what stood behind the place where a file was cut off is not enforced";
             ("policy.toml is whole", why)
+        } else if *notice == Warning::AllRules {
+            let why = "rules that are meant for other computers may open ports of this one";
+            ("assigned rules", why)
+        } else if *notice == Warning::StatelessUdp {
+            let why = "the vendor's engine admits unsolicited UDP by Force Allow alone";
+            ("stateful UDP", why)
         } else if *notice == Warning::NoEngineRules {
             let why = "where a policy is restrictive, the engine lets DNS, DHCP and words about \
                        packets that are too large through";

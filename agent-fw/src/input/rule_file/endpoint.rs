@@ -34,6 +34,8 @@ struct Fields<'r, 'f> {
     reader: &'r mut Reader<'f>,
     /// What their names begin with: `sourceIP`.
     prefix: String,
+    /// Whether it is written how they are named.
+    has_form: bool,
 }
 
 pub(super) fn read(reader: &mut Reader<'_>, end: &str, lists: &Lists, label: &Origin) -> Endpoint {
@@ -59,7 +61,9 @@ pub(super) fn read(reader: &mut Reader<'_>, end: &str, lists: &Lists, label: &Or
 
 impl<'r, 'f> Fields<'r, 'f> {
     fn new(reader: &'r mut Reader<'f>, end: &str, kind: &str) -> Self {
-        Self { reader, prefix: format!("{end}{kind}") }
+        let prefix = format!("{end}{kind}");
+        let has_form = reader.has(&format!("{prefix}Type"));
+        Self { reader, prefix, has_form }
     }
 
     fn name(&self, suffix: &str) -> String {
@@ -95,8 +99,9 @@ impl<'r, 'f> Fields<'r, 'f> {
         self.demand(form, &[Form::Multiple], suffix, texts)
     }
 
-    /// A value where the form needs one, and none where it does not: a restriction that would be
-    /// ignored is refused.
+    /// A value where the form needs one. Where the form is written and does not ask for it, it has no
+    /// effect, as for the vendor; where none is written, it was forgotten, and what would restrict
+    /// the rule must not be ignored.
     fn demand<T>(
         &mut self,
         form: Form,
@@ -107,8 +112,11 @@ impl<'r, 'f> Fields<'r, 'f> {
         let (needed, kind) = (used.contains(&form), self.name("Type"));
         if needed && value.is_none() {
             self.fault(suffix, &format!("expected a value, as {kind} asks for one"));
+        } else if !needed && value.is_some() && self.has_form {
+            let name = self.name(suffix);
+            self.reader.idle(&name, &format!("{kind} does not ask for it; it is ignored"));
         } else if !needed && value.is_some() {
-            self.fault(suffix, &format!("{kind} does not ask for it; it would be ignored"));
+            self.fault(suffix, &format!("expected a field `{kind}` that asks for it"));
         }
         value.filter(|_| needed)
     }
@@ -119,11 +127,12 @@ impl<'r, 'f> Fields<'r, 'f> {
         let number = self.reader.reference(&name);
         let used = [Form::IpList, Form::MacList, Form::PortList];
         let number = self.demand(form, &used, "ListID", number)?;
-        let list = lists.get(&number).cloned();
+        let list = lists.get(&number);
         if list.is_none() {
-            self.fault("ListID", &format!("{kind} has no list with ID {number}"));
+            let said = format!("no file has a list with ID {number} in {kind}; save it too");
+            self.fault("ListID", &said);
         }
-        list
+        list.and_then(|list| list.items.clone())
     }
 
     /// `not`, which has nothing to turn round where the form is any.

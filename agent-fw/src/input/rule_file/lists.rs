@@ -1,6 +1,7 @@
 //! The items of addresses, MAC addresses and ports, and the lists of them that rules name.
 
-use super::reader::Reader;
+use super::reader::{Fields, Reader};
+use super::syntax::Node;
 use crate::input::parse_item;
 use crate::model::{AddressSet, MacAddr, Port, Range, RangeSet};
 use std::collections::BTreeMap;
@@ -56,32 +57,38 @@ fn ports(item: &str) -> Result<Range<Port>, String> {
     ordered.ok_or_else(|| quoted(item, "expected a port, or a range such as 20-21"))
 }
 
-/// Lists by their numbers.
-pub(super) type Numbered<T> = BTreeMap<u32, T>;
-
-/// Reads the lists of one kind.
-pub(super) fn numbered<T: Items>(file: &mut Reader<'_>, kind: &str) -> Numbered<T> {
-    let mut lists = BTreeMap::new();
-    file.each(kind, |mut list| {
-        list.skip(&["name", "description"]);
-        let number = list.required("ID", Reader::number);
-        let items = list.required("items", Reader::texts).unwrap_or_default();
-        match T::parse(items.iter().map(String::as_str)) {
-            Err(error) => list.fault("items", &error),
-            Ok(items) => {
-                if let Some(number) = number
-                    && lists.insert(number, items).is_some()
-                {
-                    list.fault("ID", &format!("another list has number {number}, too"));
-                }
-            }
-        }
-        list.finish();
-    });
-    lists
+/// A list, and the file that it is in.
+pub(super) struct Listed<T> {
+    /// `None` if it is faulty, and that was said.
+    pub(super) items: Option<T>,
+    file: usize,
 }
 
-/// The lists that rules name by their numbers.
+/// Lists by their numbers.
+pub(super) type Numbered<T> = BTreeMap<u32, Listed<T>>;
+
+/// Reads a list of one kind.
+fn read<T: Items + PartialEq>(mut list: Reader<'_>, file: usize, lists: &mut Numbered<T>) {
+    list.skip(&["name", "description"]);
+    let number: Option<u32> = list.required("ID", Reader::number);
+    let items = list.required("items", Reader::texts);
+    let items = items.and_then(|items| {
+        let parsed = T::parse(items.iter().map(String::as_str));
+        parsed.map_err(|error| list.fault("items", &error)).ok()
+    });
+    let known = number.and_then(|number| lists.get(&number));
+    // A list that is saved twice is one list.
+    let is_other = known.is_some_and(|known| known.file == file || known.items != items);
+    if let (true, Some(number)) = (is_other, number) {
+        let said = format!("another list of this kind has ID {number}, too; leave one of them out");
+        list.fault("ID", &said);
+    } else if let Some(number) = number {
+        lists.insert(number, Listed { items, file });
+    }
+    list.finish();
+}
+
+/// The lists that rules name by their numbers, of all files.
 #[derive(Default)]
 pub(super) struct Lists {
     pub(super) addresses: Numbered<AddressSet>,
@@ -90,13 +97,49 @@ pub(super) struct Lists {
 }
 
 impl Lists {
-    pub(super) fn read(file: &mut Reader<'_>) -> Self {
-        Self {
-            addresses: numbered(file, "ipLists"),
-            macs: numbered(file, "macLists"),
-            ports: numbered(file, "portLists"),
+    /// Takes the lists of an answer.
+    pub(super) fn take(&mut self, answer: &mut Reader<'_>, file: usize) {
+        answer.each("ipLists", |list| read(list, file, &mut self.addresses));
+        answer.each("macLists", |list| read(list, file, &mut self.macs));
+        answer.each("portLists", |list| read(list, file, &mut self.ports));
+    }
+
+    /// Takes a list that stands alone: what it lists tells of which kind it is.
+    pub(super) fn take_bare(&mut self, mut list: Reader<'_>, fields: &Fields, file: usize) {
+        let items = texts(fields.get("items"));
+        let items =
+            || items.iter().map(String::as_str).filter(|item| without_comment(item).is_some());
+        let is = |fits: fn(&str) -> bool| items().next().is_some() && items().all(fits);
+        // A number alone would be a port and no address; a MAC address is neither.
+        if is(|item| RangeSet::<Port>::parse([item]).is_ok()) {
+            read(list, file, &mut self.ports);
+        } else if is(|item| RangeSet::<MacAddr>::parse([item]).is_ok()) {
+            read(list, file, &mut self.macs);
+        } else if is(|item| AddressSet::parse([item]).is_ok()) {
+            read(list, file, &mut self.addresses);
+        } else {
+            list.fault(
+                "items",
+                "these are neither ports nor MAC nor IP addresses alone, so that the kind of the \
+                 list is not known; put it into {\"ipLists\": [...]}, \"macLists\" or \"portLists\"",
+            );
         }
     }
+}
+
+/// The texts and numbers of a list.
+fn texts(node: Option<&Node>) -> Vec<String> {
+    let list = match node {
+        Some(Node::List(list)) => list.as_slice(),
+        Some(one) => std::slice::from_ref(one),
+        None => &[],
+    };
+    let text = |node: &Node| match node {
+        Node::Text(text) => Some(text.clone()),
+        Node::Number(number) => Some(number.to_string()),
+        _ => None,
+    };
+    list.iter().filter_map(text).collect()
 }
 
 #[cfg(test)]

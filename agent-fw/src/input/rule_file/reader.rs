@@ -12,9 +12,32 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Default, Debug)]
 pub(super) struct Reading {
     pub(super) faults: Vec<(Path, String)>,
+    /// What is known and has no effect there, with the reason.
+    pub(super) idle: Vec<(Path, String)>,
     pub(super) unknown: Vec<Path>,
     /// What was asked for, where that is wanted instead of the values.
     pub(super) asked: Option<Asked>,
+}
+
+/// The fields of a table.
+pub(super) type Fields = BTreeMap<String, Node>;
+
+impl Reading {
+    /// The tables of a list at `at`, each with its place. Anything else in it is a fault.
+    pub(super) fn tables(&mut self, at: &Path, list: Vec<Node>) -> Vec<(Path, Fields)> {
+        let mut tables = Vec::new();
+        for (index, node) in list.into_iter().enumerate() {
+            let at = at.index(index);
+            match node {
+                Node::Table(fields) => tables.push((at, fields)),
+                other => {
+                    let said = format!("expected a table, found {}", other.kind());
+                    self.faults.push((at, said));
+                }
+            }
+        }
+        tables
+    }
 }
 
 /// The fields that a file is asked for, by their paths: what its schema is made of.
@@ -57,6 +80,16 @@ impl<'f> Reader<'f> {
             other => reader.say(at, &format!("expected a table, found {}", other.kind())),
         }
         reader
+    }
+
+    /// Where the table stands.
+    pub(super) fn at(&self) -> &Path {
+        &self.at
+    }
+
+    /// Takes note of a field that has no effect.
+    pub(super) fn idle(&mut self, name: &str, said: &str) {
+        self.faults.idle.push((self.at.field(name), said.to_owned()));
     }
 
     /// Takes note of a fault of a field.
@@ -178,7 +211,7 @@ impl<'f> Reader<'f> {
     }
 
     /// Whether a field is there.
-    fn has(&self, name: &str) -> bool {
+    pub(super) fn has(&self, name: &str) -> bool {
         self.fields.get(name).is_some_and(|node| *node != Node::Nothing)
     }
 
@@ -200,22 +233,55 @@ impl<'f> Reader<'f> {
         Some(texts)
     }
 
-    /// Reads each table of a list.
-    pub(super) fn each(&mut self, name: &str, mut read: impl FnMut(Reader<'_>)) {
-        self.ask(name, || Kind::Tables);
+    /// Numbers, of which none is 0.
+    pub(super) fn numbers(&mut self, name: &str) -> Option<BTreeSet<u32>> {
+        let list = match self.take(name)? {
+            Node::List(list) => list,
+            other => {
+                self.wrong(name, "a list", &other);
+                return None;
+            }
+        };
+        let mut numbers = BTreeSet::new();
+        for node in list {
+            match node {
+                Node::Number(number) if u32::try_from(number).is_ok_and(|number| number > 0) => {
+                    numbers.extend(u32::try_from(number));
+                }
+                other => self.wrong(name, "numbers of rules", &other),
+            }
+        }
+        Some(numbers)
+    }
+
+    /// Reads a table inside this one. What nobody asks for in it is not looked at.
+    pub(super) fn table(&mut self, name: &str, read: impl FnOnce(Reader<'_>)) {
         match self.take(name) {
             None => {}
-            Some(Node::List(list)) => {
-                let at = self.at.field(name);
-                for (index, node) in list.into_iter().enumerate() {
-                    let at = at.index(index);
-                    match node {
-                        Node::Table(_) => read(Reader::new(at, node, self.faults)),
-                        other => self.say(at, &format!("expected a table, found {}", other.kind())),
-                    }
-                }
+            Some(node @ Node::Table(_)) => {
+                read(Reader::new(self.at.field(name), node, self.faults));
             }
-            Some(other) => self.wrong(name, "a list", &other),
+            Some(other) => self.wrong(name, "a table", &other),
+        }
+    }
+
+    /// Takes each table of a list, with its place.
+    pub(super) fn tables(&mut self, name: &str) -> Vec<(Path, Fields)> {
+        self.ask(name, || Kind::Tables);
+        match self.take(name) {
+            None => Vec::new(),
+            Some(Node::List(list)) => self.faults.tables(&self.at.field(name), list),
+            Some(other) => {
+                self.wrong(name, "a list", &other);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Reads each table of a list.
+    pub(super) fn each(&mut self, name: &str, mut read: impl FnMut(Reader<'_>)) {
+        for (at, fields) in self.tables(name) {
+            read(Reader::new(at, Node::Table(fields), self.faults));
         }
     }
 

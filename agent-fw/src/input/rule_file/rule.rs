@@ -1,15 +1,16 @@
 //! A rule, field by field.
 
 use super::endpoint;
+use super::header::{any_flags, icmp, tcp_flags};
 use super::lists::Lists;
 use super::reader::{Kind, Reader};
 use crate::model::Origin;
-use crate::model::rule::{Direction, FrameType, Icmp, Match, Priority, Protocol, Rule, TcpFlags};
+use crate::model::rule::{Direction, FrameType, Match, Priority, Protocol, Rule};
 use serde::Deserialize;
 
 /// Fields that change nothing about which packets a rule matches, or what it does with them.
 const WITHOUT_EFFECT: &[&str] =
-    &["ID", "description", "alertEnabled", "logDisabled", "includePacketData", "anyFlags"];
+    &["ID", "description", "alertEnabled", "logDisabled", "includePacketData"];
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -53,7 +54,9 @@ pub(super) fn read(reader: &mut Reader<'_>, lists: &Lists, label: &Origin) -> Op
     let protocol = protocol(reader, has_protocol);
     let source = endpoint::read(reader, "source", lists, label);
     let destination = endpoint::read(reader, "destination", lists, label);
-    let (tcp_flags, icmp) = (tcp_flags(reader), icmp(reader));
+    let any_flags = any_flags(reader);
+    let tcp_flags = tcp_flags(reader, protocol.as_ref(), any_flags);
+    let icmp = icmp(reader, protocol.as_ref(), any_flags);
     let schedule = reader.reference("scheduleID");
     let context = reader.reference("contextID");
     Some(Rule {
@@ -162,40 +165,4 @@ fn turned<T>(reader: &mut Reader<'_>, name: &str, value: Option<T>, not: bool) -
         }
         None => Some(Match::Any),
     }
-}
-
-/// The field under the one of the names under which the vendor's clients write it.
-fn named<'f, T>(
-    reader: &mut Reader<'f>,
-    names: [&str; 3],
-    take: impl Fn(&mut Reader<'f>, &str) -> Option<T>,
-) -> Option<T> {
-    names.into_iter().filter_map(|name| take(reader, name)).next_back()
-}
-
-fn flag(reader: &mut Reader<'_>, name: &str) -> Option<bool> {
-    reader.flag(name).then_some(true)
-}
-
-/// Flags by their names, in the order of their bits.
-const FLAGS: [&str; 6] = ["fin", "syn", "rst", "psh", "ack", "urg"];
-
-fn tcp_flags(reader: &mut Reader<'_>) -> Option<TcpFlags> {
-    let not = named(reader, ["tcpNot", "TCPNot", "tcpnot"], flag).is_some();
-    let flags = named(reader, ["tcpFlags", "TCPFlags", "tcpflags"], Reader::texts)?;
-    let mut value = 0;
-    for flag in &flags {
-        match FLAGS.iter().position(|name| flag.eq_ignore_ascii_case(name)) {
-            Some(bit) => value |= 1 << bit,
-            None => reader.fault("tcpFlags", &format!("`{}` is no flag", flag.escape_debug())),
-        }
-    }
-    (!flags.is_empty()).then_some(TcpFlags { mask: 0x3f, value, not })
-}
-
-fn icmp(reader: &mut Reader<'_>) -> Option<Icmp> {
-    let not = named(reader, ["icmpNot", "ICMPNot", "icmpnot"], flag).is_some();
-    let kind = named(reader, ["icmpType", "ICMPType", "icmptype"], Reader::number);
-    let code = named(reader, ["icmpCode", "ICMPCode", "icmpcode"], Reader::number);
-    kind.map(|kind| Icmp { kind, code, not })
 }

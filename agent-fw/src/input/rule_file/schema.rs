@@ -1,7 +1,9 @@
 //! JSON Schema of rule files, made from what reading one asks for: it cannot know other fields than
 //! the reader does.
 
+use super::header::{CODE, FLAGS, FLAGS_NOT, KIND, MESSAGE_NOT, Names};
 use super::lists::Lists;
+use super::namespace::{ASSIGNED, POLICIES, WITHOUT_MEANING};
 use super::reader::{Asked, Kind, Reader, Reading};
 use super::{RULES, rule};
 use crate::input::rule_file::syntax::{Language, Path};
@@ -45,19 +47,91 @@ pub fn rule_file_schema(form: SchemaForm) -> Value {
     let (properties, _) = whole;
     let names: Vec<String> = properties.keys().cloned().collect();
     let mut definitions = Map::new();
-    for name in names {
+    for name in &names {
         let (properties, required) = table(&format!("{name}[0]."));
-        definitions.insert(name, object(&properties, &required));
+        definitions.insert(name.clone(), object(&properties, &required));
     }
-    definitions.insert("file".to_owned(), object(&lists(properties), &[]));
-    let file = json!({ "$ref": "#/$defs/file" });
-    let bare = json!({ "type": "array", "items": { "$ref": format!("#/$defs/{RULES}") } });
+    definitions[RULES]["allOf"] = headers();
+    definitions.insert("policy".to_owned(), policy());
+    let mut answer = lists(properties);
+    for name in POLICIES {
+        let policies = json!({ "type": "array", "items": { "$ref": "#/$defs/policy" } });
+        answer.insert(name.to_owned(), policies);
+    }
+    for name in ASSIGNED {
+        answer.insert(name.to_owned(), rule_ids());
+    }
+    for name in WITHOUT_MEANING {
+        answer.insert(name.to_owned(), json!(true));
+    }
+    definitions.insert("file".to_owned(), object(&answer, &[]));
+    let to = |name: &str| json!({ "$ref": format!("#/$defs/{name}") });
+    let mut forms = vec![to("file")];
+    if has_null {
+        // One that the API answers to the question for it alone, or a bare list of them.
+        let alone = names.iter().map(String::as_str).chain(["policy"]).map(to);
+        let alone = json!({ "anyOf": alone.collect::<Vec<_>>() });
+        forms.extend([json!({ "type": "array", "items": alone }), alone]);
+    }
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Firewall rules in the vendor's vocabulary, as agent-fw reads them",
-        "anyOf": if has_null { vec![file, bare] } else { vec![file] },
+        "anyOf": forms,
         "$defs": definitions,
     })
+}
+
+fn rule_ids() -> Value {
+    json!({ "type": "array", "items": { "type": "integer", "minimum": 1 } })
+}
+
+/// A policy or a computer: what it says about other than its firewall is not looked at.
+fn policy() -> Value {
+    json!({
+        "type": "object",
+        "required": ["firewall"],
+        "properties": {
+            "firewall": { "type": "object", "properties": { "ruleIDs": rule_ids() } },
+        },
+    })
+}
+
+/// What fields of headers ask of each other, where they have an effect.
+fn headers() -> Value {
+    let is_there = |names: Names, value: Value| {
+        let one = |name: &str| {
+            let mut properties = Map::new();
+            properties.insert(name.to_owned(), value.clone());
+            json!({ "required": [name], "properties": properties })
+        };
+        json!({ "anyOf": names.map(one) })
+    };
+    let some = json!({ "anyOf": [
+        { "type": ["string", "integer"] }, { "type": "array", "minItems": 1 },
+    ] });
+    let looks_at = |protocols: [&str; 2]| {
+        json!({
+            "required": ["protocol"],
+            "properties": {
+                "protocol": { "enum": protocols },
+                "protocolNot": { "not": { "const": true } },
+                "anyFlags": { "not": { "const": true } },
+            },
+        })
+    };
+    let number = json!({ "type": "integer" });
+    let rule = |protocols, asks: Value, then: Value| json!({ "if": { "allOf": [looks_at(protocols), asks] }, "then": then });
+    let (tcp, icmp) = (["tcp", "tcp-udp"], ["icmp", "icmpv6"]);
+    let named =
+        json!({ "required": ["anyFlags"], "properties": { "anyFlags": { "const": false } } });
+    let (flags, kind) = (is_there(FLAGS, some), is_there(KIND, number.clone()));
+    json!([
+        rule(tcp, is_there(FLAGS_NOT, json!({ "const": true })), flags.clone()),
+        rule(tcp, named.clone(), flags),
+        rule(icmp, is_there(MESSAGE_NOT, json!({ "const": true })), kind.clone()),
+        rule(icmp, is_there(CODE, number), kind.clone()),
+        rule(icmp, named, kind),
+    ])
 }
 
 /// What reading a file asks for.
@@ -65,7 +139,8 @@ fn asked() -> Asked {
     let mut faults = Reading { asked: Some(Asked::default()), ..Reading::default() };
     if let Ok(node) = Language::of(EVERYTHING).parse("", EVERYTHING) {
         let mut whole = Reader::new(Path::default(), node, &mut faults);
-        let lists = Lists::read(&mut whole);
+        let mut lists = Lists::default();
+        lists.take(&mut whole, 0);
         whole.each(RULES, |mut reader| {
             drop(rule::read(&mut reader, &lists, &Origin::Address));
             reader.finish();

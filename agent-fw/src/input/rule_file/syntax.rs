@@ -1,5 +1,6 @@
 //! The text of a rule file as a tree, the same for JSON and TOML, and where its parts stand.
 
+use super::FieldPath;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -13,6 +14,8 @@ pub(super) enum Node {
     Nothing,
     Flag(bool),
     Number(u64),
+    /// A number that no field has: below 0, or with a fraction.
+    OddNumber,
     Text(String),
     List(Vec<Node>),
     Table(BTreeMap<String, Node>),
@@ -25,6 +28,7 @@ impl Node {
             Self::Nothing => "null",
             Self::Flag(_) => "true or false",
             Self::Number(_) => "a number",
+            Self::OddNumber => "a number that is below 0 or not whole",
             Self::Text(_) => "a text",
             Self::List(_) => "a list",
             Self::Table(_) => "a table",
@@ -59,9 +63,12 @@ impl<'de> Visitor<'de> for NodeVisitor {
         Ok(Node::Number(number))
     }
 
-    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Node, E> {
-        let negative = || E::custom(format!("{number} is negative"));
-        number.try_into().map(Node::Number).map_err(|_| negative())
+    fn visit_i64<E>(self, number: i64) -> Result<Node, E> {
+        Ok(number.try_into().map_or(Node::OddNumber, Node::Number))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Node, E> {
+        Ok(Node::OddNumber)
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Node, E> {
@@ -107,18 +114,28 @@ impl Language {
     }
 
     /// Reads the text. `file` is its name, for errors.
-    pub(super) fn parse(self, file: &str, text: &str) -> anyhow::Result<Node> {
+    pub(super) fn parse(self, file: &str, text: &str) -> Result<Node, (FieldPath, String)> {
+        let place = |line, column| {
+            let (file, path, column) = (file.to_owned(), String::new(), Some(column));
+            FieldPath { file, line, column, path }
+        };
         match self {
             Self::Json => serde_json::from_str(text).map_err(|error| {
-                let (line, column) = (error.line(), error.column());
                 let said = error.to_string();
                 // serde_json says the place at the end, in words.
                 let said = said.rsplit_once(" at line ").map_or(said.as_str(), |(what, _)| what);
-                anyhow::anyhow!("{file}:{line}:{column}: {said}")
+                let said = match said {
+                    "trailing characters" => {
+                        "a second document begins here; give each of them a file of its own"
+                    }
+                    said => said,
+                };
+                (place(error.line(), error.column()), said.to_owned())
             }),
-            Self::Toml => {
-                toml::from_str(text).map_err(|error| crate::input::located(file, text, &error))
-            }
+            Self::Toml => toml::from_str(text).map_err(|error| {
+                let (line, column) = crate::input::line_and_column(text, &error);
+                (place(line, column), error.message().to_owned())
+            }),
         }
     }
 
@@ -216,9 +233,12 @@ impl Path {
         self.then(Step::Index(index))
     }
 
-    /// The path from the first value on.
-    pub(super) fn without_first(&self) -> Self {
-        Self(self.0.iter().skip(1).cloned().collect())
+    /// The list that this is a value of, and its place in it.
+    pub(super) fn in_list(&self) -> Option<(Self, usize)> {
+        match self.0.split_last() {
+            Some((Step::Index(index), list)) => Some((Self(list.to_vec()), *index)),
+            _ => None,
+        }
     }
 
     fn then(&self, step: Step) -> Self {

@@ -1,7 +1,7 @@
 //! The packets that a rule means, as a set.
 
 use super::criteria::{Criteria, Place, match_flags};
-use super::packet::ICMPV6;
+use super::packet::{ICMPV6, TCP};
 use crate::model::packet_set::{Cube, ETHERNET, Field, PacketSet, only};
 use crate::model::rule::Icmp;
 use crate::model::{AddressSet, MacMatch, Range, RangeSet};
@@ -15,15 +15,11 @@ impl Criteria {
         // Rules that name ports mean TCP or UDP, those that name messages mean ICMP: what the two
         // bytes are that both read.
         let messages = icmp.map_or_else(|| Field::SourcePort.all(), messages);
-        let flags = tcp_flags.map_or_else(
-            || Field::TcpFlags.all(),
-            |wanted| numbers_of_bytes(|flags| match_flags(wanted, flags)),
-        );
+        let flags = tcp_flags.map(|wanted| numbers_of_bytes(|flags| match_flags(wanted, flags)));
         let meant: PacketSet = cubes
             .filter_map(|cube| {
                 let cube = cube
                     .limited(Field::Protocol, &numbers_of_bytes(|n| protocols.contains(n)))?
-                    .limited(Field::TcpFlags, &flags)?
                     .limited(Field::SourcePort, &messages)?
                     .limited(Field::SourcePort, &ports(source, Field::SourcePort))?
                     .limited(Field::DestinationPort, &ports(destination, Field::DestinationPort))?;
@@ -31,6 +27,18 @@ impl Criteria {
                 with_macs(cube, destination, Field::DestinationMac)
             })
             .collect();
+        let meant = match flags {
+            None => meant,
+            // Flags bind TCP: UDP beside it matches without them.
+            Some(flags) => {
+                let tcp = only(TCP.into());
+                let others = Field::Protocol.all().difference(&tcp);
+                let of_tcp = meant.clone().limited(Field::Protocol, &tcp);
+                of_tcp
+                    .limited(Field::TcpFlags, &flags)
+                    .union(meant.limited(Field::Protocol, &others))
+            }
+        };
         if self.spares_icmpv6 { meant.difference(&icmpv6()) } else { meant }
     }
 }

@@ -10,6 +10,7 @@ mod packet;
 mod reach;
 mod rule;
 mod shadowing;
+mod stateful;
 mod verdicts;
 
 pub use criteria::{Criteria, Place, Protocols};
@@ -17,6 +18,7 @@ pub use packet::{Datagram, Flow, ICMP, ICMPV6, Packet, Payload, TCP, Transport, 
 pub use reach::Service;
 pub use rule::{FirewallError, Rule, Unenforceable};
 pub use shadowing::ShadowedRule;
+pub use stateful::Stateful;
 pub use verdicts::Verdicts;
 pub(crate) use verdicts::loopback;
 
@@ -28,6 +30,8 @@ pub struct Firewall {
     rules: Vec<Rule>,
     /// The direction that is restrictive whatever the rules are.
     denied: Option<Direction>,
+    /// The protocols of which an incoming Allow admits replies alone.
+    stateful: Stateful,
 }
 
 /// What becomes of a packet.
@@ -48,7 +52,7 @@ impl Firewall {
     ) -> Result<Self, FirewallError> {
         let mut rules: Vec<Rule> = rules.into_iter().map(Rule::new).collect::<Result<_, _>>()?;
         rules.sort_by_key(Rule::rank);
-        Ok(Self { rules, denied: None })
+        Ok(Self { rules, ..Self::default() })
     }
 
     /// The same rules where what none of them admits in this direction is dropped, as if there were
@@ -56,6 +60,17 @@ impl Firewall {
     #[must_use]
     pub fn denying(self, direction: Direction) -> Self {
         Self { denied: Some(direction), ..self }
+    }
+
+    /// The same rules where an incoming Allow admits replies alone of these protocols.
+    #[must_use]
+    pub fn stateful(self, stateful: Stateful) -> Self {
+        Self { stateful, ..self }
+    }
+
+    /// The protocols of which an incoming Allow admits replies alone.
+    pub const fn inspected(&self) -> Stateful {
+        self.stateful
     }
 
     /// The rules, in the order in which they are evaluated.
@@ -74,13 +89,21 @@ impl Firewall {
             match rule.action {
                 Action::LogOnly => {}
                 // Allow has state: what fits no connection and opens none is not what it allows.
-                Action::Allow if packet.flow() == Some(Flow::Invalid) => {}
+                Action::Allow if self.is_left(rule, packet) => {}
                 Action::Bypass => return Verdict::Bypass,
                 Action::ForceAllow | Action::Allow => return Verdict::Pass,
                 Action::Deny => return Verdict::Drop,
             }
         }
         if self.passes_without_rule(packet) { Verdict::Pass } else { Verdict::Drop }
+    }
+
+    /// Whether an Allow that matches a packet leaves it to others.
+    fn is_left(&self, rule: &Rule, packet: &Packet) -> bool {
+        match &packet.payload {
+            Payload::Arp => false,
+            Payload::Ip(datagram) => self.stateful.leaves(rule, datagram),
+        }
     }
 
     /// What no rule is about passes, unless its direction is restrictive. Even then pass
@@ -127,14 +150,5 @@ impl Firewall {
         let is_low =
             |rule: &&Rule| rule.action == Action::Bypass && rule.priority != Priority::HIGHEST;
         self.rules.iter().filter(is_low)
-    }
-}
-
-impl Packet {
-    fn flow(&self) -> Option<Flow> {
-        match &self.payload {
-            Payload::Arp => None,
-            Payload::Ip(datagram) => Some(datagram.flow),
-        }
     }
 }

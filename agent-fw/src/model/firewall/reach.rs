@@ -182,7 +182,7 @@ mod tests {
         ) {
             let mut rules = rules;
             rules.sort_by_key(Rule::rank);
-            let firewall = Firewall { rules, denied: None };
+            let firewall = Firewall { rules, ..Firewall::default() };
             let v4 = set([0, 1, 2, 3].map(address));
             let from = AddressSet { v4, v6: RangeSet::default() };
             let at = AddressSet { v4: set([address(HERE)]), v6: RangeSet::default() };

@@ -36,10 +36,10 @@ pub struct FirewallError {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Unenforceable {
     /// It has a schedule.
-    #[error("it has a schedule, which agent-fw has not; remove it from the rule")]
+    #[error("schedules are not supported; remove `scheduleID` from the rule")]
     Schedule,
     /// It has a context.
-    #[error("it has a context, which agent-fw has not; remove it from the rule")]
+    #[error("contexts are not supported; remove `contextID` from the rule")]
     Context,
     /// An action has another priority than it can have.
     #[error("{0} has priority {1} and no other; change the rule's priority")]
@@ -64,11 +64,23 @@ pub enum Unenforceable {
     Arp,
 }
 
+impl Unenforceable {
+    /// Whether agent-fw has no means for it, and not the rule a fault.
+    pub const fn is_lacking(&self) -> bool {
+        matches!(self, Self::Schedule | Self::Context | Self::OutgoingMac | Self::Arp)
+    }
+}
+
 impl Rule {
+    /// All that keeps a rule in the vendor's words from being part of a firewall policy.
+    pub fn unenforceable(rule: &rule::Rule) -> Vec<Unenforceable> {
+        refusals(rule).collect()
+    }
+
     /// The rule that a rule in the vendor's words is.
     pub fn new(rule: &rule::Rule) -> Result<Self, FirewallError> {
         let refused = |why| FirewallError { rule: rule.name.clone(), why };
-        check(rule).map_err(refused)?;
+        refusals(rule).next().map_or(Ok(()), Err).map_err(refused)?;
         let protocols = protocols(&rule.protocol);
         let frames = Frames::of(&rule.frame_type);
         let names_icmpv6 = protocols == Protocols::Only(BTreeSet::from([ICMPV6]));
@@ -132,7 +144,7 @@ impl Frames {
     }
 }
 
-fn check(rule: &rule::Rule) -> Result<(), Unenforceable> {
+fn refusals(rule: &rule::Rule) -> impl Iterator<Item = Unenforceable> + use<> {
     let is_within = |numbers: &[u8]| {
         matches!(protocols(&rule.protocol), Protocols::Only(named)
             if named.iter().all(|number| numbers.contains(number)))
@@ -155,7 +167,7 @@ fn check(rule: &rule::Rule) -> Result<(), Unenforceable> {
             Unenforceable::Priority(rule.action, 4),
         ),
         (has(|end| end.ports != Match::Any) && !is_within(&[TCP, UDP]), Unenforceable::Ports),
-        (rule.tcp_flags.is_some() && !is_within(&[TCP]), Unenforceable::TcpFlags),
+        (rule.tcp_flags.is_some() && !is_within(&[TCP, UDP]), Unenforceable::TcpFlags),
         (rule.icmp.is_some() && !is_within(&[ICMP, ICMPV6]), Unenforceable::Icmp),
         (
             rule.direction == Direction::Outgoing && has(|end| end.macs != Match::Any),
@@ -163,8 +175,7 @@ fn check(rule: &rule::Rule) -> Result<(), Unenforceable> {
         ),
         (Frames::of(&rule.frame_type) == Frames::ARP && is_about_ip, Unenforceable::Arp),
     ];
-    let found = refusals.into_iter().find(|(holds, _)| *holds);
-    found.map_or(Ok(()), |(_, refusal)| Err(refusal))
+    refusals.into_iter().filter(|(holds, _)| *holds).map(|(_, refusal)| refusal)
 }
 
 fn protocols(protocol: &Match<Protocol>) -> Protocols {

@@ -52,7 +52,7 @@ impl Firewall {
         let (mut bypass, mut drop) = (Vec::new(), Vec::new());
         let mut bound = 0;
         for rule in self.rules().iter().filter(|rule| rule.action != Action::LogOnly) {
-            let [meant, others] = rest.divide(&decided_by(rule));
+            let [meant, others] = rest.divide(&self.decided_by(rule));
             match rule.action {
                 Action::Bypass => bypass.extend(meant),
                 Action::ForceAllow | Action::Allow => pass.extend(meant),
@@ -76,9 +76,7 @@ impl Firewall {
     /// What is dropped of the packets that no rule is about.
     fn refused_without_rule(&self) -> PacketSet {
         let mut refused = PacketSet::default();
-        let passes =
-            |connection: &Connection| connection.flow() == Flow::Back { opened_by_bypass: false };
-        let passing = Connection::numbers(passes);
+        let passing = Connection::numbers(|connection| is_reply(*connection));
         for direction in [Direction::Incoming, Direction::Outgoing] {
             let way = only(direction.number());
             if self.restricts(direction) {
@@ -95,18 +93,31 @@ impl Firewall {
         }
         refused
     }
+
+    /// The packets that a rule decides about, if they come to it.
+    fn decided_by(&self, rule: &Rule) -> PacketSet {
+        let meant =
+            rule.criteria.packets().limited(Field::Direction, &only(rule.direction.number()));
+        if rule.action != Action::Allow {
+            return meant;
+        }
+        let valid = Connection::numbers(|connection| connection.flow() != Flow::Invalid);
+        let stateful: RangeSet<u128> =
+            self.inspected().of(rule).map(|number| Range::single(number.into())).collect();
+        let replies = Connection::numbers(|connection| is_reply(*connection));
+        let ip = meant.intersection(&Cube::everything().into());
+        let arp = meant.intersection(&Cube::arp().into());
+        let others = Field::Protocol.all().difference(&stateful);
+        let solicited =
+            ip.clone().limited(Field::Protocol, &stateful).limited(Field::Connection, &replies);
+        let valid = ip.limited(Field::Protocol, &others).limited(Field::Connection, &valid);
+        valid.union(solicited).union(arp)
+    }
 }
 
-/// The packets that a rule decides about, if they come to it.
-fn decided_by(rule: &Rule) -> PacketSet {
-    let meant = rule.criteria.packets().limited(Field::Direction, &only(rule.direction.number()));
-    if rule.action != Action::Allow {
-        return meant;
-    }
-    let valid = Connection::numbers(|connection| connection.flow() != Flow::Invalid);
-    let ip = meant.intersection(&Cube::everything().into());
-    let arp = meant.intersection(&Cube::arp().into());
-    ip.limited(Field::Connection, &valid).union(arp)
+/// Whether it belongs to the answers to what passed with state.
+fn is_reply(connection: Connection) -> bool {
+    connection.flow() == Flow::Back { opened_by_bypass: false }
 }
 
 /// What this host sends to itself: over loopback, from an address of its own. Link-local addresses
@@ -134,7 +145,9 @@ fn link_local() -> AddressSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::firewall::{Datagram, ICMP, ICMPV6, Packet, Payload, Transport, Verdict};
+    use crate::model::firewall::{
+        Datagram, ICMP, ICMPV6, Packet, Payload, Stateful, Transport, Verdict,
+    };
     use crate::model::packet_set::{ETHERNET, NO};
     use crate::model::rule::{
         self, Addresses, Endpoint, FrameType, Icmp, Match, Priority, Protocol, TcpFlags,
@@ -236,7 +249,7 @@ mod tests {
                 prop::option::of(icmp),
             )
                 .prop_map(move |(action, priority, frame_type, ends, flags, icmp)| {
-                    let flags = flags.filter(|_| protocol == Match::Is(Tcp));
+                    let flags = flags.filter(|_| matches!(protocol, Match::Is(Tcp | TcpUdp)));
                     let icmp = icmp.filter(|_| matches!(protocol, Match::Is(Icmp4 | Icmpv6)));
                     rule::Rule {
                         name: String::new(),
@@ -364,11 +377,13 @@ mod tests {
         fn many_packets_are_decided_as_each_of_them_is(
             rules in prop::collection::vec(any_rule(), 0..7),
             denied in prop::option::of(any::<bool>()),
+            (udp, icmp) in any::<(bool, bool)>(),
             packets in prop::collection::vec(any_packet(), 24),
         ) {
             // Rules that cannot be part of a policy are left out.
             let rules: Vec<_> = rules.iter().filter(|rule| Firewall::new([*rule]).is_ok()).collect();
-            let mut firewall = Firewall::new(rules).expect("valid");
+            let firewall = Firewall::new(rules).expect("valid");
+            let mut firewall = firewall.stateful(Stateful { udp, icmp });
             firewall = match denied {
                 None => firewall,
                 Some(true) => firewall.denying(Direction::Incoming),

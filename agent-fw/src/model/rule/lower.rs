@@ -20,10 +20,10 @@ pub struct LowerError {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Unsupported {
     /// It has a schedule.
-    #[error("it has a schedule, which agent-fw has not; remove it from the rule")]
+    #[error("schedules are not supported; remove `scheduleID` from the rule")]
     Schedule,
     /// It has a context.
-    #[error("it has a context, which agent-fw has not; remove it from the rule")]
+    #[error("contexts are not supported; remove `contextID` from the rule")]
     Context,
 }
 

@@ -2,11 +2,12 @@
 //! names it.
 
 use crate::model::MacMatch;
-use crate::model::firewall::{Criteria, Firewall, ICMPV6, Protocols, Rule};
+use crate::model::firewall::{Criteria, Firewall, ICMPV6, Rule, TCP};
 use crate::model::rule::{Action, Direction};
 use crate::model::{Family, TableName};
 use crate::nft;
 use crate::nft::compile::address_lookup::AddressLookup;
+use crate::nft::compile::alternatives::{families, protocols};
 use crate::nft::compile::sets::Sets;
 use crate::nft::{
     BaseChain, COMMENT, Chain, ConnectionState, Count, Counter, End, Hook, LOG_BURST, LOG_RATE,
@@ -51,6 +52,8 @@ struct Compiler<'a> {
 
 /// Conditions that hold all together.
 struct Conditions {
+    /// The protocol that they ask for, if it is one.
+    protocol: Option<u8>,
     plain: Vec<Statement>,
     /// Addresses that one rule cannot compare with.
     lookups: Vec<Rc<AddressLookup>>,
@@ -102,12 +105,15 @@ impl<'a> Compiler<'a> {
         let mut rules = self.loopback(direction);
         let firewall = self.firewall;
         for of in firewall.rules().iter().filter(|rule| rule.direction == direction) {
-            let ways = if self.is_arp() { self.arp(&of.criteria) } else { self.ip(&of.criteria) };
+            let ways = if self.is_arp() { self.arp(&of.criteria) } else { self.ip(of) };
             if ways.is_empty() || of.criteria.is_empty() {
                 continue;
             }
             let actions = self.actions(of);
-            rules.extend(ways.into_iter().flat_map(|way| self.rules(way, &actions)));
+            for way in ways {
+                let then = [self.connection(of, way.protocol), actions.clone()].concat();
+                rules.extend(self.rules(way, &then));
+            }
         }
         if self.restricts(direction) {
             rules.extend(self.close(direction));
@@ -175,19 +181,28 @@ impl<'a> Compiler<'a> {
         let count = self.count(&of.counter_name(), &words);
         match action {
             Action::Bypass if self.labels() => vec![count, Statement::Goto(BYPASS.to_owned())],
-            Action::Bypass | Action::ForceAllow => vec![count, Statement::Accept],
+            Action::Bypass | Action::ForceAllow | Action::Allow => vec![count, Statement::Accept],
             Action::LogOnly => {
                 let prefix = comment(&format!("agent-fw rule {name}: "));
                 vec![count, limit(), Statement::Log { prefix }]
             }
             Action::Deny if self.log => vec![count, Statement::Goto(DENY.to_owned())],
             Action::Deny => vec![count, Statement::Drop],
-            Action::Allow if self.is_arp() => vec![count, Statement::Accept],
-            Action::Allow => {
-                let valid = Statement::Connection(ConnectionState::Valid);
-                vec![valid, count, Statement::Accept]
-            }
         }
+    }
+
+    /// What a packet has to be to its connection, which an Allow asks of packets of this protocol.
+    fn connection(&self, of: &Rule, protocol: Option<u8>) -> Vec<Statement> {
+        if of.action != Action::Allow || self.is_arp() {
+            return Vec::new();
+        }
+        let is_stateful = self.firewall.inspected().of(of).any(|number| protocol == Some(number));
+        if !is_stateful {
+            return vec![Statement::Connection(ConnectionState::Valid)];
+        }
+        let reply = Statement::Connection(ConnectionState::Reply);
+        let with_state = Statement::Connection(ConnectionState::OpenedWithState);
+        std::iter::once(reply).chain(self.labels().then_some(with_state)).collect()
     }
 
     /// A counter of its own, by a name that is free.
@@ -205,7 +220,7 @@ impl<'a> Compiler<'a> {
 
     /// The rules that do `then` with packets that meet these conditions.
     fn rules(&mut self, conditions: Conditions, then: &[Statement]) -> Vec<nft::Rule> {
-        let Conditions { plain, lookups } = conditions;
+        let Conditions { protocol, plain, lookups } = conditions;
         let Some((first, others)) = lookups.split_first() else {
             return vec![rule(plain.into_iter().chain(then.iter().cloned()))];
         };
@@ -215,7 +230,8 @@ impl<'a> Compiler<'a> {
         }
         // Found by the first, a packet is looked up by the next in a chain of its own.
         let family = plain.iter().find(|plain| matches!(plain, Statement::Is(_))).cloned();
-        let next = Conditions { plain: family.into_iter().collect(), lookups: others.to_vec() };
+        let plain_next = family.into_iter().collect();
+        let next = Conditions { protocol, plain: plain_next, lookups: others.to_vec() };
         let rules = self.rules(next, then);
         let next = self.branch_name();
         self.branches.push(chain(&next, rules));
@@ -230,12 +246,14 @@ impl<'a> Compiler<'a> {
 
     /// The conditions under which an ARP frame is meant; none if it never is.
     fn arp(&mut self, criteria: &Criteria) -> Vec<Conditions> {
-        let of_macs = |plain| Conditions { plain, lookups: Vec::new() };
+        let of_macs = |plain| Conditions { protocol: None, plain, lookups: Vec::new() };
         if criteria.arp { vec![of_macs(self.macs(criteria))] } else { vec![] }
     }
 
     /// The conditions under which an IP packet is meant: any of these, each of them all together.
-    fn ip(&mut self, criteria: &Criteria) -> Vec<Conditions> {
+    fn ip(&mut self, rule: &Rule) -> Vec<Conditions> {
+        let criteria = &rule.criteria;
+        let apart: BTreeSet<u8> = self.firewall.inspected().of(rule).collect();
         let mut ways = Vec::new();
         for family in families(criteria) {
             let mut place = Vec::new();
@@ -251,10 +269,10 @@ impl<'a> Compiler<'a> {
                 }
             }
             place.extend(self.macs(criteria));
-            for mut protocol in protocols(criteria, family) {
-                protocol.extend(self.transport(criteria));
-                let plain = place.iter().cloned().chain(protocol).collect();
-                ways.push(Conditions { plain, lookups: lookups.clone() });
+            for (protocol, mut conditions) in protocols(criteria, family, &apart) {
+                conditions.extend(self.transport(criteria, protocol));
+                let plain = place.iter().cloned().chain(conditions).collect();
+                ways.push(Conditions { protocol, plain, lookups: lookups.clone() });
             }
         }
         ways
@@ -275,7 +293,7 @@ impl<'a> Compiler<'a> {
         named.into_iter().flatten().collect()
     }
 
-    fn transport(&mut self, criteria: &Criteria) -> Vec<Statement> {
+    fn transport(&mut self, criteria: &Criteria, protocol: Option<u8>) -> Vec<Statement> {
         let ends = [(End::Source, &criteria.source), (End::Destination, &criteria.destination)];
         let has_both = ends.iter().all(|(_, place)| place.ports.is_some());
         let ports = ends.map(|(end, place)| {
@@ -286,7 +304,9 @@ impl<'a> Compiler<'a> {
             let port = if is_looked_up { Sets::port_set } else { Sets::ports };
             Some(port(&mut self.sets, end, ports))
         });
-        let flags = criteria.tcp_flags.map(|flags| Statement::TcpFlags {
+        // Flags bind TCP: UDP beside it matches without them.
+        let flags = criteria.tcp_flags.filter(|_| protocol == Some(TCP));
+        let flags = flags.map(|flags| Statement::TcpFlags {
             mask: flags.mask,
             value: flags.value,
             not: flags.not,
@@ -296,34 +316,6 @@ impl<'a> Compiler<'a> {
             Statement::IcmpHeader { bytes, not: icmp.not }
         });
         ports.into_iter().chain([flags, icmp]).flatten().collect()
-    }
-}
-
-/// The versions of IP that a rule has to be written for; `None` for both at once.
-fn families(criteria: &Criteria) -> Vec<Option<Family>> {
-    let is_plain = criteria.source.addresses.is_all()
-        && criteria.destination.addresses.is_all()
-        && !(criteria.spares_icmpv6 && criteria.protocols.contains(ICMPV6));
-    if is_plain {
-        return vec![None];
-    }
-    let about = [Family::V4, Family::V6].into_iter().filter(|family| criteria.is_about(*family));
-    about.map(Some).collect()
-}
-
-/// The conditions on the protocol: any of these, each of them all together.
-fn protocols(criteria: &Criteria, family: Option<Family>) -> Vec<Vec<Statement>> {
-    match &criteria.protocols {
-        Protocols::Only(numbers) => {
-            numbers.iter().map(|number| vec![Statement::ProtocolIs(*number)]).collect()
-        }
-        Protocols::AllBut(numbers) => {
-            let mut numbers: BTreeSet<u8> = numbers.clone();
-            if criteria.spares_icmpv6 && family == Some(Family::V6) {
-                numbers.insert(ICMPV6);
-            }
-            vec![numbers.into_iter().map(Statement::ProtocolIsNot).collect()]
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod address_lookup;
 pub(crate) mod agent_port;
+mod alternatives;
 pub(super) mod firewall;
 pub(crate) mod lookup_cost;
 mod rule_counter;

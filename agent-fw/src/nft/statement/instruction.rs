@@ -152,6 +152,11 @@ impl ConnectionState {
                 Expression::Mask(label().to_vec()),
                 differs(&[0; 16]),
             ],
+            Self::OpenedWithState => vec![
+                Expression::Ct(CtKey::Labels),
+                Expression::Mask(label().to_vec()),
+                equals(&[0; 16]),
+            ],
         }
     }
 }
