@@ -14,11 +14,12 @@ use std::os::unix::net::UnixStream;
 
 tests![without_room_for_a_second_table_the_guard_closes_the_port_to_everybody];
 
-/// Starts a program for which `SO_SNDBUFFORCE` fails: numbers of `setsockopt` and `prctl`, then it.
+/// Starts a program whose sockets' buffers for sending stay as they are: to enlarge one (`SO_SNDBUF`,
+/// `SO_SNDBUFFORCE`) does nothing.
 const WITHOUT_ROOM: &str = "my ($set, $control) = splice @ARGV, 0, 2; \
-    my $f = join '', map { pack 'SCCL', @$_ } [0x20,0,0,0], [0x15,0,5,$set], [0x20,0,0,24], \
-    [0x15,0,3,1], [0x20,0,0,32], [0x15,0,1,32], [6,0,0,0x50001], [6,0,0,0x7fff0000]; \
-    my $p = pack 'Sx6P', 8, $f; syscall($control, 22, 2, $p) == 0 or die $!; exec @ARGV or die $!";
+    my $f = join '', map { pack 'SCCL', @$_ } [0x20,0,0,0], [0x15,0,6,$set], [0x20,0,0,24], \
+    [0x15,0,4,1], [0x20,0,0,32], [0x15,1,0,32], [0x15,0,1,7], [6,0,0,0x50000], [6,0,0,0x7fff0000]; \
+    my $p = pack 'Sx6P', 9, $f; syscall($control, 22, 2, $p) == 0 or die $!; exec @ARGV or die $!";
 
 /// The numbers of `setsockopt` and `prctl`.
 const CALLS: [&str; 2] = if cfg!(target_arch = "aarch64") { ["208", "167"] } else { ["54", "157"] };
@@ -28,9 +29,9 @@ const CALLS: [&str; 2] = if cfg!(target_arch = "aarch64") { ["208", "167"] } els
 fn list() -> Result<String> {
     /// An element takes at least so much of a message.
     const BYTES: u32 = 16;
-    let most: u32 = fs::read_to_string("/proc/sys/net/core/wmem_max")?.trim().parse()?;
+    let most: u32 = fs::read_to_string("/proc/sys/net/core/wmem_default")?.trim().parse()?;
     let mut list = String::from("34.205.5.1\n");
-    for number in 0..2 * most / BYTES {
+    for number in 0..most / BYTES {
         writeln!(list, "{}", Ipv4Addr::from_bits(0x0a00_0000 + 2 * number))?;
     }
     Ok(list)
