@@ -151,8 +151,8 @@ impl Configuration {
              # DHCP, incoming DHCP and ICMP type 3 code 4, all Force Allow with priority 4.\n\
              engine_rules = {engine_rules}\n\
              \n\
-             # Incoming UDP that an Allow admits has to be a reply, as in the vendor's engine;\n\
-             # the same for ICMP, as in agents up to 8.0.\n\
+             # Incoming UDP that an Allow admits has to be a reply, as in the vendor's\n\
+             # engine; the same for ICMP, as in agents up to 8.0.\n\
              udp_stateful = {udp_stateful}\n\
              icmp_stateful = {icmp_stateful}\n\
              \n\

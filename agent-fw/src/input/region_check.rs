@@ -215,7 +215,7 @@ mod tests {
     fn region(name: &str, subnets: &str) -> String {
         format!(
             "[{name}]\nplace = 'here'\nsubnets = [{subnets}]\ndomain = 'a.example'\n\
-             as_of = '2026-01-02'\nsource = 'our own'\n"
+             as_of = '2026-11-25'\nsource = 'our own'\n"
         )
     }
 
@@ -231,10 +231,10 @@ mod tests {
         assert_eq!(old.len(), 11, "{old:?}");
         assert!(old[0].starts_with("ae-1: as this version of agent-fw has it"), "{old:?}");
         let own = region("us-1", "'8.8.8.0/27'");
-        assert_eq!(said(&own, "2026-07-02").len(), 0);
-        let old = said(&own, "2026-07-03");
+        assert_eq!(said(&own, "2027-05-25").len(), 0);
+        let old = said(&own, "2027-05-26");
         assert_eq!(old.len(), 1, "{old:?}");
-        assert!(old[0].starts_with("us-1: read on 2026-01-02, more than half a year"), "{old:?}");
+        assert!(old[0].starts_with("us-1: read on 2026-11-25, more than half a year"), "{old:?}");
     }
 
     #[test]
@@ -255,11 +255,11 @@ mod tests {
             ("'34.205.5.16/28'", "lab: 34.205.5.16/28 belongs to us-1, too"),
             ("'54.221.196.128/25'", "lab: 54.221.196.128/25 has addresses of 54.221.196.0/24"),
         ] {
-            let said = said(&region("lab", subnets), "2026-06-01");
+            let said = said(&region("lab", subnets), "2026-12-01");
             assert!(said.len() == 1 && said[0].starts_with(expected), "{said:?}");
         }
-        assert!(said(&region("lab", "'8.8.0.0/20', '2600::/32'"), "2026-06-01").is_empty());
+        assert!(said(&region("lab", "'8.8.0.0/20', '2600::/32'"), "2026-12-01").is_empty());
         let early = said(&region("lab", "'8.8.0.0/24'"), "2026-01-01");
-        assert!(early.contains(&"lab: its date, 2026-01-02, is yet to come".to_owned()));
+        assert!(early.contains(&"lab: its date, 2026-11-25, is yet to come".to_owned()));
     }
 }
