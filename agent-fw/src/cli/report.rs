@@ -56,14 +56,25 @@ const CAUTION: Style = AnsiColor::Yellow.on_default().bold();
 /// Sources that are listed before the rest is only counted.
 const LISTED: usize = 12;
 
-/// The width of a message. Columns, not bytes: most of what is printed is ASCII.
+/// The width of a message, where no screen says it. Columns, not bytes: most of what is printed is
+/// ASCII.
 const WIDTH: usize = 80;
+/// Screens that are narrower, or wider, are taken for one of these.
+const SCREENS: std::ops::RangeInclusive<usize> = 20..=200;
 
-/// Text broken into lines of at most [`WIDTH`], the first and the others each with their indent.
-pub(super) fn wrapped(first: &str, others: &str, text: &str) -> String {
+fn width() -> usize {
     // In the journal a message is an entry, not lines on a screen.
-    let width = if std::env::var_os("JOURNAL_STREAM").is_some() { usize::MAX } else { WIDTH };
-    let options = textwrap::Options::new(width)
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        return usize::MAX;
+    }
+    let screen = terminal_size::terminal_size_of(std::io::stdout());
+    let columns = screen.map(|(columns, _)| usize::from(columns.0));
+    columns.map_or(WIDTH, |columns| columns.clamp(*SCREENS.start(), *SCREENS.end()))
+}
+
+/// Text broken into lines of the screen's [`width`], the first and the others each with their indent.
+pub(super) fn wrapped(first: &str, others: &str, text: &str) -> String {
+    let options = textwrap::Options::new(width())
         .initial_indent(first)
         .subsequent_indent(others)
         .word_splitter(textwrap::WordSplitter::NoHyphenation)
