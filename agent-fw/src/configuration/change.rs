@@ -320,7 +320,8 @@ fn settings(words: &Configuration) -> Vec<Setting> {
         ("udp_stateful", words.stateful().udp.to_string()),
         ("icmp_stateful", words.stateful().icmp.to_string()),
         ("assigned_policy", words.assigned_policy.clone()),
-        ("all_rules", words.all_rules.unwrap_or(true).to_string()),
+        // Without files, there is nothing that it is about.
+        ("all_rules", (!words.rules.is_empty() && words.all_rules != Some(false)).to_string()),
         ("skip_unsupported", words.skip_unsupported.to_string()),
         ("lenient", words.lenient.to_string()),
         ("allow_wide", words.allow_wide.to_string()),
