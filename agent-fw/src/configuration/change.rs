@@ -317,6 +317,12 @@ fn settings(words: &Configuration) -> Vec<Setting> {
         ("log", words.log.to_string()),
         ("policy", words.policy.to_string()),
         ("engine_rules", words.enforces_engine_rules().to_string()),
+        ("udp_stateful", words.stateful().udp.to_string()),
+        ("icmp_stateful", words.stateful().icmp.to_string()),
+        ("assigned_policy", words.assigned_policy.clone()),
+        // Without files, there is nothing that it is about.
+        ("all_rules", (!words.rules.is_empty() && words.all_rules != Some(false)).to_string()),
+        ("skip_unsupported", words.skip_unsupported.to_string()),
         ("lenient", words.lenient.to_string()),
         ("allow_wide", words.allow_wide.to_string()),
         ("trust_file_modes", words.trust_file_modes.to_string()),
@@ -330,6 +336,7 @@ fn lists(words: &Configuration) -> Vec<Setting> {
         ("except", joined(&words.except)),
         ("allow_mac", joined(&words.allow_mac)),
         ("rules", joined(words.rules.iter().cloned().map(String::from))),
+        ("assigned", joined(words.assigned.iter().cloned().map(String::from))),
         ("relay", joined(&words.relay)),
     ]
 }
