@@ -91,8 +91,8 @@ fn a_slip_is_told_from_nonsense() -> Result<()> {
             "{refused}"
         );
         install(&["--allow-from", "region:us-1"])?;
-        let [short, long] = [&["explain", "34.205.5.1"][..], &["explain", "--from", "34.205.5.1"]]
-            .map(|words| agent_fw(words));
+        let [short, long] =
+            [&["explain", "34.205.5.1"][..], &["explain", "--from", "34.205.5.1"]].map(agent_fw);
         ensure!(short?.stdout.lines().next() == long?.stdout.lines().next());
         Ok(())
     })

@@ -23,6 +23,7 @@ use std::time::Duration;
 /// Lists and regions that the policy names are read again. Counters go on. If the policy cannot be
 /// compiled or the kernel refuses it, what was in force stays in force.
 #[derive(clap::Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Apply {
     /// As the boot unit does: never leave the port open
     ///
@@ -68,7 +69,7 @@ impl Apply {
         let before = before.and_then(|texts| Some((texts.compile(system::POLICY).ok()?, texts)));
         let applied = apply::apply(&read, consent)?;
         tell(&applied);
-        note_change(&read, before, &applied);
+        note_change(&read, before.as_ref(), &applied);
         exceptions::refresh(&applied.configuration, &applied.compiled);
         Ok(Outcome::Done)
     }
@@ -102,16 +103,16 @@ fn dry_run(consent: ApplyConsent) -> Result<Outcome> {
 }
 
 /// Writes down that a policy.toml was put into force which somebody has edited.
-pub(super) fn note_change(read: &Read, before: Option<(Known, SourceTexts)>, applied: &Applied) {
+pub(super) fn note_change(read: &Read, before: Option<&(Known, SourceTexts)>, applied: &Applied) {
     let Some(texts) = read.texts().filter(|_| !read.is_on_trial()) else { return };
     let Applied { configuration, compiled, .. } = applied;
-    if before.as_ref().is_some_and(|(_, before)| before == texts) {
+    if before.is_some_and(|(_, before)| before == texts) {
         return;
     }
-    let known = before.as_ref().map(|((words, compiled), _)| (words, compiled));
+    let known = before.map(|((words, compiled), _)| (words, compiled));
     let changes = differences(known, (configuration, compiled));
     let made = Made::now(&this_command(&[]), &changes, None);
-    let before = before.as_ref().map(|((_, compiled), texts)| (texts, compiled));
+    let before = before.map(|((_, compiled), texts)| (texts, compiled));
     if let Err(error) = history::note(before, (texts, compiled), made) {
         report::caution("note:", format_args!("this change is not in the history: {error:#}"));
     }

@@ -183,7 +183,9 @@ impl ChangeArgs {
         let changes = differences(before.as_ref().map(Before::known), (&configuration, &compiled));
         let mut nftables = Nftables::open()?;
         let boot = units.map(Units::files).transpose()?.flatten();
-        remarks.iter().for_each(|remark| report::remark(remark));
+        for remark in &remarks {
+            report::remark(remark);
+        }
         if self.dry_run {
             let held = KernelState::read(&mut nftables)?;
             let installed = is_installed(&configuration, &lists, boot.as_deref());

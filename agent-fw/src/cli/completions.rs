@@ -84,7 +84,8 @@ impl Completions {
 /// Words of this host's, by the name of the flag's value.
 pub(super) fn with_words(command: clap::Command) -> clap::Command {
     let command = command.mut_args(|arg| {
-        match arg.get_value_names().and_then(|names| names.first()).map(|name| name.as_str()) {
+        match arg.get_value_names().and_then(|names| names.first()).map(clap::builder::Str::as_str)
+        {
             Some("SOURCE") => arg.add(clap_complete::ArgValueCompleter::new(sources)),
             Some("FILE") => arg.add(clap_complete::ArgValueCompleter::new(PathCompleter::file())),
             Some("DIRECTORY") => {

@@ -56,13 +56,12 @@ pub(super) fn take_back(patience: Duration) -> Result<Outcome> {
     }
     let done = take_it_back()?;
     report::remark("the change on trial is taken back");
-    let outcome = match done {
-        Some(done) => conclude(done),
-        None => {
-            exceptions::close()?;
-            report::caution("open:", "no policy was installed before, and so none is in force");
-            Outcome::Done
-        }
+    let outcome = if let Some(done) = done {
+        conclude(done)
+    } else {
+        exceptions::close()?;
+        report::caution("open:", "no policy was installed before, and so none is in force");
+        Outcome::Done
     };
     // Last: the timer's command would end itself.
     drop(systemd::end_timer());

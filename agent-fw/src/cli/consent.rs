@@ -38,9 +38,9 @@ pub(super) struct Refused {
 
 /// A policy that would cut off what is in use, and was not accepted.
 fn at_risk(risks: &[&Risk]) -> Refused {
-    let named: String = risks.iter().map(|risk| format!("\n{}", words(risk))).collect();
+    let listed: String = risks.iter().map(|risk| format!("\n{}", words(risk))).collect();
     let text = format!(
-        "nothing was changed: this policy would cut off what is in use now{named}\nIf that is meant, \
+        "nothing was changed: this policy would cut off what is in use now{listed}\nIf that is meant, \
          accept it by name:"
     );
     let names: Vec<String> = risks.iter().map(|risk| risk.name.to_string()).collect();

@@ -124,7 +124,7 @@ impl Edit {
         match apply::apply(&read, consent) {
             Ok(applied) => {
                 tell(&applied);
-                note_change(&read, known, &applied);
+                note_change(&read, known.as_ref(), &applied);
                 exceptions::refresh(&applied.configuration, &applied.compiled);
                 Ok(Outcome::Done)
             }

@@ -158,7 +158,10 @@ pub(super) fn what_differs(sources: &[String], parts: &[String], is_verbose: boo
         rest if named > 0 => say!("  and {} more (--verbose names them)", grouped(rest as u64)),
         1 => say!("  in 1 part of a table or program (--verbose names it)"),
         rest => {
-            say!("  in {} parts of tables or programs (--verbose names them)", grouped(rest as u64))
+            say!(
+                "  in {} parts of tables or programs (--verbose names them)",
+                grouped(rest as u64)
+            );
         }
     }
 }

@@ -269,12 +269,17 @@ impl Findings {
         if !self.agree() {
             return report::bad("not as it should be:", "the kernel does not enforce the policy");
         }
-        if let Some(reason) = self.not_closed.iter().find(|reason| !reason.is_meant()) {
-            return report::bad("not closed:", reason);
+        let port = compiled.lowered.policy.ports();
+        // Why, and what to do, stands below.
+        let what = format!("more sources than the policy admits may reach TCP port {port}");
+        if self.not_closed.iter().any(|reason| !reason.is_meant()) {
+            return report::bad("not closed:", what);
         }
         let open = Openness::of(compiled);
         match (self.not_closed.first(), open.is_good()) {
-            (Some(reason), _) => report::caution("not closed:", reason),
+            (Some(_), _) => {
+                report::caution("not closed:", format_args!("TCP port {port}, as the policy says"));
+            }
             (None, true) => report::good("closed,", open),
             (None, false) => report::bad("closed,", open),
         }

@@ -198,7 +198,7 @@ fn between(before: &Said, after: &Said) -> Vec<Difference> {
     let told = |parts: Vec<(AddressSet, Option<RangeSet<MacAddr>>)>, ledger: &OriginMap| {
         let of = parts
             .into_iter()
-            .flat_map(|(addresses, macs)| by_origin(ledger, &addresses, port, macs));
+            .flat_map(|(addresses, macs)| by_origin(ledger, &addresses, port, macs.as_ref()));
         of.collect::<Vec<Sources>>()
     };
     let gained = told(gained, &after.1).into_iter().map(Difference::Admitted);
@@ -239,10 +239,10 @@ fn by_origin(
     ledger: &OriginMap,
     addresses: &AddressSet,
     port: Port,
-    macs: Option<RangeSet<MacAddr>>,
+    macs: Option<&RangeSet<MacAddr>>,
 ) -> Vec<Sources> {
     let of =
-        |by: Origin, ranges: Option<Vec<String>>| Sources { port, by, ranges, macs: macs.clone() };
+        |by: Origin, ranges: Option<Vec<String>>| Sources { port, by, ranges, macs: macs.cloned() };
     if addresses.is_all() {
         return vec![of(Origin::Any, None)];
     }
@@ -272,7 +272,9 @@ fn by_origin(
 /// The ranges of each label.
 fn by_label<T: Ordinal>(entries: &[(Range<T>, u16)]) -> BTreeMap<u16, RangeSet<T>> {
     let mut ranges: BTreeMap<u16, Vec<Range<T>>> = BTreeMap::new();
-    entries.iter().for_each(|(range, label)| ranges.entry(*label).or_default().push(*range));
+    for (range, label) in entries {
+        ranges.entry(*label).or_default().push(*range);
+    }
     ranges.into_iter().map(|(label, ranges)| (label, ranges.into_iter().collect())).collect()
 }
 

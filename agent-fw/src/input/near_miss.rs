@@ -111,7 +111,7 @@ fn keyword(text: &str) -> Option<String> {
 /// A region's name without `region:`, or without its hyphen.
 fn region(text: &str) -> Option<String> {
     let letters = |text: &str| -> String {
-        let letters = text.chars().filter(|c| c.is_ascii_alphanumeric());
+        let letters = text.chars().filter(char::is_ascii_alphanumeric);
         letters.collect::<String>().to_ascii_lowercase()
     };
     let catalogue = Catalogue::published().ok()?;
