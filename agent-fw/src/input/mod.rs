@@ -279,7 +279,8 @@ mod tests {
             ("region:", "expected a region's name, such as us-1, after `region:`"),
             ("file:", "expected a path, or `-`, after `file:`"),
             ("192.0.2.0/40", "column 11: expected a prefix length from 0 to 32"),
-            ("Any", "column 1: expected an IPv4 or IPv6 address, prefix or range, `any`"),
+            ("?", "column 1: expected an IPv4 or IPv6 address, prefix or range, `any`"),
+            ("Any", "column 1: expected an IPv4 or IPv6 address, prefix or range; did you mean"),
         ] {
             let error = text.parse::<Source>().expect_err(text).to_string();
             assert!(error.starts_with(expected), "{error}");
