@@ -49,7 +49,8 @@ fn every_example_of_the_help_does_what_it_says() -> Result<()> {
             for (line, what) in *examples {
                 ensure!(help.contains(line) && help.contains(what), "{command:?}: {help}");
                 let Some(line) = line.strip_prefix("EDITOR=nano ") else {
-                    let ended = typed(&line.replace("install ", "install --no-boot "))?;
+                    let ended =
+                        typed(&line.replace("agent-fw install ", "agent-fw install --no-boot "))?;
                     let is_good = ended.code == Some(0) || ended.code == may_end_with(line);
                     ensure!(is_good, "{line}: {ended}");
                     continue;
@@ -148,7 +149,7 @@ fn bash_completes_options_and_this_hosts_regions_and_interfaces() -> Result<()> 
         let more = [
             ("agent-fw install --backend=b", "agent-fw install --backend=both"),
             ("agent-fw install --interface man", "agent-fw install --interface manager0"),
-            ("agent-fw allow file:/etc/passw", "agent-fw allow file:/etc/passwd"),
+            ("agent-fw allow file:/etc/hostnam", "agent-fw allow file:/etc/hostname"),
         ];
         completes("bash --norc --noprofile -i", &begin, &more)
     })

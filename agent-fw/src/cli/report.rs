@@ -12,7 +12,7 @@ use crate::model::{
     AddressSet, Admission, DefaultAction, MacMatch, Notation, Ordinal, OriginMap, Policy, Port,
     Range,
 };
-use crate::nft::{Count, without_expressions};
+use crate::nft::{Count, is_inside_a_table, without_expressions};
 use crate::system::systemd::Persistence;
 use crate::xdp::{Admitted, Attachment, Counters};
 use clap::builder::styling::{AnsiColor, Style};
@@ -142,26 +142,20 @@ const PARTS: usize = 5;
 /// parts of tables and programs, all of them where that is asked.
 pub(super) fn what_differs(sources: &[String], parts: &[String], is_verbose: bool) {
     differences(sources);
-    let named = match (is_verbose, sources.is_empty()) {
-        (true, _) => parts.len(),
-        (false, true) => parts.len().min(PARTS),
-        (false, false) => 0,
-    };
     if is_verbose {
-        differences(&parts[..named]);
-    } else {
-        let brief = parts[..named].iter().map(|part| without_expressions(part).to_owned());
-        differences(&brief.collect::<Vec<_>>());
+        return differences(parts);
     }
-    match parts.len() - named {
+    // Where sources tell what a table does otherwise, its parts need not.
+    let is_told = |part: &&String| !sources.is_empty() && is_inside_a_table(part);
+    let brief = parts.iter().filter(|part| !is_told(part)).take(PARTS);
+    let brief: Vec<String> = brief.map(|part| without_expressions(part).to_owned()).collect();
+    differences(&brief);
+    match parts.len() - brief.len() {
         0 => {}
-        rest if named > 0 => say!("  and {} more (--verbose names them)", grouped(rest as u64)),
-        1 => say!("  in 1 part of a table or program (--verbose names it)"),
+        1 => say!("  and 1 part of a table or program (--verbose names it)"),
         rest => {
-            say!(
-                "  in {} parts of tables or programs (--verbose names them)",
-                grouped(rest as u64)
-            );
+            let rest = grouped(rest as u64);
+            say!("  and {rest} parts of tables or programs (--verbose names them)");
         }
     }
 }

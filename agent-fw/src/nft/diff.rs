@@ -44,6 +44,12 @@ impl fmt::Display for Difference {
     }
 }
 
+/// Whether a difference, in words, is about a part of a table.
+pub fn is_inside_a_table(difference: &str) -> bool {
+    let begins = ["missing: ", "not in this policy: ", "rule ", "set ", "table ", "the table's "];
+    begins.into_iter().any(|begin| difference.starts_with(begin))
+}
+
 /// A difference in words without the expressions of a rule, which stand behind the rule's place.
 pub fn without_expressions(difference: &str) -> &str {
     const PLACE: &str = " of chain ";

@@ -19,7 +19,7 @@ pub use compile::lookup_cost::{Choice, Form};
 pub use compile::sources::LookupCost;
 pub use counters::{LEFT, REFUSED, REFUSED_EARLY, counter_name};
 pub(crate) use counters::{comment, identifier};
-pub use diff::{Difference, differences, without_expressions};
+pub use diff::{Difference, differences, is_inside_a_table, without_expressions};
 pub use expression::{CtKey, Expression, MetaKey, Payload, PayloadBase, Program};
 pub use foreign::{Comparison, Foreign, ForeignBase, ForeignRule, Instruction};
 pub use kernel::{
