@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use std::fs;
 
 tests![
+    a_failure_is_json_where_json_is_asked_for,
     every_wrong_input_is_refused_with_its_reason_and_changes_nothing,
     all_faults_of_a_list_are_reported_with_line_and_column,
     what_is_printed_fits_80_columns,
@@ -97,6 +98,42 @@ fn all_faults_of_a_list_are_reported_with_line_and_column() -> Result<()> {
             let place = format!("/run/some.list:{n}:3: expected");
             ensure!(refused.stderr.contains(&place), "no `{place}`");
         }
+        Ok(())
+    })
+}
+
+fn a_failure_is_json_where_json_is_asked_for() -> Result<()> {
+    Lab::run(|_| {
+        let error = |words: &[&str], code: i32| -> Result<serde_json::Value> {
+            let failed = agent_fw(words)?;
+            ensure!(failed.code == Some(code), "{failed}");
+            let said: serde_json::Value = serde_json::from_str(&failed.stdout)?;
+            Ok(said["error"].clone())
+        };
+        install(&["--allow-from", "region:us-1"])?;
+        let refused = error(
+            &[
+                "set",
+                "--allow-from",
+                "192.0.2.0/25",
+                "--direction",
+                "agent-initiated",
+                "--dry-run",
+                "--json",
+            ],
+            2,
+        )?;
+        ensure!(refused["kind"] == "input", "{refused:#}");
+        let unknown = error(&["regions", "show", "us-9", "--json"], 2)?;
+        ensure!(unknown["message"].as_str().is_some_and(|m| m.contains("us-9")), "{unknown:#}");
+        let dry = agent_fw(["allow", "203.0.113.9", "--dry-run", "--json"])?;
+        ensure!(dry.code == Some(1), "{dry}");
+        let dry: serde_json::Value = serde_json::from_str(&dry.stdout)?;
+        ensure!(dry["would_change"] == true, "{dry:#}");
+        ensure!(dry["changes"][0] == "203.0.113.9 would be admitted to TCP port 4118", "{dry:#}");
+        let dry = agent_fw(["allow", "region:us-1", "--dry-run", "--json"])?.success()?;
+        let dry: serde_json::Value = serde_json::from_str(&dry)?;
+        ensure!(dry["would_change"] == false && dry["changes"] == serde_json::json!([]), "{dry:#}");
         Ok(())
     })
 }

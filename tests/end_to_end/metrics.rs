@@ -19,6 +19,8 @@ tests![
     what_rules_beyond_the_agents_port_met_is_a_metric,
     prometheus_own_tool_finds_nothing_wrong_with_the_metrics,
     the_dashboard_asks_for_metrics_that_there_are,
+    the_alerts_are_read_by_prometheus_and_ask_for_metrics_that_there_are,
+    what_keeps_the_policy_and_what_was_found_out_are_metrics,
     a_file_of_metrics_is_whole_and_its_directory_is_not_made,
 ];
 
@@ -323,6 +325,74 @@ fn prometheus_own_tool_finds_nothing_wrong_with_the_metrics() -> Result<()> {
         let broken = text.replace("agent_fw_closed 1", "agent_fw_closed one");
         ensure!(feed(check, &format!("{broken}\n")).is_err(), "it reads anything");
         Ok(())
+    })
+}
+
+fn the_alerts_are_read_by_prometheus_and_ask_for_metrics_that_there_are() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        run(["ip", "route", "add", "34.205.5.0/27", "via", &manager.v4().to_string()])?;
+        agent_fw(["install", "--no-boot", "--allow-from", "34.205.5.0/27"])?.success()?;
+        let alerts = agent_fw(["metrics", "--alerts"])?.success()?;
+        std::fs::write("/run/alerts.yml", &alerts)?;
+        let said = run(["promtool", "check", "rules", "/run/alerts.yml"])?;
+        ensure!(said.contains("7 rules found"), "{said}");
+        // It would find something.
+        std::fs::write("/run/broken.yml", alerts.replace("== 0", "== nothing("))?;
+        ensure!(run(["promtool", "check", "rules", "/run/broken.yml"]).is_err());
+        // Somebody has come.
+        let _agent = Listener::bind(AGENT)?;
+        expect(&manager, Outcome::Talked, &["34.205.5.1"])?;
+        agent_fw(["metrics"])?.success()?;
+        let there = agent_fw(["metrics", "--probe"])?.success()?;
+        let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let names = alerts.lines().filter(|line| line.contains("expr:"));
+        let names = names.flat_map(|line| line.split(|c: char| !is_part(c)));
+        let names: Vec<&str> = names.filter(|word| word.starts_with("agent_fw_")).collect();
+        ensure!(names.len() >= 10, "{names:?}");
+        for name in names {
+            let line = format!("\n# TYPE {name} ");
+            ensure!(there.contains(&line), "no metric {name}: {there}");
+        }
+        Ok(())
+    })
+}
+
+fn what_keeps_the_policy_and_what_was_found_out_are_metrics() -> Result<()> {
+    Lab::run(|lab| {
+        let manager = lab.peer("manager")?;
+        run(["ip", "route", "add", "34.205.5.0/27", "via", &manager.v4().to_string()])?;
+        agent_fw(["install", "--no-boot", "--allow-from", "34.205.5.0/27"])?.success()?;
+        let demand = |name: &str, value: f64| Metrics::read()?.demand(name, &[], value);
+        demand("agent_fw_closed_wanted", 1.0)?;
+        demand("agent_fw_boot_unit", 0.0)?;
+        demand("agent_fw_guard_standing", 0.0)?;
+        demand("agent_fw_on_trial", 0.0)?;
+        demand("agent_fw_heartbeat_wanted", 0.0)?;
+        demand("agent_fw_last_test_sources", 1.0)?;
+        demand("agent_fw_last_test_stopped_sources", 0.0)?;
+        run(["nft", "add", "table", "inet", "theirs"])?;
+        let chain =
+            "add chain inet theirs input { type filter hook input priority 0; policy drop; }";
+        run(["nft", chain])?;
+        agent_fw(["install", "--no-boot", "--allow-from", "34.205.5.0/27"])?.success()?;
+        demand("agent_fw_last_test_stopped_sources", 1.0)?;
+        let said = agent_fw(["status"])?.success()?;
+        ensure!(
+            said.starts_with("closed, but 1 of 1 sources tested did not get through"),
+            "{said}"
+        );
+        let mut guard = agent_fw_lab::command([agent_fw_lab::agent_fw_path()]);
+        let guard = guard.arg("guard").stdout(std::process::Stdio::null());
+        let mut guard = guard.stderr(std::process::Stdio::null()).spawn()?;
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        let stands = demand("agent_fw_guard_standing", 1.0);
+        guard.kill()?;
+        guard.wait()?;
+        stands?;
+        demand("agent_fw_guard_standing", 0.0)?;
+        agent_fw(["set", "--direction", "manager-initiated", "--untested"])?.success()?;
+        demand("agent_fw_heartbeat_wanted", 1.0)
     })
 }
 

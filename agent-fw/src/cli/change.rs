@@ -29,6 +29,7 @@ use crate::nft::Nftables;
 use crate::system;
 use crate::system::{file, lock, privilege, reader, systemd};
 use anyhow::anyhow;
+use serde_json::json;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -49,6 +50,9 @@ pub(super) struct ChangeArgs {
     /// With --dry-run: the parts of tables and programs, too
     #[arg(long, requires = "dry_run")]
     verbose: bool,
+    /// With --dry-run: print JSON
+    #[arg(long, requires = "dry_run", conflicts_with = "verbose")]
+    json: bool,
     /// Do not ask before sources are dropped that the installed policy admits
     ///
     /// On a terminal, what would be dropped is shown and asked about; elsewhere it is refused without
@@ -183,7 +187,7 @@ impl ChangeArgs {
         let changes = differences(before.as_ref().map(Before::known), (&configuration, &compiled));
         let mut nftables = Nftables::open()?;
         let boot = units.map(Units::files).transpose()?.flatten();
-        for remark in &remarks {
+        for remark in remarks.iter().filter(|_| !self.json) {
             report::remark(remark);
         }
         if self.dry_run {
@@ -315,6 +319,16 @@ impl ChangeArgs {
         differing: &[String],
         installed: bool,
     ) -> Outcome {
+        if self.json {
+            let words: Vec<String> =
+                changes.iter().map(|change| change.in_words(Tense::Would)).collect();
+            let would_change = !differing.is_empty() || !installed;
+            report::say!(
+                "{:#}",
+                json!({ "would_change": would_change, "changes": words, "differences": differing })
+            );
+            return if would_change { Outcome::False } else { Outcome::Done };
+        }
         if differing.is_empty() && installed {
             report::remark("the kernel enforces this policy already; nothing would change");
             return Outcome::Done;

@@ -5,10 +5,14 @@ use super::openness::{self, Tried};
 use super::outcome::{Failure, Outcome, Result};
 use super::report::{self, say};
 use super::status::Findings;
+use crate::engine::last_test::LastTest;
+use crate::engine::pending;
+use crate::input::options::Mode;
 use crate::model::firewall::Rule;
 use crate::nft::{Count, LEFT, LiveTable, REFUSED, REFUSED_EARLY};
 use crate::system;
-use crate::system::{file, lock, privilege};
+use crate::system::systemd::Persistence;
+use crate::system::{file, guard_socket, lock, privilege};
 use anyhow::{Context as _, anyhow};
 use prometheus::{Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 use std::path::{Path, PathBuf};
@@ -34,6 +38,9 @@ pub(super) struct Metrics {
     /// Print a dashboard for Grafana that shows them instead
     #[arg(long, conflicts_with_all = ["output", "probe"])]
     dashboard: bool,
+    /// Print alerts for Prometheus on them instead, as a file of rules
+    #[arg(long, conflicts_with_all = ["output", "probe", "dashboard"])]
+    alerts: bool,
     #[command(flatten)]
     patience: LockWait,
 }
@@ -41,8 +48,15 @@ pub(super) struct Metrics {
 /// The dashboard, as Grafana imports it.
 const DASHBOARD: &str = include_str!("../../data/grafana-dashboard.json");
 
+/// The alerts, as Prometheus reads them.
+const ALERTS: &str = include_str!("../../data/prometheus-alerts.yml");
+
 impl Metrics {
     pub(super) fn run(self) -> Result<Outcome> {
+        if self.alerts {
+            say!("{}", ALERTS.trim_end());
+            return Ok(Outcome::Done);
+        }
         if self.dashboard {
             say!("{}", DASHBOARD.trim_end());
             return Ok(Outcome::Done);
@@ -108,6 +122,7 @@ pub(super) fn no_directory(directory: &Path) -> Failure {
 fn text(findings: &Findings, tried: &[Tried]) -> anyhow::Result<String> {
     let registry = Registry::new();
     state(findings, &registry)?;
+    surroundings(findings, &registry)?;
     packets(findings, &registry)?;
     rules(findings, &registry)?;
     last_contact(findings, &registry)?;
@@ -161,6 +176,43 @@ fn state(findings: &Findings, registry: &Registry) -> anyhow::Result<()> {
         let (name, help) = ("agent_fw_policy_written_seconds", "When the policy was written.");
         registry.register(Box::new(time(name, help, written)?))?;
     }
+    Ok(())
+}
+
+/// What the policy asks for, what keeps it, and what was found out about it.
+fn surroundings(findings: &Findings, registry: &Registry) -> anyhow::Result<()> {
+    let wanted = findings.wanted.as_ref();
+    let closes = wanted.is_some_and(|(_, compiled)| compiled.lowered.policy.closes());
+    let help = "Whether the policy closes the agent's port to all but the admitted sources.";
+    truth(registry, "agent_fw_closed_wanted", help, closes)?;
+    let mode = wanted.map(|(configuration, _)| configuration.direction);
+    let help = "Whether the manager alone opens connections, so that its heartbeats come in.";
+    let is_wanted = mode == Some(Mode::ManagerInitiated);
+    truth(registry, "agent_fw_heartbeat_wanted", help, is_wanted)?;
+    let Persistence { unit, guard, .. } = Persistence::look();
+    truth(registry, "agent_fw_boot_unit", "Whether the policy is applied at boot.", unit)?;
+    truth(registry, "agent_fw_guard_enabled", "Whether the guard is started at boot.", guard)?;
+    let help = "Whether a guard stands.";
+    truth(registry, "agent_fw_guard_standing", help, guard_socket::is_open())?;
+    let on_trial = pending::current();
+    let help = "Whether a change waits for somebody to confirm it.";
+    truth(registry, "agent_fw_on_trial", help, on_trial.is_some())?;
+    let test = wanted.and_then(|(_, compiled)| LastTest::of(compiled.lowered.policy.hash()));
+    if let Some(test) = test {
+        let at = SystemTime::now().checked_sub(test.age()).unwrap_or(UNIX_EPOCH);
+        let help = "When admitted sources were last tried.";
+        registry.register(Box::new(time("agent_fw_last_test_seconds", help, at)?))?;
+        for (name, sources, help) in [
+            ("agent_fw_last_test_sources", test.all, "Admitted sources that were to be tried."),
+            ("agent_fw_last_test_stopped_sources", test.stopped, "Those that were stopped."),
+        ] {
+            let gauge = IntGauge::new(name, help)?;
+            gauge.set(i64::try_from(sources).unwrap_or(i64::MAX));
+            registry.register(Box::new(gauge))?;
+        }
+    }
+    let help = "When these metrics were written.";
+    registry.register(Box::new(time("agent_fw_written_seconds", help, SystemTime::now())?))?;
     Ok(())
 }
 

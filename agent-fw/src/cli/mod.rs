@@ -163,6 +163,8 @@ pub fn arguments() -> Arguments {
 
 /// Runs the command, says what went wrong, and gives the exit code.
 pub fn run(arguments: Arguments) -> ExitCode {
+    // Every command that has it calls it so.
+    let wants_json = std::env::args_os().skip(1).any(|word| word == "--json");
     let Some(command) = arguments.command else {
         version::print(arguments.verbose);
         return ExitCode::from(if report::is_incomplete() { 3 } else { 0 });
@@ -203,6 +205,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
             report::failure(failure.error());
             if let Some(refused) = failure.error().downcast_ref::<consent::Refused>() {
                 report::command(&refused.command);
+            }
+            if wants_json {
+                report::say!("{:#}", outcome::failure_to_json(&failure));
             }
             outcome::failed(&failure)
         }

@@ -5,6 +5,7 @@ pub(super) use crate::engine::failure::{Failure, Result};
 use super::consent::Refused;
 use crate::engine::apply::OpensMore;
 use crate::engine::shrunk::Shrunk;
+use serde_json::{Value, json};
 use std::process::ExitCode;
 
 /// A command ended as it should.
@@ -28,10 +29,29 @@ impl Outcome {
     }
 }
 
+/// Why a command could not do what it should, for programs.
+pub(super) fn failure_to_json(failure: &Failure) -> Value {
+    let error = failure.error();
+    let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
+    let kind = match failure {
+        _ if is_refusal(error) => "refused",
+        Failure::Input(_) => "input",
+        Failure::System(_) => "system",
+    };
+    let command = error.downcast_ref::<Refused>().map(|refused| &refused.command);
+    json!({ "error": {
+        "kind": kind, "message": error.to_string(), "causes": causes, "command": command,
+    } })
+}
+
+/// Whether it was refused, for want of somebody's consent.
+fn is_refusal(error: &anyhow::Error) -> bool {
+    error.is::<OpensMore>() || error.is::<Shrunk>() || error.is::<Refused>()
+}
+
 /// The exit code of a command that could not do what it should.
 pub(super) fn failed(failure: &Failure) -> ExitCode {
-    let error = failure.error();
-    if error.is::<OpensMore>() || error.is::<Shrunk>() || error.is::<Refused>() {
+    if is_refusal(failure.error()) {
         return ExitCode::from(1);
     }
     match failure {

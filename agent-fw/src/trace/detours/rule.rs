@@ -1,121 +1,20 @@
-//! What brings packets to the agent, or to whatever stands for it, where no chain of agent-fw's can
-//! see them as packets to the agent's port: rules of this host that send the port elsewhere, or
-//! something else to the agent's socket.
+//! A rule of nf_tables, as far as it matters to packets to the agent's port: whether it can be about
+//! them, and what it does then.
 
-use super::destination;
-use super::detour::Detour;
-use super::entrance_detours;
-use super::reach::Reach;
-use super::registers;
-use super::registers::{Registers, word};
-use super::rewriting::{self, Rewriting};
-use super::rule_text::{Branch, elements, verdicts, words_of};
-use crate::model::{AddressRange, AddressSet, Ordinal as _, Port, RangeSet};
-use crate::netlink::listeners;
-use crate::netlink::message::attributes;
-use crate::netlink::nfnetlink::{Connection, Kind, Message, find, number, text};
-use crate::netlink::routes::local_addresses;
+use super::{Known, any};
+use crate::model::{AddressRange, AddressSet, Port};
+use crate::netlink::nfnetlink::{find, number, text};
 use crate::trace::base_chains::Base;
-use crate::trace::events::ChainRef;
-use crate::trace::{base_chains, iptables_legacy};
-use std::collections::BTreeSet;
+use crate::trace::destination;
+use crate::trace::detour::Detour;
+use crate::trace::registers::{self, Registers, word};
+use crate::trace::rule_text::Branch;
 use std::net::IpAddr;
 
-/// The ways past the gate that this host has, as far as its rules and programs tell. `last` is the
-/// priority at `input` where packets to these ports are decided on for the last time.
-pub fn detours(ports: &RangeSet<Port>, last: i32) -> anyhow::Result<Vec<Detour>> {
-    let mut connection = Connection::open()?;
-    let bases = base_chains::list(&mut connection)?;
-    let every_family = 0;
-    let rules = connection.dump(Kind::GetRule, every_family, &[])?;
-    let mut found = Vec::new();
-    // A table of agent-fw's sees packets nearly last of all, with the port that they have then.
-    let is_lone = !bases.keys().any(|base| base.table == GATE);
-    let here = rewriting::addresses();
-    let known = Known { ports, here: &here, local: &local_addresses(), takes: takes_handed(ports) };
-    let mut read = Vec::new();
-    for message in &rules {
-        let (Some(table), Some(chain)) = (message.text(1), message.text(2)) else { continue };
-        let at = ChainRef { family: message.family, table, chain };
-        if OURS.contains(&at.table.as_str()) {
-            continue;
-        }
-        let mut rule = Rule::new(&known);
-        let mut rewriting = Rewriting::new(ports, &here);
-        for (_, expression) in attributes(message.find(EXPRESSIONS).unwrap_or_default()) {
-            let name = find(expression, 1).map(text).unwrap_or_default();
-            let data = find(expression, 2).unwrap_or_default();
-            rule.add(&name, data, &mut |ask| match ask {
-                Ask::Set(set) => Told::Keys(elements(&mut connection, &at, set)),
-                Ask::Verdicts(map) => Told::Chains(verdicts(&mut connection, &at, map)),
-            });
-            rewriting.add(&name, data);
-        }
-        read.push((at, rule, rewriting, message));
-    }
-    let jumps = |needs_port: bool| {
-        let read = read.iter().filter(move |(_, rule, ..)| rule.is_about_port || !needs_port);
-        read.flat_map(|(at, rule, ..)| rule.jumps.iter().map(move |to| (at, to.as_str())))
-    };
-    let (reach, reach_with_port) =
-        (Reach::of(&bases, &jumps(false)), Reach::of(&bases, &jumps(true)));
-    for (at, rule, rewriting, message) in &read {
-        // Of two chains with one priority, it is not known which comes first.
-        let is_last = |base: &Base| base.hook == "input" && base.priority >= last;
-        let is_incoming = |base: &Base| !matches!(base.hook, "output" | "postrouting");
-        if rewriting.rewrites() && is_lone && reach.bases(at).iter().any(is_incoming) {
-            found.push(Detour::Rewritten { rule: describe(&mut connection, at, message) });
-        } else if rewriting.rewrites() && reach.bases(at).iter().any(is_last) {
-            found.push(Detour::RewrittenLast { rule: describe(&mut connection, at, message) });
-        }
-        if let Some(make) = rule.concerns(reach_with_port.bases(at)) {
-            found.push(make(describe(&mut connection, at, message)));
-        }
-    }
-    let rewriting = Rewriting::new(ports, &here);
-    if iptables_legacy::has_tables() {
-        for is_v4 in [true, false] {
-            let saved = iptables_legacy::saved(is_v4, &[]);
-            found.extend(of_lines(&saved, &known));
-            for line in saved.lines().filter(|line| is_lone && rewriting.is_line(line)) {
-                found.push(Detour::Rewritten { rule: format!("iptables-legacy: {line}") });
-            }
-        }
-    }
-    let balanced =
-        if is_lone || last < IPVS_PRIORITY { rewriting::balanced(&rewriting) } else { Vec::new() };
-    for rule in balanced {
-        found.push(if is_lone {
-            Detour::Rewritten { rule }
-        } else {
-            Detour::RewrittenLast { rule }
-        });
-    }
-    if is_lone {
-        found.extend(rewriting::unpacked().into_iter().map(|from| Detour::Unpacked { from }));
-    }
-    found.extend(entrance_detours::delivered());
-    found.extend(entrance_detours::at_entrances(ports, is_lone)?);
-    found.extend(choosers());
-    Ok(found)
-}
-
-/// Where IPVS takes packets, at `input` (`NF_IP_PRI_NAT_SRC - 2`).
-const IPVS_PRIORITY: i32 = 98;
-/// The gate's table.
-const GATE: &str = "agent_fw";
-/// agent-fw's tables, of whatever family.
-const OURS: [&str; 3] = [GATE, "agent_fw_policy", "agent_fw_guard"];
 /// The priority of what drops early, at prerouting.
 const EARLY_PRIORITY: i32 = -300;
-/// `NFTA_RULE_EXPRESSIONS`.
-const EXPRESSIONS: u16 = 4;
 /// `IPPROTO_TCP`.
 const TCP: u8 = 6;
-
-fn describe(connection: &mut Connection, at: &ChainRef, message: &Message) -> String {
-    format!("{at}: {}", words_of(connection, at, message))
-}
 
 /// What a rule does with the packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -125,41 +24,21 @@ enum RuleEffect {
     Resource,
 }
 
-/// Whether a rule with TPROXY can hand packets to a socket of these ports: only one that has asked for
-/// them (`IP_TRANSPARENT`) gets any. Where none listens, it is not known which will.
-fn takes_handed(ports: &RangeSet<Port>) -> bool {
-    let Ok(listeners) = listeners::list() else { return true };
-    let mut ours =
-        listeners.iter().filter(|listener| ports.contains(Port(listener.port))).peekable();
-    ours.peek().is_none() || ours.any(|listener| listener.is_transparent)
-}
-
-/// What is known of the host.
-struct Known<'a> {
-    ports: &'a RangeSet<Port>,
-    /// The addresses of interfaces.
-    here: &'a BTreeSet<IpAddr>,
-    /// The addresses at which this host takes packets.
-    local: &'a AddressSet,
-    /// Whether a socket of the ports takes what TPROXY hands it.
-    takes: bool,
-}
-
 /// A rule, as far as it matters: whether it can be about the port, and what it does then.
-struct Rule<'a> {
+pub(super) struct Rule<'a> {
     known: &'a Known<'a>,
     /// The addresses of this host that packets can be to which it is about.
     to: AddressSet,
     /// What registers hold: a port of the packet, a protocol, or a constant.
     registers: Registers<Value>,
-    is_about_port: bool,
+    pub(super) is_about_port: bool,
     deed: Option<RuleEffect>,
     /// Other chains that it leads to.
-    jumps: Vec<String>,
+    pub(super) jumps: Vec<String>,
 }
 
 /// What a rule's expression asks the kernel.
-enum Ask<'n> {
+pub(super) enum Ask<'n> {
     /// The keys of a set.
     Set(&'n str),
     /// The chains of a map of verdicts.
@@ -167,7 +46,7 @@ enum Ask<'n> {
 }
 
 /// What the kernel tells.
-enum Told {
+pub(super) enum Told {
     Keys(Option<Vec<(Vec<u8>, bool)>>),
     Chains(Vec<Branch>),
 }
@@ -182,14 +61,14 @@ enum Value {
 }
 
 impl<'a> Rule<'a> {
-    fn new(known: &'a Known<'a>) -> Self {
+    pub(super) fn new(known: &'a Known<'a>) -> Self {
         let (registers, jumps) = (Registers::default(), Vec::new());
         let to = known.local.clone();
         Self { known, to, registers, is_about_port: true, deed: None, jumps }
     }
 
     /// The detour that the rule is, in a chain to which these base chains lead packets to the port.
-    fn concerns(&self, bases: &[Base]) -> Option<fn(String) -> Detour> {
+    pub(super) fn concerns(&self, bases: &[Base]) -> Option<fn(String) -> Detour> {
         if !self.is_about_port {
             return None;
         }
@@ -214,7 +93,7 @@ impl<'a> Rule<'a> {
         }
     }
 
-    fn add(&mut self, name: &str, data: &[u8], ask: &mut impl FnMut(Ask<'_>) -> Told) {
+    pub(super) fn add(&mut self, name: &str, data: &[u8], ask: &mut impl FnMut(Ask<'_>) -> Told) {
         let field = |kind| find(data, kind).and_then(number);
         match name {
             "meta" | "payload" => self.load(name, data),
@@ -566,16 +445,6 @@ fn is_whole(mask: &[u8]) -> bool {
     mask.iter().all(|byte| *byte == u8::MAX)
 }
 
-/// Whether some port meets the condition.
-fn any(ports: &RangeSet<Port>, meets: impl Fn(u16) -> bool) -> bool {
-    let all = |range: &crate::model::Range<Port>| {
-        std::iter::successors(Some(range.first()), |port| port.next())
-            .take_while(move |port| *port <= range.last())
-            .any(|port| meets(port.0))
-    };
-    ports.ranges().iter().any(all)
-}
-
 fn port(value: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes(*value.first_chunk()?))
 }
@@ -591,179 +460,9 @@ fn holds(keys: &[(Vec<u8>, bool)], wanted: u16) -> bool {
     before.is_some_and(|(_, is_end)| !is_end)
 }
 
-/// The detours that rules of iptables-legacy are, as its program saves them.
-fn of_lines(saved: &str, known: &Known<'_>) -> Vec<Detour> {
-    let Known { ports, here, .. } = known;
-    let mut table = "";
-    let mut rules = Vec::new();
-    for line in saved.lines() {
-        if let Some(name) = line.strip_prefix('*') {
-            table = name;
-        } else if let Some(rule) = LegacyWords::of(line, known) {
-            rules.push((table, rule));
-        }
-    }
-    let mut reached = vec![];
-    let mut due: Vec<(&str, &str)> =
-        rules.iter().map(|(table, _)| (*table, "PREROUTING")).collect();
-    while let Some(chain) = due.pop() {
-        if reached.contains(&chain) {
-            continue;
-        }
-        reached.push(chain);
-        let rules = rules.iter().filter(|(table, rule)| (*table, rule.chain) == chain);
-        due.extend(rules.filter(|(_, r)| r.is_about_port).map(|(table, r)| (*table, r.target)));
-    }
-    let detour = |(table, rule): &(&str, LegacyWords<'_>)| {
-        let text = format!("iptables-legacy: {}", rule.line);
-        let is_reached = reached.contains(&(*table, rule.chain));
-        match rule.target {
-            "DNAT" | "NETMAP" => {
-                let to = rule.after("--to-destination").unwrap_or_default();
-                let address = to.rsplit_once(':').map_or(to, |(address, _)| address);
-                let is_here =
-                    address.trim_matches(['[', ']']).parse().is_ok_and(|a| here.contains(&a));
-                // Without an address, the port alone is changed.
-                let sends = rule.target == "NETMAP" || !to.starts_with(':') && !is_here;
-                let is_one = is_reached && rule.is_about_port && sends;
-                is_one.then_some(Detour::SentOn { rule: text, is_early: false })
-            }
-            "TPROXY" => {
-                let to = rule.after("--on-port").and_then(|port| port.parse().ok());
-                to.is_some_and(|to| known.takes && ports.contains(Port(to)))
-                    .then_some(Detour::Handed { rule: text })
-            }
-            "SNAT" | "MASQUERADE" if rule.chain == "INPUT" => {
-                Some(Detour::Resourced { rule: text })
-            }
-            _ => None,
-        }
-    };
-    rules.iter().filter_map(detour).collect()
-}
-
-/// A rule of iptables-legacy, as its program saves it.
-struct LegacyWords<'a> {
-    line: &'a str,
-    words: Vec<&'a str>,
-    chain: &'a str,
-    target: &'a str,
-    is_about_port: bool,
-}
-
-impl<'a> LegacyWords<'a> {
-    fn of(line: &'a str, Known { ports, local, .. }: &Known<'_>) -> Option<Self> {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let ["-A", chain, ..] = words[..] else { return None };
-        let rule = Self { line, words, chain, target: "", is_about_port: true };
-        let target = rule.after("-j").or_else(|| rule.after("-g"))?;
-        let is_tcp = rule.after("-p").is_none_or(|protocol| matches!(protocol, "tcp" | "all"));
-        let is_about = |word: &str| {
-            let Some(list) = rule.after(word) else { return true };
-            any(ports, |port| is_listed(list, port) != rule.is_inverted(word))
-        };
-        let to = rule.after("-d").and_then(|to| to.parse::<ipnet::IpNet>().ok());
-        let is_to_here = to.is_none_or(|to| {
-            let range = match to {
-                ipnet::IpNet::V4(prefix) => AddressRange::from(prefix),
-                ipnet::IpNet::V6(prefix) => AddressRange::from(prefix),
-            };
-            let named: AddressSet = [range].into_iter().collect();
-            let is_inverted = rule.is_inverted("-d");
-            let meeting =
-                if is_inverted { local.difference(&named) } else { local.intersection(&named) };
-            !meeting.is_empty()
-        });
-        let is_about_port = is_tcp && is_to_here && is_about("--dport") && is_about("--dports");
-        Some(Self { target, is_about_port, ..rule })
-    }
-
-    fn after(&self, word: &str) -> Option<&'a str> {
-        let at = self.words.iter().position(|known| *known == word)?;
-        self.words.get(at + 1).copied()
-    }
-
-    /// Whether `!` stands before it.
-    fn is_inverted(&self, word: &str) -> bool {
-        self.words.windows(2).any(|pair| pair[0] == "!" && pair[1] == word)
-    }
-}
-
-/// Whether a list of ports and ranges has this port.
-fn is_listed(list: &str, port: u16) -> bool {
-    list.split(',').any(|item| match item.split_once(':') {
-        Some((from, to)) => {
-            from.parse().is_ok_and(|from: u16| from <= port)
-                && to.parse().is_ok_and(|to: u16| port <= to)
-        }
-        None => item.parse() == Ok(port),
-    })
-}
-
-/// BPF programs that choose sockets. Which of them is attached where, the kernel tells of none.
-#[cfg(feature = "xdp")]
-fn choosers() -> Vec<Detour> {
-    use aya::programs::loaded_programs;
-    use aya_obj::generated::bpf_prog_type::BPF_PROG_TYPE_SK_LOOKUP;
-    let is_one =
-        |program: &aya::programs::ProgramInfo| program.program_type() == BPF_PROG_TYPE_SK_LOOKUP;
-    let chosen = |program: aya::programs::ProgramInfo| Detour::Chosen {
-        program: program.id(),
-        name: program.name_as_str().unwrap_or("without a name").to_owned(),
-    };
-    loaded_programs().filter_map(Result::ok).filter(is_one).map(chosen).collect()
-}
-
-#[cfg(not(feature = "xdp"))]
-fn choosers() -> Vec<Detour> {
-    Vec::new()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Range;
-
-    fn agent() -> RangeSet<Port> {
-        Range::single(Port::AGENT).into()
-    }
-
-    #[test]
-    fn a_rule_of_iptables_legacy_is_a_detour_if_packets_to_the_port_come_to_it() {
-        let here = BTreeSet::from(["192.0.2.1".parse().expect("an address")]);
-        let local: AddressSet =
-            destination::between(&[192, 0, 2, 1], &[192, 0, 2, 1]).into_iter().collect();
-        let ports = agent();
-        let known = Known { ports: &ports, here: &here, local: &local, takes: true };
-        let detours = |lines: &str| of_lines(&format!("*nat\n{lines}\nCOMMIT\n"), &known);
-        let is_one = |lines: &str| matches!(detours(lines)[..], [Detour::SentOn { .. }]);
-        let docker = "-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER\n";
-        let published = format!(
-            "{docker}-A DOCKER ! -i docker0 -p tcp -m tcp --dport 4118 -j DNAT \
-             --to-destination 172.17.0.2:4118"
-        );
-        assert!(is_one(&published));
-        assert!(!is_one(&published.replace("--dport 4118", "--dport 4119")));
-        assert!(!is_one(&published.replace("PREROUTING", "OUTPUT")));
-        assert!(!is_one(&published.replace("172.17.0.2", "192.0.2.1")));
-        let listed = published.replace("-m tcp --dport 4118", "-m multiport --dports 22,4000:5000");
-        assert!(is_one(&listed));
-        assert!(is_one(&published.replace("--dport 4118", "! --dport 22")));
-        assert!(!is_one(&published.replace("--dport 4118", "! --dport 4118")));
-        // The port stands where the other chain is called.
-        let services = "-A PREROUTING -p tcp --dport 4118 -j KUBE-SVC\n\
-                        -A KUBE-SVC -j KUBE-SEP\n\
-                        -A KUBE-SEP -p tcp -j DNAT --to-destination 10.1.0.7:8080";
-        assert!(is_one(services));
-        assert!(!is_one(&services.replace("--dport 4118", "--dport 443")));
-        assert!(is_one("-A PREROUTING -d 192.0.2.1/32 -j NETMAP --to 10.0.0.0/24"));
-        assert!(!is_one("-A PREROUTING -d 192.0.2.2/32 -j NETMAP --to 10.0.0.0/24"));
-        assert!(is_one("-A PREROUTING ! -d 192.0.2.2/32 -j NETMAP --to 10.0.0.0/24"));
-        assert!(!is_one("-A PREROUTING ! -d 192.0.2.0/24 -j NETMAP --to 10.0.0.0/24"));
-        let handed =
-            "-A PREROUTING -p tcp -m tcp --dport 80 -j TPROXY --on-port 4118 --on-ip 0.0.0.0";
-        assert!(matches!(detours(handed)[..], [Detour::Handed { .. }]));
-    }
 
     #[test]
     fn a_port_is_found_in_sets_of_values_and_of_intervals() {
