@@ -340,10 +340,10 @@ fn the_alerts_are_read_by_prometheus_and_ask_for_metrics_that_there_are() -> Res
         // It would find something.
         std::fs::write("/run/broken.yml", alerts.replace("== 0", "== nothing("))?;
         ensure!(run(["promtool", "check", "rules", "/run/broken.yml"]).is_err());
-        // Somebody has come.
+        // Somebody has come since somebody looked.
+        agent_fw(["metrics"])?.success()?;
         let _agent = Listener::bind(AGENT)?;
         expect(&manager, Outcome::Talked, &["34.205.5.1"])?;
-        agent_fw(["metrics"])?.success()?;
         let there = agent_fw(["metrics", "--probe"])?.success()?;
         let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let names = alerts.lines().filter(|line| line.contains("expr:"));
