@@ -177,12 +177,13 @@ fn every_manual_page_is_readable_and_there_is_one_for_each_subcommand() -> Resul
 
 fn completions_are_what_the_shell_understands() -> Result<()> {
     Lab::run(|_| {
-        let root = unpack()?;
-        let script = root.join("usr/share/bash-completion/completions/agent-fw");
-        let programs = root.join("usr/bin");
+        let script = unpack()?.join("usr/share/bash-completion/completions/agent-fw");
+        // What is unpacked there cannot be run there.
+        let program = agent_fw_lab::agent_fw_path();
+        let programs = program.parent().context("a directory")?;
         let ask = "source \"$1\"; PATH=\"$2:$PATH\"; COMP_LINE='agent-fw ver'; COMP_POINT=12; \
                    _agent_fw; echo \"${COMPREPLY[@]}\"";
-        let [script, programs] = [&script, &programs].map(|path| path.to_string_lossy());
+        let [script, programs] = [&*script, programs].map(Path::to_string_lossy);
         let said = run(["bash", "-c", ask, "bash", &script, &programs])?;
         ensure!(said.trim() == "verify", "{said}");
         Ok(())

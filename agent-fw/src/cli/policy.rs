@@ -20,7 +20,7 @@ use std::process::Command;
 /// Where the text is edited.
 const COPY: &str = "/etc/agent-fw/policy.toml.edit";
 /// Editors that are tried where neither VISUAL nor EDITOR names one.
-const EDITORS: [&str; 3] = ["/usr/bin/sensible-editor", "/usr/bin/vi", "/usr/bin/nano"];
+const EDITORS: [&str; 3] = ["/usr/bin/editor", "/usr/bin/vi", "/usr/bin/nano"];
 
 /// Shows or edits the installed policy
 #[derive(clap::Subcommand, Debug)]
