@@ -215,6 +215,15 @@ fn a_policy_is_edited_as_by_visudo() -> Result<()> {
         let (code, said) = edit(twice, "y\ny\n")?;
         ensure!(code == Some(0) && fs::read_to_string(POLICY)?.contains("port = 4119"), "{said}");
         ensure!(agent_fw(["history"])?.success()?.contains("policy edit"));
-        agent_fw(["verify"])?.success().map(drop)
+        // Nobody's edit is written over, nor is one left behind that was broken off.
+        let copy = "/etc/agent-fw/policy.toml.edit";
+        fs::write(copy, "another's\n")?;
+        let (code, said) = edit("exit 7", "")?;
+        ensure!(code == Some(2) && said.contains(copy), "{said}");
+        ensure!(fs::read_to_string(copy)? == "another's\n");
+        agent_fw(["verify"])?.success()?;
+        agent_fw(["uninstall", "--yes"])?.success()?;
+        ensure!(!fs::exists(copy)?, "it is left");
+        Ok(())
     })
 }

@@ -17,8 +17,6 @@ use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::Command;
 
-/// Where the text is edited.
-const COPY: &str = "/etc/agent-fw/policy.toml.edit";
 /// Editors that are tried where neither VISUAL nor EDITOR names one.
 const EDITORS: [&str; 3] = ["/usr/bin/editor", "/usr/bin/vi", "/usr/bin/nano"];
 
@@ -75,7 +73,13 @@ impl Edit {
     fn run(self) -> Result<Outcome> {
         privilege::require_net_admin("policy edit")?;
         let before = installed()?;
-        let copy = Path::new(COPY);
+        let copy = Path::new(system::EDITED_POLICY);
+        if copy.symlink_metadata().is_ok() {
+            return Err(Failure::Input(anyhow!(
+                "somebody edits the policy already, or an edit was broken off: in that case, remove {}",
+                copy.display()
+            )));
+        }
         file::write_private(copy, &before)?;
         let outcome = self.edit(copy, &before);
         // A text that was not taken over is not worth keeping.

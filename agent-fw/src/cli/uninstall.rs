@@ -69,6 +69,7 @@ impl Uninstall {
         }
         // What an interrupted installation has left.
         drop(file::remove(&policy.with_added_extension("new")));
+        drop(file::remove(Path::new(system::EDITED_POLICY)));
         let kept = system::replaced_policies().into_iter().chain(system::kept_lists());
         kept.into_iter().try_for_each(|path| file::remove(&path))?;
         // Stays when the user's own files are in it.

@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 
 /// What the user wants, on disk.
 pub const POLICY: &str = "/etc/agent-fw/policy.toml";
+/// A copy of it, while somebody edits it.
+pub const EDITED_POLICY: &str = "/etc/agent-fw/policy.toml.edit";
 /// A policy that was edited by hand and then replaced.
 pub const REPLACED_POLICY: &str = "/etc/agent-fw/policy.toml.replaced";
 /// Where an edited policy is kept that is being replaced: a name that is not taken yet.
